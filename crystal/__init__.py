@@ -1,0 +1,1 @@
+"""crystal: finding and outlining protein crystals in crystallization-drop micrographs."""

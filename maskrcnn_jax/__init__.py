@@ -1,0 +1,1 @@
+"""Mask R-CNN from scratch in JAX and Flax NNX, one short module a component."""
