@@ -1,0 +1,38 @@
+"""Feature pyramid, top-down: P2..P6 from C2..C5 (Lin et al. 2017, section 3 and figure 3; Crystals 2021, figure 3).
+
+A 1x1 lateral convolution brings each C to c channels; from C5 down to C2 the coarser map is doubled (nearest) and
+added; a 3x3 convolution takes off the aliasing of the doubling. P6, for the RPN's largest anchors only, is every
+second cell of P5.
+"""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from maskrcnn_jax.layers import Conv
+from maskrcnn_jax.structures import Pyramid
+
+
+def upsample(features: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
+    """Nearest: each cell becomes 2x2 equal ones.
+
+    >>> upsample(jnp.array([[[[1.0], [2.0]]]]))[0, :, :, 0].tolist()
+    [[1.0, 1.0, 2.0, 2.0], [1.0, 1.0, 2.0, 2.0]]
+    """
+    b, h, w, c = features.shape
+    return jnp.broadcast_to(features[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
+class FPN(nnx.Module):
+    """(C2, C3, C4, C5) -> Pyramid."""
+
+    def __init__(self, inputs: tuple[int, ...], channels: int, *, dtype: str = "float32", rngs: nnx.Rngs):
+        self.laterals = nnx.List(Conv(i, channels, 1, scale=1.0, dtype=dtype, rngs=rngs) for i in inputs)
+        self.outputs = nnx.List(Conv(channels, channels, 3, scale=1.0, dtype=dtype, rngs=rngs) for _ in inputs)
+
+    def __call__(self, maps: tuple[Float[Array, "b h w c"], ...]) -> Pyramid:
+        merged = [lateral(c) for lateral, c in zip(self.laterals, maps, strict=True)]
+        for i in reversed(range(len(merged) - 1)):
+            merged[i] = merged[i] + upsample(merged[i + 1])
+        p2, p3, p4, p5 = (output(m) for output, m in zip(self.outputs, merged, strict=True))
+        return Pyramid(p2, p3, p4, p5, p5[:, ::2, ::2])

@@ -1,0 +1,119 @@
+"""ResNet, bottom-up: C1..C5 at strides 2, 4, 8, 16, 32 (He et al. 2015, table 1; FPN section 3).
+
+Three readings, top to bottom: the block, the stage, the network. Depth 50 is (3, 4, 6, 3) bottlenecks, 101 is
+(3, 4, 23, 3). What differs between the weight sources: the convolution of a bottleneck that down-samples (the first
+1x1 in Matterport and Detectron2, the 3x3 in torchvision) and the padding of the max-pool.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from maskrcnn_jax.config import BackboneConfig
+from maskrcnn_jax.layers import Conv, make_norm
+
+BOTTLENECK_RATIO = 4  # a bottleneck's inner width is a quarter of its output (table 1)
+
+
+class Block(nnx.Module):
+    """A residual block: `relu(branch(x) + shortcut(x))`.
+
+    "bottleneck": 1x1, 3x3, 1x1; "basic": 3x3, 3x3. The shortcut is a 1x1 convolution where shape changes. With a
+    group norm the branch's last scale starts at 0, so that a fresh block is the identity and depth costs no stability
+    (Goyal et al. 2017, section 5.1); with `affine` a fresh scale of 0 would have no meaning, as weights are loaded.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int, config: BackboneConfig, dtype: str, rngs: nnx.Rngs):
+        def conv(i, o, size, s=1):
+            return Conv(i, o, size, stride=s, bias=False, dtype=dtype, rngs=rngs)
+
+        def norm(channels, scale=1.0):
+            return make_norm(config.norm, channels, group_size=config.group_size, scale=scale)
+
+        last_scale = 0.0 if config.norm == "group" else 1.0
+        if config.block == "bottleneck":
+            inner = outputs // BOTTLENECK_RATIO
+            first, second = (stride, 1) if config.stride_on == "1x1" else (1, stride)
+            convs = [conv(inputs, inner, 1, first), conv(inner, inner, 3, second), conv(inner, outputs, 1)]
+            norms = [norm(inner), norm(inner), norm(outputs, last_scale)]
+        else:
+            convs = [conv(inputs, outputs, 3, stride), conv(outputs, outputs, 3)]
+            norms = [norm(outputs), norm(outputs, last_scale)]
+        self.convs, self.norms = nnx.List(convs), nnx.List(norms)  # nnx refuses a bare list of layers
+        reshapes = stride != 1 or inputs != outputs
+        self.shortcut = conv(inputs, outputs, 1, stride) if reshapes else None
+        self.shortcut_norm = norm(outputs) if reshapes else None
+
+    def __call__(self, features: Float[Array, "b h w i"]) -> Float[Array, "b hh ww o"]:
+        branch = features
+        for conv, norm in zip(self.convs[:-1], self.norms[:-1], strict=True):
+            branch = jax.nn.relu(norm(conv(branch)))
+        branch = self.norms[-1](self.convs[-1](branch))
+        if self.shortcut is not None and self.shortcut_norm is not None:
+            features = self.shortcut_norm(self.shortcut(features))
+        return jax.nn.relu(branch + features)
+
+
+class Stage(nnx.Module):
+    """Blocks at one resolution; the first one down-samples."""
+
+    def __init__(
+        self, inputs: int, outputs: int, *, depth: int, stride: int, config: BackboneConfig, dtype: str, rngs: nnx.Rngs
+    ):
+        self.blocks = nnx.List(
+            Block(
+                inputs if i == 0 else outputs,
+                outputs,
+                stride=stride if i == 0 else 1,
+                config=config,
+                dtype=dtype,
+                rngs=rngs,
+            )
+            for i in range(depth)
+        )
+
+    def __call__(self, features: Float[Array, "b h w i"]) -> Float[Array, "b hh ww o"]:
+        for block in self.blocks:
+            features = block(features)
+        return features
+
+
+def space_to_depth(image: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 4*c"]:
+    """Each 2x2 cell becomes one cell with its four pixels as channels (row, column, channel)."""
+    b, h, w, c = image.shape
+    return image.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // 2, w // 2, 4 * c)
+
+
+class ResNet(nnx.Module):
+    """Normalised images in, C1..C5 out; height and width divisible by 32.
+
+    The stem is a 7x7 convolution of stride 2 ("conv7"), or, for CPUs, a 3x3 one over 2x2 cells ("space_to_depth"),
+    which sees 6x6 pixels at a third of the cost; then a 3x3 max-pool of stride 2.
+    """
+
+    def __init__(self, config: BackboneConfig, *, dtype: str = "float32", rngs: nnx.Rngs):
+        kind = config.stem
+        size, inputs, stride = (7, 3, 2) if kind == "conv7" else (3, 12, 1)
+        self.cells = kind == "space_to_depth"
+        self.stem = Conv(inputs, config.stem_channels, size, stride=stride, bias=False, dtype=dtype, rngs=rngs)
+        self.stem_norm = make_norm(config.norm, config.stem_channels, group_size=config.group_size)
+        self.pool_padding = (1, 1) if config.pool_padding == "both" else (0, 1)
+        widths = (config.stem_channels, *config.channels)
+        self.stages = nnx.List(
+            Stage(
+                widths[i], widths[i + 1], depth=depth, stride=1 if i == 0 else 2, config=config, dtype=dtype, rngs=rngs
+            )
+            for i, depth in enumerate(config.depths)
+        )
+
+    def __call__(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b hh ww c"], ...]:
+        """(C1, C2, C3, C4, C5); C1 is the stem before its max-pool."""
+        c1 = jax.nn.relu(self.stem_norm(self.stem(space_to_depth(images) if self.cells else images)))
+        # Keras' SAME pads the end only. Nothing is lost to padding with minus infinity: all values are 0 or more.
+        features = nnx.max_pool(c1, (3, 3), (2, 2), padding=(self.pool_padding, self.pool_padding))
+        maps = [c1]
+        for stage in self.stages:
+            features = stage(features)
+            maps.append(features)
+        return tuple(maps)

@@ -1,0 +1,60 @@
+"""Which ground truth each anchor or proposal answers for (Faster R-CNN section 3.1.2; Crystals 2021, section 2.3)."""
+
+import enum
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+class Label(enum.IntEnum):
+    """What a candidate is trained as."""
+
+    IGNORE = -1
+    NEGATIVE = 0
+    POSITIVE = 1
+
+
+class Matches(NamedTuple):
+    """For each of n candidates: the ground truth of highest IoU, and a `Label`."""
+
+    gt_index: Int[Array, " n"]
+    label: Int[Array, " n"]
+
+
+def match(
+    iou: Float[Array, "g n"],
+    *,
+    positive_iou: float,
+    negative_iou: float,
+    allow_low_quality: bool,
+    gt_valid: Bool[Array, " g"] | None = None,
+) -> Matches:
+    """Label n candidates by their best IoU with g ground truths.
+
+    Positive at `positive_iou` or more, negative under `negative_iou`, ignored between. With `allow_low_quality` each
+    ground truth also makes positive every candidate that ties for its own best IoU, so that no object goes untrained;
+    such a candidate still answers for the ground truth that IT overlaps most. A ground truth whose best IoU is 0
+    claims nothing. Rows that are not `gt_valid` count for nothing; without any row everything is negative.
+
+    Two objects, three candidates: the second object's best is the middle one, at 0.4 (ignored without low quality):
+
+    >>> table = jnp.array([[0.8, 0.3, 0.0], [0.0, 0.4, 0.1]])
+    >>> match(table, positive_iou=0.7, negative_iou=0.3, allow_low_quality=False).label.tolist()
+    [1, -1, 0]
+    >>> match(table, positive_iou=0.7, negative_iou=0.3, allow_low_quality=True).label.tolist()
+    [1, 1, 0]
+    """
+    g, n = iou.shape
+    if g == 0:
+        return Matches(jnp.zeros(n, jnp.int32), jnp.full(n, Label.NEGATIVE, jnp.int32))
+    if gt_valid is not None:
+        iou = jnp.where(gt_valid[:, None], iou, -1.0)
+    best_iou = iou.max(axis=0)
+    label = jnp.where(best_iou < negative_iou, Label.NEGATIVE, Label.IGNORE)
+    label = jnp.where(best_iou >= positive_iou, Label.POSITIVE, label)
+    if allow_low_quality:
+        best_of_gt = iou.max(axis=1, keepdims=True)
+        claimed = ((iou == best_of_gt) & (best_of_gt > 0)).any(axis=0)
+        label = jnp.where(claimed, Label.POSITIVE, label)
+    return Matches(iou.argmax(axis=0).astype(jnp.int32), label.astype(jnp.int32))

@@ -1,0 +1,61 @@
+"""A random, balanced, fixed-size draw of positives and negatives (Fast R-CNN section 2.3).
+
+Almost every anchor is background; trained on all of them the network would learn to say "background". So a fixed
+number is drawn, at most a share of it positive.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
+
+from maskrcnn_jax.boxes.matching import Label
+
+
+class Samples(NamedTuple):
+    """Drawn candidates, positives first, then negatives, then unfilled slots."""
+
+    index: Int[Array, " total"]
+    positive: Bool[Array, " total"]
+    valid: Bool[Array, " total"]
+
+
+def sample_balanced(
+    key: PRNGKeyArray,
+    label: Int[Array, " n"],
+    *,
+    total: int,
+    max_positive: int,
+    negatives_per_positive: float | None = None,
+) -> Samples:
+    """Draw up to `max_positive` of the positives and fill the rest of `total` slots with negatives, both uniformly
+    without replacement. Positives lie in the first `max_positive` slots, so a mask head may run on those alone.
+
+    `negatives_per_positive` limits the negatives to int(positives * that): Matterport keeps one positive in three even
+    where that leaves slots empty, and then draws nothing at all for an image without positives.
+
+    >>> label = jnp.array([1, 0, -1, 0, 1, 0])
+    >>> s = sample_balanced(jax.random.key(0), label, total=4, max_positive=1)
+    >>> s.positive.tolist(), label[s.index].tolist()
+    ([True, False, False, False], [1, 0, 0, 0])
+    """
+    n = label.shape[0]
+    priority = jax.random.uniform(key, (n,))
+
+    def draw(of_kind, slots):
+        _, index = jax.lax.top_k(jnp.where(of_kind, priority, -1.0), min(slots, n))
+        return jnp.pad(index, (0, slots - min(slots, n))), jnp.minimum(of_kind.sum(), slots)
+
+    positive_index, positives = draw(label == Label.POSITIVE, max_positive)
+    negative_index, negatives = draw(label == Label.NEGATIVE, total)
+    if negatives_per_positive is not None:
+        negatives = jnp.minimum(negatives, jnp.floor(positives * negatives_per_positive).astype(jnp.int32))
+    slot = jnp.arange(total)
+    is_positive = slot < positives
+    index = jnp.where(
+        is_positive,
+        positive_index[jnp.minimum(slot, max_positive - 1)],
+        negative_index[jnp.maximum(slot - positives, 0)],
+    )
+    return Samples(index.astype(jnp.int32), is_positive, slot < positives + negatives)

@@ -1,0 +1,30 @@
+"""What the losses of both stages share. Cross entropies come from optax."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def masked_mean(
+    values: Float[Array, "*n"], valid: Bool[Array, "*n"], denominator: Float[Array, ""] | float | None = None
+) -> Float[Array, ""]:
+    """Sum of the valid values over their number (or over `denominator`), floored at 1: nothing valid gives 0, not NaN,
+    and finite gradients.
+
+    >>> masked_mean(jnp.array([1.0, 3.0, jnp.inf]), jnp.array([True, True, False])).item()
+    2.0
+    """
+    total = jnp.where(valid, values, 0.0).sum()
+    count = valid.sum().astype(values.dtype) if denominator is None else denominator
+    return total / jnp.maximum(count, 1.0)
+
+
+def smooth_l1(difference: Float[Array, "*n"], beta: float) -> Float[Array, "*n"]:
+    """0.5 d^2 / beta for |d| < beta, else |d| - beta / 2 (Fast R-CNN eq. 3, where beta = 1). beta = 0 is plain L1.
+
+    >>> smooth_l1(jnp.array([0.5, -2.0]), beta=1.0).tolist()
+    [0.125, 1.5]
+    """
+    distance = jnp.abs(difference)
+    if beta == 0:
+        return distance
+    return jnp.where(distance < beta, 0.5 * distance**2 / beta, distance - 0.5 * beta)

@@ -1,0 +1,287 @@
+"""Mask R-CNN on one page: image -> backbone -> rpn -> roi -> detections. The only reader of the whole config.
+
+Gradients flow from every loss into the features, and from the RPN's two losses into its deltas; they do not flow from
+the heads into the coordinates of the proposals (all sources but Matterport stop them, see `CONVENTIONS` in the
+converters). Geometry is written for one image and `vmap`ped here.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Num, PRNGKeyArray
+
+from maskrcnn_jax.backbone.fpn import FPN
+from maskrcnn_jax.backbone.resnet import ResNet
+from maskrcnn_jax.config import MaskRCNNConfig
+from maskrcnn_jax.roi.align import assign_levels, pyramid_roi_align
+from maskrcnn_jax.roi.box_head import BoxHead
+from maskrcnn_jax.roi.detections import select_detections
+from maskrcnn_jax.roi.loss import roi_losses
+from maskrcnn_jax.roi.mask_head import MaskHead
+from maskrcnn_jax.roi.targets import roi_targets
+from maskrcnn_jax.rpn.anchors import pyramid_anchors
+from maskrcnn_jax.rpn.head import RPNHead
+from maskrcnn_jax.rpn.loss import rpn_losses
+from maskrcnn_jax.rpn.proposals import propose
+from maskrcnn_jax.rpn.targets import rpn_targets
+from maskrcnn_jax.structures import Detections, GroundTruth, Losses, Proposals, Pyramid, Stages
+
+Images = Num[Array, "b h w 3"]
+Windows = Float[Array, "b 4"]
+
+
+class MaskRCNN(nnx.Module):
+    """He et al. 2017. Takes letterboxed RGB values 0-255 [b, h, w, 3] (uint8 or float), height and width divisible by
+    64; `windows` [b, 4] are the parts that are not padding (default: everything).
+    """
+
+    def __init__(self, config: MaskRCNNConfig, *, rngs: nnx.Rngs):
+        dtype, channels, roi = config.compute_dtype, config.fpn_channels, config.roi
+        self.config = config
+        self.backbone = ResNet(config.backbone, dtype=dtype, rngs=rngs)
+        self.fpn = FPN(config.backbone.channels, channels, dtype=dtype, rngs=rngs)
+        self.rpn = RPNHead(
+            channels, config.rpn.channels, anchors_per_cell=len(config.anchors.ratios), dtype=dtype, rngs=rngs
+        )
+        self.box_head = BoxHead(
+            channels,
+            pooled_size=roi.box_size,
+            hidden=roi.box_hidden,
+            num_classes=config.num_classes,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.mask_head = MaskHead(
+            channels,
+            channels=roi.mask_channels,
+            layers=roi.mask_layers,
+            num_classes=config.num_classes,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    # -- parts ---------------------------------------------------------------------------------------------------------
+
+    def normalise(self, images: Images, windows: Windows | None = None) -> Float[Array, "b h w 3"]:
+        """(values - mean) / std; with `padding = "mean"` everything outside the window becomes 0."""
+        settings = self.config.image
+        values = (images.astype(jnp.float32) - jnp.array(settings.mean)) / jnp.array(settings.std)
+        if settings.padding == "black" or windows is None:
+            return values
+        x1, y1, x2, y2 = (windows[:, i, None, None] for i in range(4))
+        rows, columns = jnp.arange(images.shape[1])[:, None] + 0.5, jnp.arange(images.shape[2]) + 0.5
+        inside = (rows > y1) & (rows < y2) & (columns > x1) & (columns < x2)
+        return jnp.where(inside[..., None], values, 0.0)
+
+    def anchors(self, height: int, width: int) -> Float[np.ndarray, "a 4"]:
+        """All anchors of an image of this size, float32."""
+        a = self.config.anchors
+        return pyramid_anchors((height, width), strides=a.strides, sizes=a.sizes, ratios=a.ratios, rounded=a.rounded)
+
+    def features(self, images: Images, windows: Windows | None = None) -> tuple[tuple[Array, ...], Pyramid]:
+        """((C1..C5), P2..P6)."""
+        maps = self.backbone(self.normalise(images, windows))
+        return maps, self.fpn(maps[1:])
+
+    def propose(
+        self,
+        objectness: Float[Array, "b a"],
+        deltas: Float[Array, "b a 4"],
+        windows: Windows,
+        *,
+        size: tuple[int, int],
+        training: bool,
+    ) -> Proposals:
+        """Proposals of a batch of images of `size` (height, width) from the RPN's outputs."""
+        rpn, edge = self.config.rpn, self._far_edge()
+        one_image = partial(
+            propose,
+            level_sizes=self._level_sizes(size),
+            per_level=rpn.per_level,
+            score=rpn.score,
+            before_nms=rpn.before_nms[0 if training else 1],
+            after_nms=rpn.after_nms[0 if training else 1],
+            nms_iou=rpn.nms_iou,
+            min_side=rpn.min_side,
+            delta_weights=rpn.delta_weights,
+            max_log_scale=rpn.max_log_scale,
+        )
+        anchors = jnp.asarray(self.anchors(*size)) - edge
+        found = jax.vmap(one_image, (0, 0, None, 0))(objectness, deltas, anchors, windows - edge)
+        return found._replace(boxes=jnp.where(found.valid[..., None], found.boxes + edge, 0.0))
+
+    def pool(
+        self, pyramid: Pyramid, boxes: Float[Array, "b r 4"], *, size: tuple[int, int], output_size: int
+    ) -> Float[Array, "b r o o c"]:
+        """Features of every box, each from its own level of P2..P5."""
+        roi, far_edge = self.config.roi, self.config.far_edge
+        # Matterport measures boxes as shares of (size - 1): a side is longer by that ratio against the canonical 224.
+        height, width = size
+        longer = (height * width / ((height - far_edge) * (width - far_edge))) ** 0.5
+        levels = assign_levels(
+            (boxes - self._far_edge()) * longer, rounding=roi.level_rounding, epsilon=roi.level_epsilon
+        )
+        return pyramid_roi_align(
+            pyramid[:4],
+            boxes,
+            roi_levels=levels,
+            image_size=size,
+            output_size=output_size,
+            pooling=roi.pooling,
+            far_edge=far_edge,
+            sampling_ratio=roi.sampling_ratio,
+            aligned=roi.aligned,
+            reduce=roi.reduce,
+            max_samples=roi.max_samples,
+        )
+
+    def classify(
+        self, pyramid: Pyramid, boxes: Float[Array, "b r 4"], *, size: tuple[int, int]
+    ) -> tuple[Float[Array, "b r k"], Float[Array, "b r k 4"]]:
+        """Class logits and deltas of every box."""
+        pooled = self.pool(pyramid, boxes, size=size, output_size=self.config.roi.box_size)
+        logits, deltas = self.box_head(pooled.reshape(-1, *pooled.shape[2:]))
+        return logits.reshape(*boxes.shape[:2], -1), deltas.reshape(*boxes.shape[:2], -1, 4)
+
+    def outline(
+        self, pyramid: Pyramid, boxes: Float[Array, "b r 4"], *, size: tuple[int, int]
+    ) -> Float[Array, "b r m m k"]:
+        """Mask logits of every box, one mask a class."""
+        pooled = self.pool(pyramid, boxes, size=size, output_size=self.config.roi.mask_size)
+        logits = self.mask_head(pooled.reshape(-1, *pooled.shape[2:]))
+        return logits.reshape(*boxes.shape[:2], *logits.shape[1:])
+
+    # -- the whole -----------------------------------------------------------------------------------------------------
+
+    def stages(self, images: Images, windows: Windows | None = None) -> Stages:
+        """One forward pass at inference, with every intermediate."""
+        size = images.shape[1:3]
+        windows = self._windows(images, windows)
+        maps, pyramid = self.features(images, windows)
+        objectness, rpn_deltas = self.rpn(pyramid)
+        proposals = self.propose(objectness, rpn_deltas, windows, size=size, training=False)
+        class_logits, box_deltas = self.classify(pyramid, proposals.boxes, size=size)
+
+        roi, settings = self.config.roi, self.config.detection
+        one_image = partial(
+            select_detections,
+            one_class=settings.one_class,
+            score_threshold=settings.score_threshold,
+            nms_iou=settings.nms_iou,
+            max_detections=settings.max_detections,
+            candidates=settings.candidates,
+            min_side=settings.min_side,
+            delta_weights=roi.delta_weights,
+            max_log_scale=roi.max_log_scale,
+            far_edge=self.config.far_edge,
+        )
+        detections = jax.vmap(one_image)(class_logits, box_deltas, proposals.boxes, proposals.valid, windows)
+        mask_logits = self.outline(pyramid, detections.boxes, size=size)
+        own_class = detections.classes[..., None, None, None]
+        masks = jax.nn.sigmoid(jnp.take_along_axis(mask_logits, own_class, axis=-1)[..., 0])
+        return Stages(
+            *maps,
+            *pyramid,
+            objectness=objectness,
+            rpn_deltas=rpn_deltas,
+            anchors=jnp.asarray(self.anchors(*size)),
+            proposals=proposals,
+            class_logits=class_logits,
+            box_deltas=box_deltas,
+            detections=detections._replace(masks=masks),
+        )
+
+    def detect(self, images: Images, windows: Windows | None = None) -> Detections:
+        """Detections of a batch; `roi/masks.py` pastes their masks back into pixels."""
+        return self.stages(images, windows).detections
+
+    def losses(
+        self, images: Images, truth: GroundTruth, key: PRNGKeyArray, windows: Windows | None = None
+    ) -> Losses:
+        """The five losses of a batch (Crystals 2021, eq. 1 and 2). `key` decides which anchors and RoIs are drawn."""
+        b, size = images.shape[0], images.shape[1:3]
+        rpn, roi = self.config.rpn, self.config.roi
+        windows = self._windows(images, windows)
+        anchor_keys, roi_keys = jax.random.split(key, (2, b))
+        _, pyramid = self.features(images, windows)
+        objectness, rpn_deltas = self.rpn(pyramid)
+
+        label_anchors = partial(
+            rpn_targets,
+            samples=rpn.samples,
+            max_positive=rpn.max_positive,
+            positive_iou=rpn.positive_iou,
+            negative_iou=rpn.negative_iou,
+            crowd_iou=rpn.crowd_iou,
+            delta_weights=rpn.delta_weights,
+        )
+        anchors = jnp.asarray(self.anchors(*size))
+        for_rpn = jax.vmap(label_anchors, (0, None, 0, 0, 0))(
+            anchor_keys, anchors, truth.boxes, truth.valid, truth.crowd
+        )
+        rpn_class, rpn_box = rpn_losses(
+            objectness,
+            rpn_deltas,
+            for_rpn,
+            class_normaliser=rpn.class_normaliser,
+            box_normaliser=rpn.box_normaliser,
+            box_beta=rpn.box_beta,
+        )
+
+        proposals = self.propose(*jax.lax.stop_gradient((objectness, rpn_deltas)), windows, size=size, training=True)
+        label_rois = partial(
+            roi_targets,
+            samples=roi.samples,
+            max_positive=roi.max_positive,
+            positive_iou=roi.positive_iou,
+            crowd_iou=rpn.crowd_iou,
+            negatives_per_positive=roi.negatives_per_positive,
+            truth_copies=roi.truth_copies,
+            truth_jitter=roi.truth_jitter,
+            delta_weights=roi.delta_weights,
+            mask_size=2 * roi.mask_size,
+            mask_sampling=roi.mask_targets,
+            binary_masks=roi.binary_mask_targets,
+            aligned=roi.aligned,
+            far_edge=self.config.far_edge,
+        )
+        for_heads = jax.vmap(label_rois)(
+            roi_keys,
+            proposals.boxes,
+            proposals.valid,
+            truth.boxes,
+            truth.classes,
+            truth.masks,
+            truth.valid,
+            truth.crowd,
+        )
+        class_logits, box_deltas = self.classify(pyramid, for_heads.boxes, size=size)
+        mask_logits = self.outline(pyramid, for_heads.boxes[:, : roi.max_positive], size=size)
+        roi_class, roi_box, roi_mask = roi_losses(
+            class_logits,
+            box_deltas,
+            mask_logits,
+            for_heads,
+            class_normaliser=roi.class_normaliser,
+            box_normaliser=roi.box_normaliser,
+            box_beta=roi.box_beta,
+        )
+        total = rpn_class + rpn.box_weight * rpn_box + roi_class + roi_box + roi_mask
+        return Losses(rpn_class, rpn_box, roi_class, roi_box, roi_mask, total)
+
+    # -- conventions ---------------------------------------------------------------------------------------------------
+
+    def _far_edge(self) -> Float[Array, " 4"]:
+        return jnp.array([0.0, 0.0, self.config.far_edge, self.config.far_edge])
+
+    def _level_sizes(self, size: tuple[int, int]) -> tuple[int, ...]:
+        ratios = len(self.config.anchors.ratios)
+        return tuple(-(-size[0] // s) * -(-size[1] // s) * ratios for s in self.config.anchors.strides)
+
+    @staticmethod
+    def _windows(images: Images, windows: Windows | None) -> Windows:
+        b, h, w, _ = images.shape
+        return jnp.tile(jnp.array([0.0, 0.0, w, h]), (b, 1)) if windows is None else windows

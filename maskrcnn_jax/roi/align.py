@@ -1,0 +1,307 @@
+"""RoI Align: a fixed grid of features out of any box, without rounding a coordinate (Mask R-CNN section 3).
+
+Crystals 2021, figure 4 is the picture to keep in mind: a RoI laid over a map is cut into 5x5 cells, each cell has four
+sampling points, each point is interpolated bilinearly from the four map cells around it, and the four values become
+one: their maximum in the paper (section 2.4), their mean in the common implementations.
+
+Three readings, top to bottom: one axis (where the samples of a bin lie, and which two cells each lies between), one
+map (`roi_align`, `crop_and_resize`), the pyramid (`assign_levels`, `pyramid_roi_align`). All of them end in the same
+gather from a flat list of cells [n, c]: a pyramid is its levels one after the other, a batch its images one after the
+other, and a RoI knows where its map begins. So a batch needs no `vmap`, whose batched scatter-add in the gradient is
+slower than one with the image's offset folded into the index.
+
+Conventions: map cell i has its centre at i + 0.5 of the map's own pixels. `aligned=True` takes half a pixel off the
+scaled box so that a sample at a centre reads exactly that cell (Detectron2); `aligned=False` does not, and makes every
+box at least one cell wide (torchvision's default). Samples more than one cell outside the map read 0, those nearer are
+moved onto its border. `crop_and_resize` is TensorFlow's: samples on the box's own borders, one a bin, 0 outside.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+ADAPTIVE_LIMIT = 8  # samples a bin and side at most, where sampling_ratio = 0 asks for ceil(size / bins)
+
+
+class Maps(NamedTuple):
+    """Where each of r RoIs reads: `height` x `width` cells that begin at row `start` of the flat list."""
+
+    height: Int[Array, " r"]
+    width: Int[Array, " r"]
+    start: Int[Array, " r"]
+
+
+class Samples(NamedTuple):
+    """Sampling coordinates of r RoIs along one axis: o bins with s samples each, in cells of the map."""
+
+    position: Float[Array, "r o s"]
+    inside: Bool[Array, "r o s"]  # False reads 0
+    used: Bool[Array, "r s"]  # False: beyond the RoI's own number of samples
+
+
+def bin_samples(
+    low: Float[Array, " r"],
+    high: Float[Array, " r"],
+    length: Int[Array, " r"],
+    *,
+    bins: int,
+    sampling_ratio: int,
+    max_samples: int,
+) -> Samples:
+    """s samples at the middles of s equal parts of each of `bins` bins between `low` and `high` (in cells).
+
+    >>> grid = bin_samples(jnp.array([0.0]), jnp.array([4.0]), jnp.array([8]), bins=2, sampling_ratio=2, max_samples=2)
+    >>> grid.position.tolist()
+    [[[0.5, 1.5], [2.5, 3.5]]]
+    """
+    size = (high - low) / bins
+    slots = sampling_ratio or max_samples
+    if sampling_ratio:
+        count = jnp.full(low.shape, sampling_ratio)
+    else:
+        count = jnp.clip(jnp.ceil(size), 0, max_samples).astype(jnp.int32)
+    sample = jnp.arange(slots)
+    steps = (sample + 0.5) * (size / jnp.maximum(count, 1))[:, None]
+    position = low[:, None, None] + jnp.arange(bins)[:, None] * size[:, None, None] + steps[:, None, :]
+    inside = (position >= -1.0) & (position <= length[:, None, None])
+    return Samples(position, inside, sample < count[:, None])
+
+
+def corner_samples(
+    low: Float[Array, " r"], high: Float[Array, " r"], length: Int[Array, " r"], *, bins: int
+) -> Samples:
+    """One sample a bin, the first and the last on the box's borders; `low`, `high` in [0, 1] of the map's outermost
+    cell centres. A single bin samples the middle.
+    """
+    span = (length - 1).astype(low.dtype)
+    if bins == 1:
+        position = 0.5 * (low + high)[:, None] * span[:, None]
+    else:
+        step = (high - low) * span / (bins - 1)
+        position = (low * span)[:, None] + jnp.arange(bins) * step[:, None]
+    position = position[..., None]
+    inside = (position >= 0) & (position <= span[:, None, None])
+    return Samples(position, inside, jnp.ones((low.shape[0], 1), bool))
+
+
+def _neighbours(samples: Samples, length: Int[Array, " r"]):
+    """The two cells each sample lies between, and their weights: arrays [r, o, s, 2]."""
+    last = (length - 1)[:, None, None]
+    position = jnp.clip(samples.position, 0.0, last.astype(samples.position.dtype))
+    below = jnp.floor(position).astype(jnp.int32)
+    far = position - below
+    weight = jnp.stack([1.0 - far, far], -1) * (samples.inside & samples.used[:, None, :])[..., None]
+    return jnp.stack([below, jnp.minimum(below + 1, last)], -1), weight
+
+
+def _gather(
+    cells: Float[Array, "n c"], rows: Samples, columns: Samples, maps: Maps, reduce: str
+) -> Float[Array, "r o o c"]:
+    """Interpolate every sample and reduce each bin's. Weights and sums are float32 whatever `cells` are, because the
+    gradient is a scatter-add, which bfloat16 would make inexact and slow.
+    """
+    y, weight_y = _neighbours(rows, maps.height)
+    x, weight_x = _neighbours(columns, maps.width)
+    r, o, s = rows.position.shape
+    t = columns.position.shape[2]
+    values = jnp.zeros((r, o, s, o, t, cells.shape[1]), jnp.float32)
+    for i in range(2):
+        for j in range(2):
+            index = (
+                maps.start[:, None, None, None, None]
+                + y[..., i][:, :, :, None, None] * maps.width[:, None, None, None, None]
+                + x[..., j][:, None, None]
+            )
+            weight = weight_y[..., i][:, :, :, None, None] * weight_x[..., j][:, None, None]
+            values += cells[index].astype(jnp.float32) * weight[..., None]
+    used = rows.used[:, :, None] & columns.used[:, None, :]
+    if reduce == "max":
+        largest = jnp.where(used[:, None, :, None, :, None], values, -jnp.inf).max((2, 4))
+        return jnp.where(used.any((1, 2))[:, None, None, None], largest, 0.0)
+    return values.sum((2, 4)) / jnp.maximum(used.sum((1, 2)), 1)[:, None, None, None]
+
+
+def _single_map(features: Float[Array, "h w c"], r: int) -> tuple[Float[Array, "n c"], Maps]:
+    h, w, c = features.shape
+    return features.reshape(-1, c), Maps(jnp.full(r, h), jnp.full(r, w), jnp.zeros(r, jnp.int32))
+
+
+def align_cells(
+    cells: Float[Array, "n c"],
+    boxes: Float[Array, "r 4"],
+    maps: Maps,
+    *,
+    output_size: int,
+    scale_x: Float[Array, " r"],
+    scale_y: Float[Array, " r"],
+    sampling_ratio: int,
+    aligned: bool,
+    reduce: str,
+    max_samples: int,
+) -> Float[Array, "r o o c"]:
+    """RoI Align of boxes that read from different maps of one flat list; the other functions are thin fronts of it."""
+    offset = 0.5 if aligned else 0.0
+    x1, y1 = boxes[:, 0] * scale_x - offset, boxes[:, 1] * scale_y - offset
+    x2, y2 = boxes[:, 2] * scale_x - offset, boxes[:, 3] * scale_y - offset
+    if not aligned:
+        x2, y2 = jnp.maximum(x2, x1 + 1.0), jnp.maximum(y2, y1 + 1.0)
+    options = dict(bins=output_size, sampling_ratio=sampling_ratio, max_samples=max_samples)
+    rows = bin_samples(y1, y2, maps.height, **options)
+    columns = bin_samples(x1, x2, maps.width, **options)
+    return _gather(cells, rows, columns, maps, reduce)
+
+
+def roi_align(
+    features: Float[Array, "h w c"],
+    boxes: Float[Array, "r 4"],
+    *,
+    output_size: int,
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = 2,
+    aligned: bool = True,
+    reduce: str = "mean",
+    max_samples: int = ADAPTIVE_LIMIT,
+) -> Float[Array, "r o o c"]:
+    """Pool each box to `output_size` x `output_size` bins; o below. Equals torchvision's for "mean".
+
+    Args:
+        features: one map.
+        boxes: in pixels of the image; times `spatial_scale` (1 / stride) they are in cells of the map.
+        output_size: bins a side.
+        spatial_scale: cells a pixel.
+        sampling_ratio: samples a bin and side; 0 takes ceil(bin size), at most `max_samples` (torchvision has no such
+            limit: raise it where boxes are larger than output_size * max_samples cells).
+        aligned: take half a cell off, see above.
+        reduce: "mean", or "max" as in Crystals 2021, section 2.4.
+        max_samples: bound of the adaptive rule, which fixed shapes need.
+
+    On the ramp f(y, x) = x, a box over the cells 1..3 of five gives the x of each sample point less the half pixel:
+
+    >>> ramp = jnp.broadcast_to(jnp.arange(5.0), (5, 5))[..., None]
+    >>> roi_align(ramp, jnp.array([[1.0, 1.0, 3.0, 3.0]]), output_size=2)[0, 0, :, 0].tolist()
+    [1.0, 2.0]
+
+    Crystals 2021, figure 4 has 5x5 cells with four points each, a quarter and three quarters through the cell; the
+    maximum takes the further ones, the last of which lie beyond the last centre and are moved onto it:
+
+    >>> box = jnp.array([[0.5, 0.5, 5.5, 5.5]])
+    >>> roi_align(ramp, box, output_size=5, reduce="max")[0, 0, :, 0].tolist()
+    [0.75, 1.75, 2.75, 3.75, 4.0]
+    """
+    cells, maps = _single_map(features, boxes.shape[0])
+    scale = jnp.full(boxes.shape[0], spatial_scale, boxes.dtype)
+    return align_cells(
+        cells,
+        boxes,
+        maps,
+        output_size=output_size,
+        scale_x=scale,
+        scale_y=scale,
+        sampling_ratio=sampling_ratio,
+        aligned=aligned,
+        reduce=reduce,
+        max_samples=max_samples,
+    )
+
+
+def crop_and_resize(
+    features: Float[Array, "h w c"], boxes01: Float[Array, "r 4"], *, output_size: int
+) -> Float[Array, "r o o c"]:
+    """TensorFlow's `tf.image.crop_and_resize`, bilinear, with which Matterport pools.
+
+    `boxes01` are x1, y1, x2, y2 in [0, 1] between the centres of the map's first and last cells. A flipped box gives a
+    flipped crop, samples outside read 0.
+
+    >>> ramp = jnp.broadcast_to(jnp.arange(5.0), (5, 5))[..., None]
+    >>> crop_and_resize(ramp, jnp.array([[0.0, 0.0, 0.5, 1.0]]), output_size=3)[0, 0, :, 0].tolist()
+    [0.0, 1.0, 2.0]
+    """
+    cells, maps = _single_map(features, boxes01.shape[0])
+    return crop_cells(cells, boxes01, maps, output_size=output_size)
+
+
+def crop_cells(
+    cells: Float[Array, "n c"], boxes01: Float[Array, "r 4"], maps: Maps, *, output_size: int
+) -> Float[Array, "r o o c"]:
+    """`crop_and_resize` of boxes that read from different maps of one flat list."""
+    rows = corner_samples(boxes01[:, 1], boxes01[:, 3], maps.height, bins=output_size)
+    columns = corner_samples(boxes01[:, 0], boxes01[:, 2], maps.width, bins=output_size)
+    return _gather(cells, rows, columns, maps, "mean")
+
+
+def assign_levels(
+    boxes: Float[Array, "*r 4"],
+    *,
+    min_level: int = 2,
+    max_level: int = 5,
+    canonical_size: float = 224,
+    canonical_level: int = 4,
+    rounding: str = "floor",
+    epsilon: float = 0.0,
+) -> Int[Array, "*r"]:
+    """The pyramid level a RoI is pooled from (FPN eq. 1): canonical_level + log2(sqrt(w h) / canonical_size), floored
+    or rounded, kept within [min_level, max_level]. `epsilon` is added where the sources add it against rounding:
+    to the logarithm. A box of no area goes to the finest level.
+
+    >>> assign_levels(jnp.array([[0.0, 0.0, 224.0, 224.0], [0.0, 0.0, 16.0, 16.0], [0.0, 0.0, 112.0, 112.0]])).tolist()
+    [4, 2, 3]
+    """
+    sides = jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0.0)
+    size = jnp.sqrt(sides[..., 0] * sides[..., 1])
+    level = canonical_level + jnp.log2(jnp.maximum(size, 1e-6) / canonical_size) + epsilon
+    level = jnp.floor(level) if rounding == "floor" else jnp.round(level)
+    return jnp.clip(level, min_level, max_level).astype(jnp.int32)
+
+
+def pyramid_roi_align(
+    levels: tuple[Float[Array, "b h w c"], ...],
+    boxes: Float[Array, "b r 4"],
+    *,
+    roi_levels: Int[Array, "b r"],
+    image_size: tuple[int, int],
+    output_size: int,
+    min_level: int = 2,
+    pooling: str = "bins",
+    far_edge: int = 0,
+    sampling_ratio: int = 2,
+    aligned: bool = True,
+    reduce: str = "mean",
+    max_samples: int = ADAPTIVE_LIMIT,
+) -> Float[Array, "b r o o c"]:
+    """Pool every box of a batch from its own level of the pyramid, in one gather.
+
+    `levels` are P2, P3, ... of all images; `roi_levels` (from `assign_levels`) counts from `min_level`. `pooling`
+    "bins" is RoI Align, each level's scale being its height over the image's; "corners" is `crop_and_resize` with
+    boxes divided by (image side - far_edge), after the far edge is taken off.
+    """
+    b, r, _ = boxes.shape
+    c = levels[0].shape[-1]
+    cells = jnp.concatenate([level.reshape(-1, c) for level in levels])
+    heights, widths = (jnp.array([level.shape[axis] for level in levels]) for axis in (1, 2))
+    counts = [level.shape[1] * level.shape[2] for level in levels]
+    firsts = jnp.array([b * sum(counts[:i]) for i in range(len(levels))])  # where each level's first image begins
+
+    level = (roi_levels - min_level).reshape(-1)
+    image = jnp.repeat(jnp.arange(b), r)
+    maps = Maps(heights[level], widths[level], firsts[level] + image * jnp.array(counts)[level])
+    flat = boxes.reshape(-1, 4)
+    height, width = image_size
+    if pooling == "corners":
+        edge = jnp.array([0, 0, far_edge, far_edge], flat.dtype)
+        span = jnp.array([width - far_edge, height - far_edge] * 2, flat.dtype)
+        pooled = crop_cells(cells, (flat - edge) / span, maps, output_size=output_size)
+    else:
+        pooled = align_cells(
+            cells,
+            flat,
+            maps,
+            output_size=output_size,
+            scale_x=(maps.width / width).astype(flat.dtype),
+            scale_y=(maps.height / height).astype(flat.dtype),
+            sampling_ratio=sampling_ratio,
+            aligned=aligned,
+            reduce=reduce,
+            max_samples=max_samples,
+        )
+    return pooled.reshape(b, r, output_size, output_size, c)

@@ -1,0 +1,42 @@
+"""Box head: class logits and per-class box deltas out of a RoI's pooled features (FPN section 4.2, two hidden layers).
+
+Matterport's 7x7 VALID convolution over 7x7 bins is a Dense layer over the flattened bins, and its norms fold into it.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+
+class BoxHead(nnx.Module):
+    """[r, o, o, c] -> (class logits [r, k], deltas [r, k, 4]); flattened as (row, column, channel)."""
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        pooled_size: int,
+        hidden: int,
+        num_classes: int,
+        dtype: str = "float32",
+        rngs: nnx.Rngs,
+    ):
+        he = jax.nn.initializers.he_normal()
+
+        def small(scale):
+            return jax.nn.initializers.normal(scale)
+
+        self.first = nnx.Linear(channels * pooled_size**2, hidden, kernel_init=he, dtype=jnp.dtype(dtype), rngs=rngs)
+        self.second = nnx.Linear(hidden, hidden, kernel_init=he, dtype=jnp.dtype(dtype), rngs=rngs)
+        # Spreads of Fast R-CNN section 3.1: all classes alike and boxes unmoved at the start.
+        self.classes = nnx.Linear(hidden, num_classes, kernel_init=small(0.01), dtype=jnp.dtype(dtype), rngs=rngs)
+        self.deltas = nnx.Linear(hidden, 4 * num_classes, kernel_init=small(0.001), dtype=jnp.dtype(dtype), rngs=rngs)
+        self.num_classes = num_classes
+
+    def __call__(self, pooled: Float[Array, "r o o c"]) -> tuple[Float[Array, "r k"], Float[Array, "r k 4"]]:
+        features = jax.nn.relu(self.first(pooled.reshape(pooled.shape[0], -1)))
+        features = jax.nn.relu(self.second(features))
+        logits = self.classes(features).astype(jnp.float32)
+        deltas = self.deltas(features).astype(jnp.float32)
+        return logits, deltas.reshape(-1, self.num_classes, 4)

@@ -1,0 +1,64 @@
+"""From class logits and deltas to detections: decode, clip, threshold, suppress by class (Faster R-CNN section 3.3)."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from maskrcnn_jax.boxes.coding import decode
+from maskrcnn_jax.boxes.geometry import clip_to_window
+from maskrcnn_jax.boxes.nms import nms
+from maskrcnn_jax.structures import Detections
+
+
+def select_detections(
+    class_logits: Float[Array, "p k"],
+    box_deltas: Float[Array, "p k 4"],
+    boxes: Float[Array, "p 4"],
+    valid: Bool[Array, " p"],
+    window: Float[Array, " 4"],
+    *,
+    one_class: bool,
+    score_threshold: float,
+    nms_iou: float,
+    max_detections: int,
+    candidates: int,
+    min_side: float,
+    delta_weights: tuple[float, float, float, float],
+    max_log_scale: float | None,
+    far_edge: int = 0,
+) -> Detections:
+    """Detections of one image in `max_detections` slots, best first; their masks are left empty ([d, 0, 0]) for the
+    mask head, which runs on these boxes.
+
+    `one_class` takes each RoI's best class if that is not background (Matterport); otherwise every class over
+    `score_threshold` is a candidate with its own box (torchvision, Detectron2), the best `candidates` of them.
+    Boxes are clipped to `window`; those with a side under `min_side` are dropped.
+    """
+    p, k = class_logits.shape
+    probabilities = jax.nn.softmax(class_logits, axis=-1)
+    eligible = jnp.broadcast_to(valid[:, None], (p, k)) & (jnp.arange(k) > 0)
+    if one_class:
+        eligible &= jnp.arange(k) == probabilities.argmax(-1)[:, None]
+    ranking = jnp.where(eligible & (probabilities >= score_threshold), probabilities, -jnp.inf).reshape(-1)
+    scores, index = jax.lax.top_k(ranking, min(candidates, p * k))
+    row, classes = index // k, index % k
+
+    edge = jnp.array([0, 0, far_edge, far_edge], boxes.dtype)
+    moved = decode(box_deltas[row, classes], boxes[row] - edge, delta_weights, max_log_scale=max_log_scale)
+    moved = clip_to_window(moved, window - edge)
+    large = (moved[:, 2:] - moved[:, :2] >= min_side).all(1)
+    kept, filled = nms(
+        moved,
+        scores,
+        iou_threshold=nms_iou,
+        max_outputs=max_detections,
+        valid=(scores > -jnp.inf) & large,
+        groups=classes,
+    )
+    return Detections(
+        boxes=jnp.where(filled[:, None], moved[kept] + edge, 0.0),
+        classes=jnp.where(filled, classes[kept], 0).astype(jnp.int32),
+        scores=jnp.where(filled, scores[kept], 0.0),
+        masks=jnp.zeros((max_detections, 0, 0)),
+        valid=filled,
+    )

@@ -1,0 +1,48 @@
+"""The three losses of the second stage (Mask R-CNN section 3; Crystals 2021, eq. 1): L = L_cls + L_box + L_mask.
+
+L_cls is the cross entropy over the classes; L_box smooth L1 of the true class's deltas, positives only; L_mask the
+binary cross entropy of the true class's mask alone, so that classes do not compete for pixels, positives only.
+"""
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from maskrcnn_jax.losses import masked_mean, smooth_l1
+from maskrcnn_jax.roi.targets import RoITargets
+
+
+def roi_losses(
+    class_logits: Float[Array, "b r k"],
+    box_deltas: Float[Array, "b r k 4"],
+    mask_logits: Float[Array, "b q m m k"],
+    targets: RoITargets,
+    *,
+    class_normaliser: str = "sampled",
+    box_normaliser: str = "sampled",
+    box_beta: float = 1 / 9,
+) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+    """(class, box, mask) of a batch; `targets` have a leading b, masks are those of the first q slots.
+
+    `class_normaliser`: "sampled" averages over the drawn RoIs; "slots" over all rows, unfilled ones counting as
+    background (Matterport). `box_normaliser`: "sampled" divides by the drawn RoIs (torchvision, Detectron2),
+    "positive_coordinates" by four times the positives (Matterport). No positives: box and mask are 0.
+    """
+    entropy = optax.softmax_cross_entropy_with_integer_labels(class_logits, targets.classes)
+    rows = jnp.ones_like(targets.valid) if class_normaliser == "slots" else targets.valid
+    loss_class = masked_mean(entropy, rows)
+
+    true_class = targets.classes[..., None]
+    deltas = jnp.take_along_axis(box_deltas, true_class[..., None], axis=2)[:, :, 0]
+    distance = smooth_l1(deltas - targets.deltas, box_beta).sum(-1)
+    count = {
+        "sampled": targets.valid.sum().astype(entropy.dtype),
+        "positive_coordinates": 4.0 * targets.positive.sum().astype(entropy.dtype),
+    }
+    loss_box = masked_mean(distance, targets.positive, count[box_normaliser])
+
+    q = mask_logits.shape[1]
+    logits = jnp.take_along_axis(mask_logits, true_class[:, :q, None, None], axis=4)[..., 0]
+    cells = optax.sigmoid_binary_cross_entropy(logits, targets.masks).mean((2, 3))
+    loss_mask = masked_mean(cells, targets.positive[:, :q])
+    return loss_class, loss_box, loss_mask

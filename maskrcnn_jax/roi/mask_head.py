@@ -1,0 +1,58 @@
+"""Mask head: a binary mask for each class out of a RoI's pooled features (Mask R-CNN section 3 and figure 4 right).
+
+3x3 convolutions, a 2x2 transposed convolution of stride 2 that doubles the resolution, and a 1x1 convolution to one
+mask a class. Classes do not compete: which mask counts is decided by the box head.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from maskrcnn_jax.layers import Conv
+
+
+class Deconv2x2(nnx.Module):
+    """Transposed convolution, 2x2 with stride 2. Its windows do not overlap, so it is a 1x1 convolution to four times
+    the channels and a rearrangement, which is the same and much faster. Kernel [2, 2, in, out].
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, dtype: str = "float32", rngs: nnx.Rngs):
+        initial = jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=2, out_axis=3, batch_axis=(0, 1))
+        self.kernel = nnx.Param(initial(rngs.params(), (2, 2, inputs, outputs)))
+        self.bias = nnx.Param(jnp.zeros(outputs))
+        self.dtype = dtype
+
+    def __call__(self, features: Float[Array, "r h w i"]) -> Float[Array, "r 2*h 2*w o"]:
+        r, h, w, i = features.shape
+        kernel = self.kernel[...].astype(self.dtype)
+        o = kernel.shape[-1]
+        cells = features.astype(self.dtype) @ kernel.transpose(2, 0, 1, 3).reshape(i, 4 * o)
+        doubled = cells.reshape(r, h, w, 2, 2, o).transpose(0, 1, 3, 2, 4, 5).reshape(r, 2 * h, 2 * w, o)
+        return doubled + self.bias[...].astype(self.dtype)
+
+
+class MaskHead(nnx.Module):
+    """[r, o, o, c] -> mask logits [r, 2 * o, 2 * o, k]."""
+
+    def __init__(
+        self,
+        inputs: int,
+        *,
+        channels: int,
+        layers: int,
+        num_classes: int,
+        dtype: str = "float32",
+        rngs: nnx.Rngs,
+    ):
+        self.convs = nnx.List(
+            Conv(inputs if i == 0 else channels, channels, 3, dtype=dtype, rngs=rngs) for i in range(layers)
+        )
+        self.double = Deconv2x2(channels, channels, dtype=dtype, rngs=rngs)
+        self.masks = Conv(channels, num_classes, 1, scale=0.1, dtype=dtype, rngs=rngs)
+
+    def __call__(self, pooled: Float[Array, "r o o c"]) -> Float[Array, "r m m k"]:
+        features = pooled
+        for conv in self.convs:
+            features = jax.nn.relu(conv(features))
+        return self.masks(jax.nn.relu(self.double(features))).astype(jnp.float32)

@@ -1,0 +1,159 @@
+"""What each drawn RoI should say: class, deltas and mask (Fast R-CNN section 2.3; Mask R-CNN section 3.1)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray
+
+from maskrcnn_jax.boxes.coding import encode
+from maskrcnn_jax.boxes.geometry import iou
+from maskrcnn_jax.boxes.matching import Label, match
+from maskrcnn_jax.boxes.sampling import sample_balanced
+from maskrcnn_jax.roi.align import Maps, align_cells, crop_cells
+
+
+class RoITargets(NamedTuple):
+    """The drawn RoIs of one image in r slots, positives in the first q (`max_positive`) of them. Unfilled slots hold a
+    box of zeros and class 0.
+    """
+
+    boxes: Float[Array, "r 4"]
+    classes: Int[Array, " r"]
+    deltas: Float[Array, "r 4"]
+    masks: Float[Array, "q m m"]
+    positive: Bool[Array, " r"]
+    valid: Bool[Array, " r"]
+
+
+def jittered_copies(
+    key: PRNGKeyArray, boxes: Float[Array, "g 4"], *, copies: int, jitter: float
+) -> Float[Array, "g*copies 4"]:
+    """Each box `copies` times, every edge moved by up to `jitter` of the box's side (uniform). jitter 0: exact copies.
+
+    Early in training hardly a proposal overlaps an object by half, and the heads would see no positives; exact copies
+    teach the box head that nothing ever has to move.
+    """
+    repeated = jnp.repeat(boxes, copies, axis=0)
+    sides = jnp.tile(repeated[:, 2:] - repeated[:, :2], 2)
+    return repeated + jitter * sides * jax.random.uniform(key, repeated.shape, minval=-1.0, maxval=1.0)
+
+
+def mask_targets(
+    boxes: Float[Array, "q 4"],
+    gt_index: Int[Array, " q"],
+    masks: Num[Array, "g m m"],
+    frames: Float[Array, "g 4"],
+    *,
+    size: int,
+    sampling: str,
+    binary: bool,
+    aligned: bool = True,
+) -> Float[Array, "q size size"]:
+    """The part of each RoI's object that lies in the RoI, on size x size cells, in [0, 1].
+
+    `frames` is the box that each mask covers (its ground-truth box, or the whole image for full masks). `sampling`
+    "corners" interpolates with `crop_and_resize`, "bins" takes the mean of adaptive RoI Align; `binary` rounds at 0.5.
+    Outside its frame an object is 0.
+    """
+    g, m, _ = masks.shape
+    frame = frames[gt_index]
+    side = jnp.tile(jnp.maximum(frame[:, 2:] - frame[:, :2], 1e-6), 2)
+    relative = (boxes - jnp.tile(frame[:, :2], 2)) / side
+    cells = masks.reshape(-1, 1).astype(jnp.float32)
+    m_of_each = jnp.full(gt_index.shape, m)
+    maps = Maps(m_of_each, m_of_each, gt_index * m * m)
+    if sampling == "corners":
+        target = crop_cells(cells, relative, maps, output_size=size)[..., 0]
+    else:
+        one = jnp.ones(gt_index.shape, relative.dtype)
+        target = align_cells(
+            cells,
+            relative * m,
+            maps,
+            output_size=size,
+            scale_x=one,
+            scale_y=one,
+            sampling_ratio=0,
+            aligned=aligned,
+            reduce="mean",
+            max_samples=8,
+        )[..., 0]
+    # Half rounds up as in Detectron2 (>= 0.5); Matterport's half-to-even differs only at exact halves.
+    return (target >= 0.5).astype(jnp.float32) if binary else target
+
+
+def roi_targets(
+    key: PRNGKeyArray,
+    proposals: Float[Array, "p 4"],
+    proposal_valid: Bool[Array, " p"],
+    gt_boxes: Float[Array, "g 4"],
+    gt_classes: Int[Array, " g"],
+    gt_masks: Num[Array, "g m m"],
+    gt_valid: Bool[Array, " g"],
+    gt_crowd: Bool[Array, " g"],
+    *,
+    samples: int,
+    max_positive: int,
+    positive_iou: float,
+    crowd_iou: float,
+    negatives_per_positive: float | None,
+    truth_copies: int,
+    truth_jitter: float,
+    delta_weights: tuple[float, float, float, float],
+    mask_size: int,
+    mask_sampling: str,
+    binary_masks: bool,
+    aligned: bool = True,
+    far_edge: int = 0,
+) -> RoITargets:
+    """Draw `samples` RoIs among the proposals (and copies of the truth) and say what each should answer.
+
+    A RoI is positive at an IoU of `positive_iou` or more with an object, else negative, unless it overlaps a crowd by
+    `crowd_iou` or more. Without objects all are negative. `far_edge` pixels come off x2 and y2 of proposals and truth
+    before anything is measured (Matterport, see `config.py`); the boxes returned have them back.
+    """
+    objects = gt_valid & ~gt_crowd
+    jitter_key, draw_key = jax.random.split(key)
+    if truth_copies:
+        copies = jittered_copies(jitter_key, gt_boxes, copies=truth_copies, jitter=truth_jitter)
+        proposals = jnp.concatenate([proposals, copies])
+        proposal_valid = jnp.concatenate([proposal_valid, jnp.repeat(objects, truth_copies)])
+    edge = jnp.array([0, 0, far_edge, far_edge], proposals.dtype)
+    candidates, truth = proposals - edge, gt_boxes - edge
+
+    overlaps = iou(truth, candidates)
+    matches = match(
+        overlaps, positive_iou=positive_iou, negative_iou=positive_iou, allow_low_quality=False, gt_valid=objects
+    )
+    in_crowd = (jnp.where((gt_valid & gt_crowd)[:, None], overlaps, 0.0) >= crowd_iou).any(0)
+    ignored = ~proposal_valid | (in_crowd & (matches.label == Label.NEGATIVE))
+    label = jnp.where(ignored, Label.IGNORE, matches.label)
+    drawn = sample_balanced(
+        draw_key,
+        label,
+        total=samples,
+        max_positive=max_positive,
+        negatives_per_positive=negatives_per_positive,
+    )
+
+    boxes, gt_index = candidates[drawn.index], matches.gt_index[drawn.index]
+    first = slice(0, max_positive)
+    masks = mask_targets(
+        boxes[first],
+        gt_index[first],
+        gt_masks,
+        truth,
+        size=mask_size,
+        sampling=mask_sampling,
+        binary=binary_masks,
+        aligned=aligned,
+    )
+    return RoITargets(
+        boxes=jnp.where(drawn.valid[:, None], boxes + edge, 0.0),
+        classes=jnp.where(drawn.positive, gt_classes[gt_index], 0),
+        deltas=jnp.where(drawn.positive[:, None], encode(truth[gt_index], boxes, delta_weights), 0.0),
+        masks=jnp.where(drawn.positive[first, None, None], masks, 0.0),
+        positive=drawn.positive,
+        valid=drawn.valid,
+    )

@@ -1,0 +1,37 @@
+"""RPN head: an objectness logit and four deltas for every anchor (Faster R-CNN section 3.1, figure 3).
+
+A 3x3 convolution and two 1x1 ones, shared by all levels. One logit an anchor: Matterport's two-way softmax folds into
+it exactly, since softmax of (bg, fg) is the sigmoid of fg - bg.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from maskrcnn_jax.layers import Conv
+from maskrcnn_jax.structures import Pyramid
+
+
+class RPNHead(nnx.Module):
+    """Pyramid -> (objectness logits [b, a], deltas [b, a, 4]), in the order of `pyramid_anchors`."""
+
+    def __init__(
+        self, inputs: int, channels: int, *, anchors_per_cell: int, dtype: str = "float32", rngs: nnx.Rngs
+    ):
+        self.shared = Conv(inputs, channels, 3, dtype=dtype, rngs=rngs)
+        # Small, so that the first proposals are the anchors and the first objectness is even.
+        self.objectness = Conv(channels, anchors_per_cell, 1, scale=0.01, dtype=dtype, rngs=rngs)
+        self.deltas = Conv(channels, 4 * anchors_per_cell, 1, scale=0.01, dtype=dtype, rngs=rngs)
+
+    def __call__(self, pyramid: Pyramid) -> tuple[Float[Array, "b a"], Float[Array, "b a 4"]]:
+        b = pyramid.p2.shape[0]
+        logits, deltas = [], []
+        for level in pyramid:
+            shared = jax.nn.relu(self.shared(level))
+            logits.append(self.objectness(shared).reshape(b, -1))
+            deltas.append(self.deltas(shared).reshape(b, -1, 4))
+        return (
+            jnp.concatenate(logits, 1).astype(jnp.float32),
+            jnp.concatenate(deltas, 1).astype(jnp.float32),
+        )

@@ -1,0 +1,52 @@
+"""The RPN's two-term loss (Faster R-CNN eq. 1; Crystals 2021, eq. 2).
+
+    L = 1/N_cls sum_i L_cls(p_i, p*_i) + lambda 1/N_reg sum_i p*_i L_reg(t_i, t*_i)
+
+over the drawn anchors i of the whole batch: p the objectness, p* 1 for positives and 0 for negatives, t the predicted
+and t* the target deltas; L_cls is the binary cross entropy, L_reg smooth L1 summed over the four numbers. The sources
+differ in what they divide by:
+
+    |             | N_cls          | N_reg                   | beta of L_reg |
+    | Matterport  | drawn anchors  | 4 x positive anchors    | 1             |
+    | torchvision | drawn anchors  | drawn anchors           | 1/9           |
+    | Detectron2  | 256 x images   | 256 x images            | 0 (L1)        |
+
+lambda is 1 in all three.
+"""
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from maskrcnn_jax.losses import masked_mean, smooth_l1
+from maskrcnn_jax.rpn.targets import RPNTargets
+
+
+def rpn_losses(
+    objectness: Float[Array, "b a"],
+    deltas: Float[Array, "b a 4"],
+    targets: RPNTargets,
+    *,
+    class_normaliser: str = "sampled",
+    box_normaliser: str = "sampled",
+    box_beta: float = 1 / 9,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """(class term, box term) of a batch; `targets` have a leading b. lambda is left to the caller.
+
+    `class_normaliser`: "sampled" (drawn anchors) or "slots" (the number asked for, times images); `box_normaliser`:
+    those, or "positive_coordinates". Nothing drawn or no positives: 0, with finite gradients.
+    """
+    logits = jnp.take_along_axis(objectness, targets.index, axis=1)
+    predicted = jnp.take_along_axis(deltas, targets.index[..., None], axis=1)
+    entropy = optax.sigmoid_binary_cross_entropy(logits, targets.positive.astype(logits.dtype))
+    distance = smooth_l1(predicted - targets.deltas, box_beta).sum(-1)
+
+    count = {
+        "sampled": targets.valid.sum().astype(logits.dtype),
+        "slots": float(targets.valid.size),
+        "positive_coordinates": 4.0 * targets.positive.sum().astype(logits.dtype),
+    }
+    return (
+        masked_mean(entropy, targets.valid, count[class_normaliser]),
+        masked_mean(distance, targets.positive, count[box_normaliser]),
+    )

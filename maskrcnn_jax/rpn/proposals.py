@@ -1,0 +1,85 @@
+"""From objectness and deltas to proposals: rank, decode, clip, suppress (Faster R-CNN section 3.3)."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from maskrcnn_jax.boxes.coding import decode
+from maskrcnn_jax.boxes.geometry import clip_to_window
+from maskrcnn_jax.boxes.nms import nms
+from maskrcnn_jax.structures import Proposals
+
+
+def _best_per_level(
+    objectness: Float[Array, " a"], level_sizes: tuple[int, ...], limit: int
+) -> list[Array]:
+    """Indices into all anchors of the `limit` best logits of each level."""
+    best, start = [], 0
+    for size in level_sizes:
+        _, index = jax.lax.top_k(objectness[start : start + size], min(limit, size))
+        best.append(index + start)
+        start += size
+    return best
+
+
+def propose(
+    objectness: Float[Array, " a"],
+    deltas: Float[Array, "a 4"],
+    anchors: Float[Array, "a 4"],
+    window: Float[Array, " 4"],
+    *,
+    level_sizes: tuple[int, ...],
+    per_level: bool,
+    score: str,
+    before_nms: int,
+    after_nms: int,
+    nms_iou: float,
+    min_side: float,
+    delta_weights: tuple[float, float, float, float],
+    max_log_scale: float | None,
+) -> Proposals:
+    """Proposals of one image in `after_nms` slots, best first, clipped to `window`.
+
+    `level_sizes`: anchors of each level. Per level, or over all of them together, the `before_nms` best by logit are
+    decoded and suppressed at `nms_iou`; then the `after_nms` best of all remain. `score` says what the suppression and
+    the last cut rank by: "logit", or "probability", which ties where float32's sigmoid saturates. Boxes with a side
+    under `min_side` are dropped.
+    """
+    groups = _best_per_level(objectness, level_sizes if per_level else (objectness.shape[0],), before_nms)
+    index = jnp.concatenate(groups)
+    boxes = clip_to_window(
+        decode(deltas[index], anchors[index], delta_weights, max_log_scale=max_log_scale), window
+    )
+    scores = objectness[index]
+    if score == "probability":
+        scores = jax.nn.sigmoid(scores)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    valid = (sides >= min_side).all(1)
+
+    if not per_level:
+        kept, filled = nms(boxes, scores, iou_threshold=nms_iou, max_outputs=after_nms, valid=valid)
+        return Proposals(boxes[kept], scores[kept], filled)
+
+    # One small suppression matrix a level instead of a large one over all: a fifth of the work.
+    survivors, alive, start = [], [], 0
+    for group in groups:
+        part = slice(start, start + group.shape[0])
+        kept, filled = nms(
+            boxes[part],
+            scores[part],
+            iou_threshold=nms_iou,
+            max_outputs=min(after_nms, group.shape[0]),
+            valid=valid[part],
+        )
+        survivors.append(kept + start)
+        alive.append(filled)
+        start += group.shape[0]
+    kept, filled = jnp.concatenate(survivors), jnp.concatenate(alive)
+    ranking = jnp.where(filled, scores[kept], -jnp.inf)
+    slots = min(after_nms, ranking.shape[0])
+    _, order = jax.lax.top_k(ranking, slots)
+    kept, filled = kept[order], filled[order]
+    pad = after_nms - slots
+    return Proposals(
+        jnp.pad(boxes[kept], ((0, pad), (0, 0))), jnp.pad(scores[kept], (0, pad)), jnp.pad(filled, (0, pad))
+    )

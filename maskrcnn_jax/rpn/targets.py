@@ -1,0 +1,80 @@
+"""What each drawn anchor should say: object or not, and the deltas to its object (Faster R-CNN section 3.1.2)."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from maskrcnn_jax.boxes.coding import encode
+from maskrcnn_jax.boxes.geometry import iou
+from maskrcnn_jax.boxes.matching import Label, Matches, match
+from maskrcnn_jax.boxes.sampling import sample_balanced
+
+
+class RPNTargets(NamedTuple):
+    """The drawn anchors of one image, in s slots (positives first), and what they are trained towards."""
+
+    index: Int[Array, " s"]  # which anchors
+    positive: Bool[Array, " s"]
+    valid: Bool[Array, " s"]
+    deltas: Float[Array, "s 4"]  # of the positives; finite elsewhere
+
+
+def label_anchors(
+    anchors: Float[Array, "a 4"],
+    gt_boxes: Float[Array, "g 4"],
+    gt_valid: Bool[Array, " g"],
+    gt_crowd: Bool[Array, " g"],
+    *,
+    positive_iou: float,
+    negative_iou: float,
+    crowd_iou: float,
+) -> Matches:
+    """Positive at `positive_iou` or as an object's best anchor, negative under `negative_iou`, else ignored; a
+    negative that overlaps a crowd by `crowd_iou` or more is ignored as well (Matterport's rule: nobody said what is
+    in there).
+    """
+    overlaps = iou(gt_boxes, anchors)
+    objects = gt_valid & ~gt_crowd
+    matches = match(
+        overlaps, positive_iou=positive_iou, negative_iou=negative_iou, allow_low_quality=True, gt_valid=objects
+    )
+    in_crowd = (jnp.where((gt_valid & gt_crowd)[:, None], overlaps, 0.0) >= crowd_iou).any(0)
+    return matches._replace(
+        label=jnp.where(in_crowd & (matches.label == Label.NEGATIVE), Label.IGNORE, matches.label)
+    )
+
+
+def rpn_targets(
+    key: PRNGKeyArray,
+    anchors: Float[Array, "a 4"],
+    gt_boxes: Float[Array, "g 4"],
+    gt_valid: Bool[Array, " g"],
+    gt_crowd: Bool[Array, " g"],
+    *,
+    samples: int,
+    max_positive: int,
+    positive_iou: float,
+    negative_iou: float,
+    crowd_iou: float,
+    delta_weights: tuple[float, float, float, float],
+) -> RPNTargets:
+    """Label all anchors, draw `samples` of them, at most `max_positive` positive, and encode their objects.
+
+    Without any object all anchors are negative, and the draw is all negatives.
+    """
+    matches = label_anchors(
+        anchors,
+        gt_boxes,
+        gt_valid,
+        gt_crowd,
+        positive_iou=positive_iou,
+        negative_iou=negative_iou,
+        crowd_iou=crowd_iou,
+    )
+    drawn = sample_balanced(key, matches.label, total=samples, max_positive=max_positive)
+    if gt_boxes.shape[0] == 0:
+        deltas = jnp.zeros((samples, 4))
+    else:
+        deltas = encode(gt_boxes[matches.gt_index[drawn.index]], anchors[drawn.index], delta_weights)
+    return RPNTargets(drawn.index, drawn.positive, drawn.valid, deltas)
