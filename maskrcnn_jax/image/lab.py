@@ -112,8 +112,8 @@ def rgb_to_lab(image_u8: UInt8[Array | np.ndarray, "*b 3"]) -> UInt8[Array, "*b 
 def lab_to_rgb(lab_u8: UInt8[Array | np.ndarray, "*b 3"]) -> UInt8[Array, "*b 3"]:
     """Convert LAB bytes, as `rgb_to_lab` makes them, to sRGB bytes; equals `cv2.COLOR_LAB2RGB`.
 
-    Colours outside the sRGB gamut are clamped channel by channel. There and back again moves a colour by a few levels: a
-    byte of L, a or b is coarser than a byte of R, G or B.
+    Colours outside the sRGB gamut are clamped channel by channel. There and back again moves a channel by about one
+    level, by up to 21 in dark, saturated blues: a byte of L, a or b is coarser there than a byte of R, G or B.
 
     Args:
         lab_u8: L, a, b as bytes, any leading shape.

@@ -1,0 +1,47 @@
+"""Optimizer and learning-rate schedule: warm-up, decay, clipping, and weight decay that spares norms and biases."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Schedule = Literal["constant", "cosine"]
+
+
+def make_schedule(
+    learning_rate: float, *, steps: int, warmup: int = 0, decay: Schedule = "cosine"
+) -> optax.Schedule:
+    """Linear from 0 over `warmup` steps, then constant, or half a cosine down to 0 at `steps` (SGDR eq. 5)."""
+    if decay == "cosine":
+        return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, max(steps, warmup + 1))
+    return optax.join_schedules(
+        [optax.linear_schedule(0.0, learning_rate, max(warmup, 1)), optax.constant_schedule(learning_rate)], [warmup]
+    )
+
+
+def is_kernel(params) -> jax.Array:
+    """A tree of booleans: True where weight decay applies, that is at kernels (rank 2 or 4), not norms or biases."""
+    return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
+
+
+def make_optimizer(
+    schedule: optax.Schedule,
+    *,
+    kind: Literal["sgd", "adamw"] = "sgd",
+    weight_decay: float = 1e-4,
+    momentum: float = 0.9,
+    clip_norm: float = 5.0,
+) -> optax.GradientTransformation:
+    """Gradients are clipped by their global norm, then SGD with momentum (Matterport: 0.9, clip 5, decay 1e-4) or
+    AdamW (Loshchilov and Hutter 2019), which networks with group norm that start from scratch want.
+
+    SGD adds the decay to the gradient (L2), AdamW takes it off the weights beside the gradient.
+    """
+    if kind == "adamw":
+        rule = optax.adamw(schedule, weight_decay=weight_decay, mask=is_kernel)
+    else:
+        rule = optax.chain(
+            optax.add_decayed_weights(weight_decay, mask=is_kernel), optax.sgd(schedule, momentum=momentum)
+        )
+    return optax.chain(optax.clip_by_global_norm(clip_norm), rule)

@@ -1,0 +1,51 @@
+"""One training step, compiled once: losses, gradients of the trained part, clipped update.
+
+`jax.jit` over an nnx module would lose its state updates silently; here the model is split into a static graph and
+arrays, which go through plain `jax.jit`, and the old state's memory is donated to the new one.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Num, PRNGKeyArray
+
+from maskrcnn_jax.structures import GroundTruth, Losses
+from maskrcnn_jax.training.state import TrainState, to_model
+
+Metrics = dict[str, Float[Array, ""]]
+Step = Callable[
+    [TrainState, Num[Array, "b h w 3"], GroundTruth, Float[Array, "b 4"], PRNGKeyArray], tuple[TrainState, Metrics]
+]
+
+
+def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation) -> Step:
+    """A jitted `step(state, images, truth, windows, key) -> (state, metrics)`.
+
+    `key` is the run's; the step number is folded in, so that a resumed run draws the same anchors and RoIs. A step
+    whose loss or gradients are not finite changes nothing but the step number (`metrics["skipped"]` is 1).
+    Metrics: the six losses by name, `grad_norm` before clipping, `skipped`.
+    """
+
+    def step(state, images, truth, windows, key):
+        def loss_of(params) -> tuple[Array, Losses]:
+            losses = to_model(graph, params, state.frozen).losses(
+                images, truth, jax.random.fold_in(key, state.step), windows
+            )
+            return losses.total, losses
+
+        gradients, losses = jax.grad(loss_of, has_aux=True)(state.params)
+        norm = optax.global_norm(gradients)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+
+        finite = jnp.isfinite(norm) & jnp.isfinite(losses.total)
+        params, optimizer_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), (params, optimizer_state), (state.params, state.optimizer)
+        )
+        metrics = {**losses._asdict(), "grad_norm": norm, "skipped": 1.0 - finite.astype(jnp.float32)}
+        return TrainState(params, state.frozen, optimizer_state, state.step + 1), metrics
+
+    return jax.jit(step, donate_argnums=0)
