@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-Padding = str | tuple[tuple[int, int], tuple[int, int]]
+from maskrcnn_jax.kernels.convolution import Padding, conv2d
 
 
 class Conv(nnx.Module):
@@ -44,13 +44,7 @@ class Conv(nnx.Module):
         if kernel.shape[:2] == (1, 1) and self.stride == 1:
             out = features @ kernel[0, 0]
         else:
-            out = jax.lax.conv_general_dilated(
-                features,
-                kernel,
-                (self.stride, self.stride),
-                self.padding,
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
+            out = conv2d(features, kernel, self.stride, self.padding)
         return out if self.bias is None else out + self.bias[...].astype(self.dtype)
 
 

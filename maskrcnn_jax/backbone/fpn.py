@@ -30,7 +30,7 @@ class FPN(nnx.Module):
         self.laterals = nnx.List(Conv(i, channels, 1, scale=1.0, dtype=dtype, rngs=rngs) for i in inputs)
         self.outputs = nnx.List(Conv(channels, channels, 3, scale=1.0, dtype=dtype, rngs=rngs) for _ in inputs)
 
-    def __call__(self, maps: tuple[Float[Array, "b h w c"], ...]) -> Pyramid:
+    def __call__(self, maps: tuple[Float[Array, "b _ _ _"], ...]) -> Pyramid:
         merged = [lateral(c) for lateral, c in zip(self.laterals, maps, strict=True)]
         for i in reversed(range(len(merged) - 1)):
             merged[i] = merged[i] + upsample(merged[i + 1])

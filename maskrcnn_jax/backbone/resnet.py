@@ -107,7 +107,7 @@ class ResNet(nnx.Module):
             for i, depth in enumerate(config.depths)
         )
 
-    def __call__(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b hh ww c"], ...]:
+    def __call__(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b _ _ _"], ...]:
         """(C1, C2, C3, C4, C5); C1 is the stem before its max-pool."""
         c1 = jax.nn.relu(self.stem_norm(self.stem(space_to_depth(images) if self.cells else images)))
         # Keras' SAME pads the end only. Nothing is lost to padding with minus infinity: all values are 0 or more.

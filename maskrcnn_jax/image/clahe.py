@@ -1,14 +1,14 @@
 """Contrast-limited adaptive histogram equalisation (CLAHE), equal to OpenCV's to the last bit.
 
-Idea: cut the image into tiles; equalise each tile's histogram, but clip the histogram first, so that noise in a flat tile
-is not blown up; and blend the four nearest tiles' grey-level curves at each pixel, so that no tile border shows. The
-paper applies it before the network (section 2.2): crystals lose their contrast under uneven light.
+Idea: cut the image into tiles; equalise each tile's histogram, but clip the histogram first, so that noise in a flat
+tile is not blown up; and blend the four nearest tiles' grey-level curves at each pixel, so that no tile border shows.
+The paper applies it before the network (section 2.2): crystals lose their contrast under uneven light.
 
-Source: Zuiderveld, "Contrast limited adaptive histogram equalization", Graphics Gems IV, 1994; arithmetic after OpenCV's
-`clahe.cpp`, which rounds twice: to a byte when a curve is stored and to a byte after blending. Two things matter for
-equality. The blending weights depend on the size alone, so NumPy makes them once in float32. And XLA may contract
-`a * b + c` into one rounding where OpenCV has two; a `maximum` with 0 around each product (they are never negative)
-keeps them apart.
+Source: Zuiderveld, "Contrast limited adaptive histogram equalization", Graphics Gems IV, 1994; arithmetic after
+OpenCV's `clahe.cpp`, which rounds twice: to a byte when a curve is stored and to a byte after blending. Two things
+matter for equality. The blending weights depend on the size alone, so NumPy makes them once in float32. And XLA may
+contract `a * b + c` into one rounding where OpenCV has two; a `maximum` with 0 around each product (they are never
+negative) keeps them apart.
 """
 
 import math
@@ -41,7 +41,7 @@ def _reflected(side: int, padded: int) -> np.ndarray:
 
 
 def _padded_sides(height: int, width: int, tiles: tuple[int, int]) -> tuple[int, int]:
-    """Sides that the tiles divide. As in OpenCV both sides grow if either must, a divisible one by a whole tile count."""
+    """Sides that the tiles divide. As in OpenCV both grow if either must, a divisible one by a whole tile count."""
     if height % tiles[0] == 0 and width % tiles[1] == 0:
         return height, width
     return height + tiles[0] - height % tiles[0], width + tiles[1] - width % tiles[1]
@@ -89,7 +89,7 @@ def _curves(
 
 
 def _packed_gaps(curves_u8: UInt8[Array, "rows columns 256"]) -> UInt32[Array, "gap_rows gap_columns 256"]:
-    """For each gap between tile centres the curves of its four corners, one byte each: one look-up a pixel, not four."""
+    """For each gap between tile centres the curves of its four corners, a byte each: one look-up a pixel, not four."""
     around = jnp.pad(curves_u8, ((1, 1), (1, 1), (0, 0)), mode="edge").astype(jnp.uint32)
     # As a loop over rows, because XLA would otherwise fuse the packing into the look-up and repeat it at each pixel.
     return jax.lax.map(
@@ -133,8 +133,9 @@ def clahe(
     """Equalise a grey image's contrast tile by tile, with each histogram clipped (the paper's section 2.2).
 
     A tile of `area` pixels keeps at most `c = max(floor(clip_limit * area / 256), 1)` of them in one grey level; the
-    excess is spread over all levels; then level v becomes `255 / area * (pixels up to v)`, rounded to a byte, and a pixel
-    takes the bilinear mean of the four nearest tiles' curves. Equals `cv2.createCLAHE(clip_limit, tiles[::-1]).apply`.
+    excess is spread over all levels; then level v becomes `255 / area * (pixels up to v)`, rounded to a byte, and a
+    pixel takes the bilinear mean of the four nearest tiles' curves. Equals
+    `cv2.createCLAHE(clip_limit, tiles[::-1]).apply`.
 
     Jit, vmap and large batches are fine; gradients are zero (bytes). Compiles once per image size and `tiles`.
 
@@ -160,7 +161,7 @@ def clahe(
         raise ValueError(f"tiles = (rows, columns) must be at least 1, got {tiles}")
     if math.isnan(clip_limit):
         raise ValueError("clip_limit is not a number")
-    tall, wide = _padded_sides(*image_u8.shape, (rows, columns))
+    tall, wide = _padded_sides(image_u8.shape[0], image_u8.shape[1], (rows, columns))
     area = (tall // rows) * (wide // columns)
     # In Python's float64, as OpenCV does, and traced below: another clip limit does not compile again.
     clip_count = max(int(min(clip_limit * area / LEVELS, area)), 1) if clip_limit > 0 else area
@@ -197,8 +198,8 @@ def clahe_rgb(
 def equalize(image_u8: UInt8[Array | np.ndarray, "h w"]) -> UInt8[Array, "h w"]:
     """Equalise a grey image's histogram as a whole; equals `cv2.equalizeHist`.
 
-    The darkest level present becomes 0; level v becomes `255 * (pixels above the darkest level, up to v) / (pixels above
-    the darkest level)`, rounded half to even. An image of one level stays as it is.
+    The darkest level present becomes 0; level v becomes `255 * (pixels above the darkest level, up to v) / (pixels
+    above the darkest level)`, rounded half to even. An image of one level stays as it is.
 
     Args:
         image_u8: grey levels 0..255.

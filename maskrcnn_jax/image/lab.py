@@ -1,7 +1,7 @@
 """RGB to CIE L*a*b* and back in eight bits, in the integers that OpenCV uses.
 
-L is lightness, a runs from green to red, b from blue to yellow; equalising L alone brightens a micrograph without tinting
-it. A byte holds L * 255 / 100, a + 128 and b + 128 (CIE 1976, D65 white, sRGB gamma).
+L is lightness, a runs from green to red, b from blue to yellow; equalising L alone brightens a micrograph without
+tinting it. A byte holds L * 255 / 100, a + 128 and b + 128 (CIE 1976, D65 white, sRGB gamma).
 
 Everything is a table look-up, an integer matrix or a shift, so the result is the same on every machine and equals
 `cv2.cvtColor` for all 2^24 colours in both directions. The tables have the sizes and the fixed-point shifts of OpenCV's

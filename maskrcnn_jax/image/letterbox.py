@@ -8,9 +8,10 @@ Two ways to resample:
 - `antialias=True`, the default: a side that shrinks is averaged by area, so that thin needles fade instead of vanishing
   between samples; a side that grows is interpolated linearly, edge pixels repeated. Integers are rounded.
 - `antialias=False`, Matterport's rule (scikit-image's `resize`, order 1): linear interpolation between the two nearest
-  pixels however much the image shrinks; samples outside read 0, which darkens the rim when growing; the result is clipped
-  to the image's own range, and integers are cut off. For parity with networks trained that way. Where the exact result is
-  a whole number scikit-image may fall 1e-13 short of it and cut off one more (in one golden 12 of 49152 bytes); we do not.
+  pixels however much the image shrinks; samples outside read 0, which darkens the rim when growing; the result is
+  clipped to the image's own range, and integers are cut off. For parity with networks trained that way. Where the exact
+  result is a whole number, scikit-image may fall 1e-13 short of it and cut off one more (12 of 49152 bytes in one of
+  its recordings); we do not.
 
 Both are separable: a matrix for the rows and one for the columns, whose formulas stand below in one line each.
 """
@@ -26,8 +27,8 @@ class Letterbox(NamedTuple):
     """Where an image lies in its letterbox. Boxes are continuous pixels `[x1, y1, x2, y2]`, float64 here.
 
     The resized image has whole pixels, so its true ratios `resized / original` differ from `scale`, and between the two
-    axes, by up to half a pixel over the side. Boxes map by the true ratios: the corners of the image map exactly onto the
-    corners of the window.
+    axes, by up to half a pixel over the side. Boxes map by the true ratios: the corners of the image map exactly onto
+    the corners of the window.
 
     Attributes:
         scale: `min(size / original)` over the two sides, before rounding.

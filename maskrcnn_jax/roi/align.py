@@ -255,7 +255,7 @@ def assign_levels(
 
 
 def pyramid_roi_align(
-    levels: tuple[Float[Array, "b h w c"], ...],
+    levels: tuple[Float[Array, "b _ _ c"], ...],
     boxes: Float[Array, "b r 4"],
     *,
     roi_levels: Int[Array, "b r"],

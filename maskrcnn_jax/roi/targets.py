@@ -28,7 +28,7 @@ class RoITargets(NamedTuple):
 
 def jittered_copies(
     key: PRNGKeyArray, boxes: Float[Array, "g 4"], *, copies: int, jitter: float
-) -> Float[Array, "g*copies 4"]:
+) -> Float[Array, "g*{copies} 4"]:
     """Each box `copies` times, every edge moved by up to `jitter` of the box's side (uniform). jitter 0: exact copies.
 
     Early in training hardly a proposal overlaps an object by half, and the heads would see no positives; exact copies

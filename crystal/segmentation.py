@@ -1,0 +1,183 @@
+"""One object's `segmentation` in a COCO file: checked, clipped to the image, and turned into pixels.
+
+COCO writes an outline in three ways: polygons, a list of parts `[x, y, x, y, ...]` in continuous pixels; run lengths,
+`{"size": [h, w], "counts": [...]}`, pixels down the columns, zeros first; and the same with the counts packed into a
+string. Files in the wild hold all of it wrong as well, and pycocotools' C code trusts its input: what reaches it here
+has been checked. Runs in input workers: no JAX.
+"""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int64, UInt8
+from pycocotools import mask as coco_mask
+
+from crystal.opencv import cv2
+
+LEAST_AREA = 1e-3  # square pixels of a polygon's convex hull: below, its points lie on a line
+
+Segmentation = list[list[float]] | dict[str, Any]
+Extent = tuple[float, float, float, float]  # x1, y1, x2, y2
+
+
+class SegmentationError(ValueError):
+    """Why an outline cannot be used; dataset.py adds which one it is."""
+
+
+def _halfplane(points: Float[np.ndarray, "n 2"], axis: int, limit: float, sign: int) -> Float[np.ndarray, "k 2"]:
+    """The part of a polygon where `sign * (points[:, axis] - limit) <= 0` (Sutherland and Hodgman, 1974)."""
+    outside = sign * (points[:, axis] - limit)
+    kept = []
+    for this, (point, d) in enumerate(zip(points, outside, strict=True)):
+        before, last = points[this - 1], outside[this - 1]
+        if (d > 0) != (last > 0):
+            kept.append(before + (point - before) * (last / (last - d)))
+        if d <= 0:
+            kept.append(point)
+    return np.array(kept).reshape(-1, 2)
+
+
+def _clipped(points: Float[np.ndarray, "n 2"], height: int, width: int) -> Float[np.ndarray, "k 2"]:
+    # pycocotools sets memory aside by an edge's length, so a corner at 1e9 must go before it gets there.
+    if (points >= 0).all() and (points <= (width, height)).all():
+        return points
+    for axis, limit, sign in ((0, 0, -1), (0, width, 1), (1, 0, -1), (1, height, 1)):
+        points = _halfplane(points, axis, limit, sign)
+    return np.clip(points, 0, (width, height))  # what rounding left over
+
+
+def _has_area(points: Float[np.ndarray, "n 2"]) -> bool:
+    return len(points) >= 3 and cv2.contourArea(cv2.convexHull(points.astype(np.float32))) >= LEAST_AREA
+
+
+def _polygon(part: Any, height: int, width: int) -> list[float]:
+    try:
+        numbers = np.asarray(part, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise SegmentationError("the polygon holds something other than numbers") from None
+    if numbers.ndim != 1 or numbers.size % 2 or not (np.abs(numbers) < 1e15).all():
+        raise SegmentationError("the polygon is not a list of finite x, y pairs")
+    if numbers.size < 6:
+        raise SegmentationError("the polygon has fewer than three points")
+    points = numbers.reshape(-1, 2)
+    if not _has_area(points - points[0]):
+        raise SegmentationError("the polygon has no area")
+    points = _clipped(points, height, width)
+    if not _has_area(points):
+        raise SegmentationError("the polygon lies outside the image")
+    return points.ravel().tolist()
+
+
+def _unpacked(packed: bytes) -> Int64[np.ndarray, " n"]:
+    """Run lengths out of COCO's string: five bits a character, lowest first, a sixth says that more follow, and from the
+    fourth number on each is the difference to the one two before.
+    """
+    codes = np.frombuffer(packed, np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero(codes & 32 == 0)
+    if codes.size == 0 or codes.min() < 0 or codes.max() > 63 or last.size == 0 or last[-1] != codes.size - 1:
+        raise SegmentationError("the run lengths cannot be unpacked")
+    first = np.r_[0, last[:-1] + 1]
+    length = last - first + 1
+    if length.max() > 7:  # 35 bits: far beyond any image
+        raise SegmentationError("the run lengths cannot be unpacked")
+    place = np.arange(codes.size) - np.repeat(first, length)
+    runs = np.add.reduceat((codes & 31) << (5 * place), first)
+    runs -= np.where(codes[last] & 16, 1 << (5 * length), 0)  # the sign
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    return runs
+
+
+def _runs(rle: dict[str, Any], height: int, width: int) -> Int64[np.ndarray, " n"]:
+    """Checked run lengths: none negative, and as many pixels as the image has."""
+    counts, size = rle.get("counts"), rle.get("size")
+    if size != [height, width]:
+        raise SegmentationError(f"the run lengths are for an image of size {str(size)[:40]}, not [{height}, {width}]")
+    if isinstance(counts, str | bytes):
+        runs = _unpacked(counts.encode("ascii", "replace") if isinstance(counts, str) else counts)
+    elif isinstance(counts, list) and all(type(c) is int and abs(c) < 2**40 for c in counts):
+        runs = np.array(counts, np.int64)
+    else:
+        raise SegmentationError("the run lengths are neither a string nor a list of whole numbers")
+    if (runs < 0).any() or runs.sum() != height * width:
+        raise SegmentationError("the run lengths do not add up to the image")
+    return runs
+
+
+def _runs_extent(runs: Int64[np.ndarray, " n"], height: int) -> Extent:
+    ends = np.cumsum(runs)
+    filled = runs[1::2] > 0
+    if not filled.any():
+        raise SegmentationError("the mask is empty")
+    first, last = ends[0::2][: filled.size][filled], ends[1::2][filled] - 1
+    x1, x2 = first.min() // height, last.max() // height + 1
+    if (first // height != last // height).any():  # a run that goes on in the next column touches top and bottom
+        return float(x1), 0.0, float(x2), float(height)
+    return float(x1), float((first % height).min()), float(x2), float((last % height).max() + 1)
+
+
+def check_segmentation(segmentation: Any, height: int, width: int) -> tuple[Segmentation, Extent, list[str]]:
+    """What can be used of an outline as a file gives it.
+
+    Args:
+        segmentation: whatever stood in the file.
+        height: of the image, in pixels.
+        width: of the image.
+
+    Returns:
+        The outline (polygons clipped to the image, bad parts left out; run lengths as they are), its extent as a box in
+        pixels, and a sentence for each part that was left out.
+
+    Raises:
+        SegmentationError: nothing of it can be used.
+    """
+    if isinstance(segmentation, dict):
+        return segmentation, _runs_extent(_runs(segmentation, height, width), height), []
+    if not isinstance(segmentation, list) or not segmentation:
+        raise SegmentationError("there is no outline")
+    if not isinstance(segmentation[0], list):
+        segmentation = [segmentation]  # one part, without the list of parts around it
+    parts, complaints = [], []
+    for part in segmentation:
+        try:
+            parts.append(_polygon(part, height, width))
+        except SegmentationError as error:
+            complaints.append(str(error))
+    if not parts:
+        raise SegmentationError(complaints[0])
+    points = np.concatenate([np.reshape(part, (-1, 2)) for part in parts])
+    (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
+    return parts, (x1, y1, x2, y2), complaints
+
+
+def draw_pixels(
+    segmentation: Segmentation, height: int, width: int, crop: tuple[int, int, int, int] | None = None
+) -> UInt8[np.ndarray, "rows columns"]:
+    """The pixels of a checked outline, 0 or 1, as pycocotools draws them; of polygons the parts are united.
+
+    `crop` = (x1, y1, x2, y2) in whole pixels gives just that part, and for polygons costs no more than that part.
+    """
+    x1, y1, x2, y2 = crop or (0, 0, width, height)
+    if isinstance(segmentation, dict):
+        runs = _runs(segmentation, height, width)
+        pixels = np.repeat((np.arange(runs.size) % 2).astype(np.uint8), runs)
+        return pixels.reshape(width, height).T[y1:y2, x1:x2]
+    shifted = [(np.reshape(part, (-1, 2)) - (x1, y1)).ravel().tolist() for part in segmentation]
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(shifted, y2 - y1, x2 - x1)))
+
+
+def _cell_matrix(low: float, high: float, first: int, last: int, cells: int) -> Float[np.ndarray, "m n"]:
+    """Each of `cells` equal cells between `low` and `high` is the mean over the pixels first..last-1 that it covers."""
+    edges = low + np.arange(cells + 1) * ((high - low) / cells)
+    pixel = np.arange(first, last)
+    covered = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
+    return np.maximum(covered, 0) * (cells / (high - low))
+
+
+def draw_cells(segmentation: Segmentation, box: Extent, height: int, width: int, size: int) -> UInt8[np.ndarray, "m m"]:
+    """The outline relative to its box: cell (i, j) of [size, size] is 1 if half of it or more lies inside."""
+    x1, y1, x2, y2 = box
+    left, top, right, bottom = int(np.floor(x1)), int(np.floor(y1)), int(np.ceil(x2)), int(np.ceil(y2))
+    pixels = draw_pixels(segmentation, height, width, (left, top, right, bottom)).astype(np.float64)
+    rows, columns = _cell_matrix(y1, y2, top, bottom, size), _cell_matrix(x1, x2, left, right, size)
+    return (rows @ pixels @ columns.T >= 0.5 - 1e-9).astype(np.uint8)  # the nudge: sums fall a little short of half

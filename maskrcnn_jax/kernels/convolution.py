@@ -1,0 +1,103 @@
+"""A convolution whose kernel gradient is fast on CPUs.
+
+XLA writes the gradient with respect to the kernel as a convolution with a window as large as the map, which its CPU
+backend computes at a quarter of the speed of the forward pass. Here it is what it is on paper, a matrix product over
+all positions n of the map,
+
+    dK[(i, j, c), o] = sum_n patches[n, (i, j, c)] * gradient[n, o],
+
+taken a few rows at a time, so that the patches (9 times the features for 3x3) stay in the processor's cache. For 8 maps
+of 64x80 with 64 channels on one core: 26 GFLOP/s by XLA, 83 this way, 98 forward. Other devices keep XLA's own.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+PATCH_BYTES = 1 << 20  # patches of one tile; up to 8 MiB it costs a tenth more, at 16 MiB a third
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+def plain_conv2d(
+    features: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], stride: int, padding: Padding
+) -> Float[Array, "b hh ww o"]:
+    """The reference: XLA's convolution, with XLA's gradients."""
+    return lax.conv_general_dilated(features, kernel, (stride, stride), padding, dimension_numbers=LAYOUT)
+
+
+def _rows_a_tile(rows: int, bytes_a_row: int) -> int:
+    """The largest divisor of `rows` whose patches fit PATCH_BYTES; one row at least."""
+    return max(t for t in range(1, rows + 1) if rows % t == 0 and (t == 1 or t * bytes_a_row <= PATCH_BYTES))
+
+
+def kernel_gradient(
+    features: Float[Array, "b h w i"],
+    gradient: Float[Array, "b hh ww o"],
+    kernel_size: tuple[int, int],
+    stride: int,
+    padding: Padding,
+) -> Float[Array, "kh kw i o"]:
+    """Gradient of `plain_conv2d` with respect to its kernel, tile by tile; sums in float32."""
+    kh, kw = kernel_size
+    b, rows, columns, o = gradient.shape
+    c = features.shape[-1]
+    padded = jnp.pad(features, ((0, 0), *padding, (0, 0)))
+    tile = _rows_a_tile(rows, columns * kh * kw * c * features.dtype.itemsize)
+    tiles = rows // tile
+    high = (tile - 1) * stride + kh  # padded rows that one tile reads
+
+    def add_tile(total, index):
+        image, first = index // tiles, (index % tiles) * tile
+        window = lax.dynamic_slice(padded, (image, first * stride, 0, 0), (1, high, padded.shape[2], c))[0]
+        patches = jnp.concatenate(
+            [
+                window[i : i + (tile - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
+                for i in range(kh)
+                for j in range(kw)
+            ],
+            -1,
+        )
+        part = lax.dynamic_slice(gradient, (image, first, 0, 0), (1, tile, columns, o))
+        # gradient^T patches rather than the other way round: twice as fast in XLA's CPU matmul.
+        product = lax.dot_general(
+            part.reshape(-1, o),
+            patches.reshape(-1, kh * kw * c),
+            (((0,), (0,)), ((), ())),
+            preferred_element_type=jnp.float32,
+        )
+        return total + product, None
+
+    total, _ = lax.scan(add_tile, jnp.zeros((o, kh * kw * c), jnp.float32), jnp.arange(b * tiles))
+    return total.reshape(o, kh, kw, c).transpose(1, 2, 3, 0)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def conv2d(
+    features: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], stride: int, padding: Padding
+) -> Float[Array, "b hh ww o"]:
+    """`plain_conv2d`, with a kernel gradient that is fast on CPUs too."""
+    return plain_conv2d(features, kernel, stride, padding)
+
+
+def _forward(features, kernel, stride, padding):
+    return plain_conv2d(features, kernel, stride, padding), (features, kernel)
+
+
+def _backward(stride, padding, saved, gradient):
+    features, kernel = saved
+
+    def by_xla(features, gradient):
+        return jax.linear_transpose(lambda k: plain_conv2d(features, k, stride, padding), kernel)(gradient)[0]
+
+    def by_tiles(features, gradient):
+        return kernel_gradient(features, gradient, kernel.shape[:2], stride, padding).astype(kernel.dtype)
+
+    (for_features,) = jax.linear_transpose(lambda f: plain_conv2d(f, kernel, stride, padding), features)(gradient)
+    return for_features, lax.platform_dependent(features, gradient, cpu=by_tiles, default=by_xla)
+
+
+conv2d.defvjp(_forward, _backward)

@@ -1,0 +1,74 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maskrcnn_jax.boxes import geometry
+from tests import oracles, recorded, strategies
+
+iou = jax.jit(geometry.iou)
+
+
+def test_by_hand():
+    table = geometry.iou(jnp.array([[0.0, 0.0, 4.0, 2.0]]), jnp.array([[2.0, 1.0, 6.0, 3.0], [4.0, 0.0, 8.0, 2.0]]))
+    assert table.tolist() == [[pytest.approx(2 / 14), 0.0]]  # 2x1 shared of 8 + 8 - 2; the other only touches
+    assert geometry.area(jnp.array([[1.0, 2.0, 4.0, 8.0], [4.0, 2.0, 1.0, 8.0]])).tolist() == [18.0, 0.0]
+
+
+@given(strategies.boxes(6), strategies.boxes(5))
+def test_iou_equals_the_oracle_and_is_symmetric(a, b):
+    table = np.asarray(iou(a, b))
+    np.testing.assert_allclose(table, oracles.box_iou(a, b), rtol=1e-6, atol=0)
+    np.testing.assert_array_equal(table, iou(b, a).T)
+    assert table.min() >= 0
+    assert table.max() <= 1
+
+
+@given(strategies.boxes(6, least_side=1), st.sampled_from([0.25, 3.0, 64.0]), st.integers(-50, 50))
+def test_iou_is_free_of_scale_and_place(a, scale, shift):
+    np.testing.assert_allclose(iou(a, a[:5]), iou((a + shift) * scale, (a[:5] + shift) * scale), rtol=1e-5)
+    np.testing.assert_array_equal(np.diag(iou(a, a[:5])), 1)
+
+
+@given(strategies.boxes(6), strategies.boxes(6))
+def test_intersection_and_area(a, b):
+    shared = np.asarray(geometry.intersection(a, b))
+    areas = np.asarray(geometry.area(a))
+    np.testing.assert_allclose(areas, [oracles.box_area(box) for box in a])
+    assert (shared <= np.minimum(areas[:, None], np.asarray(geometry.area(b))[None])).all()
+
+
+@given(strategies.boxes(6, limit=60))
+def test_clip(boxes):
+    window = np.array([3, -7, 40, 21], np.float32)
+    clipped = geometry.clip_to_window(boxes, window)
+    np.testing.assert_array_equal(clipped, oracles.clip_boxes(boxes, window))
+    np.testing.assert_array_equal(geometry.clip_to_window(clipped, window), clipped)
+    np.testing.assert_array_equal(geometry.clip(boxes, 20, 30), oracles.clip_boxes(boxes, [0, 0, 30, 20]))
+
+
+def test_degenerate():
+    boxes = jnp.array([[1.0, 1.0, 1.0, 5.0], [0.0, 0.0, 0.0, 0.0], [5.0, 5.0, 2.0, 2.0], [0.0, 0.0, 6.0, 6.0]])
+    assert np.asarray(geometry.iou(boxes, boxes)).tolist() == np.diag([0.0, 0, 0, 1]).tolist()
+    assert geometry.iou(jnp.zeros((0, 4)), boxes).shape == (0, 4)
+    assert geometry.iou(boxes, jnp.zeros((0, 4))).shape == (4, 0)
+    gradient = jax.grad(lambda b: geometry.iou(b, b).sum())(boxes)
+    assert np.isfinite(gradient).all()
+
+
+def test_jit_changes_nothing():
+    boxes = np.random.default_rng(0).uniform(0, 50, (6, 4)).astype(np.float32)
+    boxes[:, 2:] += boxes[:, :2]
+    np.testing.assert_allclose(iou(boxes, boxes[:5]), geometry.iou(boxes, boxes[:5]), rtol=1e-6)
+
+
+def test_goldens():
+    tv, mp = recorded.load("torchvision_boxes"), recorded.load("matterport_boxes")
+    ours = geometry.iou(tv["nms.boxes"][:40], tv["nms.boxes"][40:90])
+    np.testing.assert_allclose(ours, tv["nms.iou"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(geometry.iou(mp["boxes_a"], mp["boxes_b"]), mp["overlaps"], rtol=1e-5, atol=1e-6)
+    window = jnp.array([30.0, 20.0, 160.0, 150.0])
+    clipped = geometry.clip_to_window(recorded.xyxy(mp["boxes_a"]), window)
+    np.testing.assert_array_equal(clipped, recorded.xyxy(mp["clip_boxes"]))

@@ -1,0 +1,82 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from maskrcnn_jax.boxes.sampling import sample_balanced
+
+N, TOTAL, MOST = 20, 8, 3
+labels = hnp.arrays(np.int32, N, elements=st.integers(-1, 1))
+draw = jax.jit(
+    partial(sample_balanced, total=TOTAL, max_positive=MOST), static_argnames=("total", "negatives_per_positive")
+)
+
+
+@given(labels, st.integers(0, 1000))
+def test_counts_places_and_no_repeats(label, seed):
+    s = draw(jax.random.key(seed), label)
+    positives = min((label == 1).sum(), MOST)
+    negatives = min((label == 0).sum(), TOTAL - positives)
+    assert s.positive.tolist() == [True] * positives + [False] * (TOTAL - positives)
+    assert s.valid.tolist() == [True] * (positives + negatives) + [False] * (TOTAL - positives - negatives)
+    drawn = np.asarray(s.index)[np.asarray(s.valid)]
+    assert label[drawn].tolist() == [1] * positives + [0] * negatives
+    assert len(set(drawn.tolist())) == len(drawn)
+    assert 0 <= s.index.min()
+    assert s.index.max() < N
+
+
+def test_by_hand_nothing_to_choose():
+    s = sample_balanced(jax.random.key(3), jnp.array([-1, 1, -1, 0]), total=4, max_positive=2)
+    assert s.index[:2].tolist() == [1, 3]
+    assert s.positive.tolist() == [True, False, False, False]
+    assert s.valid.tolist() == [True, True, False, False]
+
+
+def test_uniform():
+    """3 of 9 positives, 5 of 10 negatives: each is drawn a third, or a half, of 2000 times."""
+    label = np.repeat([1, 0, -1], [9, 10, 1])
+    s = jax.vmap(lambda key: draw(key, label))(jax.random.split(jax.random.key(0), 2000))
+    share = np.bincount(np.asarray(s.index).ravel(), minlength=N) / 2000
+    np.testing.assert_allclose(share[:9], 1 / 3, atol=0.05)
+    np.testing.assert_allclose(share[9:19], 1 / 2, atol=0.05)
+    assert share[19] == 0
+    assert (draw(jax.random.key(1), label).index == draw(jax.random.key(1), label).index).all()
+
+
+@pytest.mark.parametrize("positives", [0, 1, 2, 3])
+def test_negatives_as_a_multiple_of_the_positives(positives):
+    """Matterport: int(positives / 0.33) - positives, and nothing without a positive."""
+    label = np.array([1] * positives + [0] * (N - positives))
+    s = draw(jax.random.key(0), label, total=TOTAL, negatives_per_positive=1 / 0.33 - 1)
+    assert s.positive.sum() == positives
+    assert s.valid.sum() == min(int(positives / 0.33), TOTAL)
+
+
+def test_the_multiple_rounds_as_matterport_does():
+    """For every number of positives that 200 RoIs allow, in float32 on both sides."""
+    ratio = jnp.float32(1 / 0.33 - 1)
+    for p in range(67):
+        assert int(jnp.floor(jnp.int32(p) * ratio)) == int(np.float32(1 / 0.33) * np.float32(p)) - p
+
+
+def test_degenerate():
+    nothing = draw(jax.random.key(0), np.full(N, -1, np.int32))
+    assert not nothing.valid.any()
+    fewer = sample_balanced(jax.random.key(0), jnp.array([1, 0]), total=6, max_positive=4)
+    assert fewer.index.shape == (6,)
+    assert fewer.valid.tolist() == [True, True, False, False, False, False]
+    empty = sample_balanced(jax.random.key(0), jnp.zeros(0, jnp.int32), total=3, max_positive=1)
+    assert not empty.valid.any()
+
+
+def test_jit_changes_nothing():
+    label = np.resize([1, 0, -1, 0], N)
+    plain = sample_balanced(jax.random.key(5), jnp.asarray(label), total=TOTAL, max_positive=MOST)
+    for a, b in zip(plain, draw(jax.random.key(5), label), strict=True):
+        np.testing.assert_array_equal(a, b)
