@@ -1,8 +1,8 @@
 """Chance variations of a training image: mirrored, zoomed, and under other light.
 
-Works on letterboxed images with masks relative to their boxes, so that a mirrored mask is the mirrored array and nothing is
-resampled. Light changes stay inside the window: padding is black in use, so it is black in training. A drop has no up or
-down, hence both mirrorings; quarter turns would need square letterboxes. NumPy and OpenCV, no JAX.
+Works on letterboxed images with masks relative to their boxes, so that a mirrored mask is the mirrored array and
+nothing is resampled. Light changes stay inside the window: padding is black in use, so it is black in training. A drop
+has no up or down, hence both mirrorings; quarter turns would need square letterboxes. NumPy and OpenCV, no JAX.
 """
 
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ def flip(view: View, *, horizontal: bool = False, vertical: bool = False) -> Vie
 
 
 def shrink(view: View, scale: float, corner: tuple[float, float]) -> View:
-    """Show the window's content at `scale` <= 1, its top-left corner at the shares `corner` of the free room in x and y.
+    """Show the window's content at `scale` <= 1, moved by the shares `corner` of the free room in x and y.
 
     Whole pixels inside; the boxes follow the true ratio, as in the letterbox. Masks are relative to boxes and stay.
     """
@@ -100,7 +100,9 @@ def _gradient(rng: np.random.Generator, height: int, width: int, depth: float) -
     return (1 + strength * across).astype(np.float32)
 
 
-def relight(picture: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator, how: Augmentation) -> UInt8[np.ndarray, "h w 3"]:
+def relight(
+    picture: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator, how: Augmentation
+) -> UInt8[np.ndarray, "h w 3"]:
     """Another exposure, another lamp, another focus, another sensor: each by chance; the size stays."""
     if rng.random() < how.tone:
         picture = cv2.LUT(picture, _tone_curve(rng, float(picture.mean()), how))
@@ -110,7 +112,7 @@ def relight(picture: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator, how: 
     if gradient or noise:
         light = picture.astype(np.float32)
         if gradient:
-            light *= _gradient(rng, *picture.shape[:2], how.gradient_depth)[..., None]
+            light *= _gradient(rng, picture.shape[0], picture.shape[1], how.gradient_depth)[..., None]
         if noise:
             light += rng.standard_normal(light.shape, np.float32) * np.float32(rng.uniform(0, how.noise_sigma))
         picture = np.rint(np.clip(light, 0, 255)).astype(np.uint8)
@@ -132,7 +134,7 @@ def augment(view: View, rng: np.random.Generator, how: Augmentation | None = Non
     mirror = rng.random(2) < how.mirror
     varied = flip(view, horizontal=bool(mirror[0]), vertical=bool(mirror[1]))
     if rng.random() < how.shrink:
-        varied = shrink(varied, rng.uniform(how.shrink_to, 1), tuple(rng.random(2)))
+        varied = shrink(varied, rng.uniform(how.shrink_to, 1), (rng.random(), rng.random()))
     x1, y1, x2, y2 = (int(v) for v in varied.window)
     image = varied.image.copy()
     image[y1:y2, x1:x2] = relight(np.ascontiguousarray(image[y1:y2, x1:x2]), rng, how)

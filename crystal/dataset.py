@@ -1,10 +1,10 @@
 """A dataset in COCO's format, read once, checked, and kept as plain records.
 
-Where things lie: `DATASET/{split}.json` with `DATASET/{split}/images/`, as `crystal render` and `crystal convert` write it,
-or COCO's own `annotations/instances_{split}2017.json` with `{split}2017/`, or most mixtures of the two.
+Where things lie: `DATASET/{split}.json` with `DATASET/{split}/images/`, as `crystal render` and `crystal convert` write
+it, or COCO's own `annotations/instances_{split}2017.json` with `{split}2017/`, or most mixtures of the two.
 
-What cannot be trained on ends in a `DatasetError` (no such file, no such category) or, where one annotation is at fault and
-the rest is fine, is left out and listed in `Split.problems`. Runs in input workers: no JAX.
+What cannot be trained on ends in a `DatasetError` (no such file, no such category) or, where one annotation is at fault
+and the rest is fine, is left out and listed in `Split.problems`. Runs in input workers: no JAX.
 """
 
 import json
@@ -79,7 +79,9 @@ def _find_json(dataset: Path, split: str) -> Path:
         if found:
             return found[0]
     looked = ", ".join(pattern.format(split) for pattern in PATTERNS)
-    raise DatasetError(f"{dataset}: no annotations for the split {split!r}; put a COCO file there (looked for {looked})")
+    raise DatasetError(
+        f"{dataset}: no annotations for the split {split!r}; put a COCO file there (looked for {looked})"
+    )
 
 
 def _load_json(path: Path) -> dict[str, list[Any]]:
@@ -152,9 +154,7 @@ def _file_box(bbox: Any, height: int, width: int) -> tuple[float, float, float, 
     return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else None  # false for NaN as well
 
 
-def _instance(
-    entry: dict[str, Any], record: dict[str, Any], category: int
-) -> tuple[Instance | None, list[str]]:
+def _instance(entry: dict[str, Any], record: dict[str, Any], category: int) -> tuple[Instance | None, list[str]]:
     """The instance, or None, and what is to be said about it."""
     height, width = record["height"], record["width"]
     number = entry.get("id")
@@ -212,7 +212,9 @@ def load_split(dataset: str | Path, split: str) -> Split:
             )
         record = images.get(entry["image_id"]) if type(entry.get("image_id")) is int else None
         if record is None:
-            problems.append(Problem(source.name, entry.get("id"), f"left out: no image has the id {entry.get('image_id')}"))
+            problems.append(
+                Problem(source.name, entry.get("id"), f"left out: no image has the id {entry.get('image_id')}")
+            )
             continue
         instance, said = _instance(entry, record, index[int(category)])
         problems.extend(Problem(record["file_name"], entry.get("id"), text) for text in said)

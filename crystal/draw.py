@@ -34,8 +34,8 @@ MAX_LABELS = 25  # more of them hide the picture
 
 
 def line_width(height: int, width: int) -> int:
-    """Pixels of an outline that reads when the whole picture is on a screen: 1 at 400, 2 at 640, 6 at 2700."""
-    return 1 + min(height, width) // 500
+    """Pixels of an outline that reads when the whole picture is on a screen: 1 at 256, 2 at 512, 7 at 2700."""
+    return 1 + min(height, width) // 400
 
 
 def _place(busy: np.ndarray, box: tuple[int, int, int, int], size: tuple[int, int]) -> tuple[int, int] | None:
@@ -100,7 +100,7 @@ def draw_outlines(
         scores: in [0, 1], written beside the outlines; not where there are more than 25 instances or one is tiny.
         labels: texts to write instead of the scores.
         boxes: `[x1, y1, x2, y2]` in the image's pixels, drawn as thin rectangles.
-        colours: RGB, taken in turn; the six of `COLOURS` unless told.
+        colours: RGB, taken in turn; the six of `COLOURS` where none is given.
         scale: size of the picture against the image, for thumbnails, or for fine lines over a small image.
 
     Returns:
@@ -117,7 +117,7 @@ def draw_outlines(
     lines = [[np.rint((part + 0.5) * scale - 0.5).astype(np.int32) for part in contours(mask)] for mask in masks]
     frames = [] if boxes is None else [np.rint(np.asarray(box) * scale - 0.5).astype(int) for box in boxes]
     for parts in lines:  # all halos first: a halo must not cut its neighbour's line
-        cv2.polylines(picture, parts, True, HALO, thick + max(2, thick), cv2.LINE_AA)
+        cv2.polylines(picture, parts, True, HALO, thick + max(2, thick // 2), cv2.LINE_AA)
     for (x1, y1, x2, y2), colour in zip(frames, palette, strict=bool(frames)):
         cv2.rectangle(picture, (x1, y1), (x2, y2), HALO, max(1, thick // 2) + 2)
         cv2.rectangle(picture, (x1, y1), (x2, y2), colour, max(1, thick // 2))
@@ -176,14 +176,16 @@ def _histogram(grey: UInt8[np.ndarray, "h w"], width: int, height: int) -> Image
     return strip
 
 
+def over_histogram(image: Image) -> Image:
+    """An image over the histogram of its brightness."""
+    height, width = image.shape[:2]
+    histogram = _histogram(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), width, max(8, height // 4))
+    return np.concatenate([image, np.full((max(2, height // 60), width, 3), 255, np.uint8), histogram])
+
+
 def clahe_before_after(image: Image) -> Image:
     """An image, and the same after CLAHE, each over its histogram of brightness (the paper's figure 2)."""
-    columns = []
-    for picture in (image, apply_clahe(image)):
-        height, width = picture.shape[:2]
-        histogram = _histogram(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), width, max(8, height // 4))
-        columns.append(np.concatenate([picture, np.full((max(2, height // 60), width, 3), 255, np.uint8), histogram]))
-    return beside(columns)
+    return beside([over_histogram(image), over_histogram(apply_clahe(image))])
 
 
 def voc_colours(count: int) -> UInt8[np.ndarray, "count 3"]:

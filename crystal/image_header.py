@@ -1,7 +1,7 @@
 """The size that an image file claims, read from its first bytes without decoding a pixel.
 
-A file of 100 bytes can claim 100,000 x 100,000 pixels, and a decoder would set the memory aside before it notices. Looks
-only at what is needed: PNG's IHDR, BMP's header, TIFF's first directory, JPEG's frame segment.
+A file of 100 bytes can claim 100,000 x 100,000 pixels, and a decoder would set the memory aside before it notices.
+Looks only at what is needed: PNG's IHDR, BMP's header, TIFF's first directory, JPEG's frame segment.
 """
 
 import struct
@@ -42,9 +42,9 @@ def _tiff(data: bytes) -> tuple[int, int] | None:
 
 
 def claimed_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) in pixels as the header says, before any EXIF rotation; None where it cannot be told.
+    r"""(height, width) in pixels as the header says, before any EXIF rotation; None where it cannot be told.
 
-    >>> claimed_size(b"\\x89PNG\\r\\n\\x1a\\n" + b"\\0\\0\\0\\rIHDR" + b"\\0\\0\\0\\x05\\0\\0\\0\\x03")
+    >>> claimed_size(b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + b"\0\0\0\x05\0\0\0\x03")
     (3, 5)
     """
     try:

@@ -47,8 +47,6 @@ def _over_white(bgra: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 3"]:
 def _decode(data: bytes) -> np.ndarray | None:
     """[h, w] grey, [h, w, 3] BGR or [h, w, 4] BGRA of any sample type; None where OpenCV cannot read it."""
     buffer = np.frombuffer(data, np.uint8)
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our own sentence says it; OpenCV would print several lines beside it
     try:
         if not data.startswith(b"\xff\xd8"):  # JPEG has no transparency; the others are looked at with all channels
             image = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
@@ -58,16 +56,14 @@ def _decode(data: bytes) -> np.ndarray | None:
         return cv2.imdecode(buffer, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
     except cv2.error:
         return None
-    finally:
-        cv2.utils.logging.setLogLevel(level)
 
 
 def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     """Read a JPEG, PNG, TIFF or BMP file as RGB, 0..255, upright.
 
-    Grey becomes three equal channels; a palette its colours; transparency lies over white; more than eight bits are scaled
-    linearly so that the image's own range, but for a thousandth at either end, becomes 0..255; EXIF orientation is applied,
-    except to images with an alpha channel. Of a TIFF with several pages the first is read.
+    Grey becomes three equal channels; a palette its colours; transparency lies over white; more than eight bits are
+    scaled linearly so that the image's own range, but for a thousandth at either end, becomes 0..255; EXIF orientation
+    is applied, except to images with an alpha channel. Of a TIFF with several pages the first is read.
 
     Raises:
         ImageError: missing, unreadable, truncated, not an image, or claiming more than MAX_PIXELS.
@@ -75,11 +71,14 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     try:
         data = Path(path).read_bytes()  # not cv2.imread: on Windows that cannot open names outside the code page
     except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions") from error
+        raise ImageError(
+            f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions"
+        ) from error
     height, width = claimed_size(data) or (0, 0)
     if height * width > MAX_PIXELS:
         raise ImageError(
-            f"{path}: claims {width} x {height} pixels, more than {MAX_PIXELS >> 20} megapixels; crop it or scale it down"
+            f"{path}: claims {width} x {height} pixels, more than {MAX_PIXELS // 10**6} megapixels; crop it or "
+            "scale it down"
         )
     image = _decode(data)
     if image is None or image.size == 0:
@@ -94,7 +93,7 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
     """The image files named, and those in the folders named, at any depth, in the order of their names.
 
-    A file that is named is taken whatever its suffix; in folders only SUFFIXES count, and hidden files do not. Each once.
+    A file that is named is taken whatever its suffix; in folders only SUFFIXES count, hidden files do not. Each once.
 
     Raises:
         ImageError: a path that does not exist, or a folder without an image.
@@ -121,16 +120,20 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
     return list(found)
 
 
+def _is_grey(image_rgb: UInt8[np.ndarray, "h w 3"]) -> bool:
+    first = image_rgb[..., 0]
+    return np.array_equal(first, image_rgb[..., 1]) and np.array_equal(first, image_rgb[..., 2])
+
+
 def apply_clahe(image_rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
     """Equalise the contrast tile by tile: the grey image where the channels are equal, else L of LAB.
 
-    OpenCV's, which `maskrcnn_jax.image.clahe` equals to the last bit. For original resolution, before the letterbox: black
-    padding would enter the histograms.
+    OpenCV's, which `maskrcnn_jax.image.clahe` equals to the last bit. For original resolution, before the letterbox:
+    black padding would enter the histograms.
     """
     equaliser = cv2.createCLAHE(CLIP_LIMIT, (TILES, TILES))  # one a call: it is not safe to share between threads
-    red, green, blue = cv2.split(image_rgb)
-    if np.array_equal(red, green) and np.array_equal(green, blue):
-        return cv2.cvtColor(equaliser.apply(red), cv2.COLOR_GRAY2RGB)
+    if _is_grey(image_rgb[::8, ::8]) and _is_grey(image_rgb):  # a few pixels tell most coloured images, and quickly
+        return cv2.cvtColor(equaliser.apply(np.ascontiguousarray(image_rgb[..., 0])), cv2.COLOR_GRAY2RGB)
     lab = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2LAB)
     lab[..., 0] = equaliser.apply(np.ascontiguousarray(lab[..., 0]))
     return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)

@@ -48,8 +48,8 @@ class OutputError(RuntimeError):
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn what the operating system says about writing into a sentence about `path`."""
+def explained_writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about writing into an `OutputError` about `path`."""
     try:
         yield
     except OSError as error:
@@ -154,7 +154,7 @@ class OutputFolder:
         self._annotations = 0
 
     def __enter__(self) -> Self:
-        with _explained(self.out), contextlib.ExitStack() as undo:
+        with explained_writing(self.out), contextlib.ExitStack() as undo:
             self.out.mkdir(parents=True, exist_ok=True)
             self._new = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.out))
             undo.callback(shutil.rmtree, self._new, ignore_errors=True)
@@ -184,7 +184,7 @@ class OutputFolder:
         self._images.append({"id": image_id, "file_name": name.file_name, "height": height, "width": width})
         shown = np.flatnonzero(prediction.scores >= self.score_threshold)
         picture = self._new / "overlays" / f"{name.stem}.jpg"
-        with _explained(picture):
+        with explained_writing(picture):
             self._add_annotations(image_id, prediction)
             self._add_rows(name.file_name, prediction, shown)
             labels = [f"{n} {prediction.scores[i]:.2f}" for n, i in enumerate(shown, 1)]
@@ -242,7 +242,7 @@ class OutputFolder:
 
     def publish(self) -> None:
         """Complete the files and put them in the place of an earlier run's."""
-        with _explained(self.out):
+        with explained_writing(self.out):
             self._json.write(f'],\n"images": {json.dumps(self._images)}}}\n')
             self._json.close()
             self._csv.close()

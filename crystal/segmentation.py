@@ -69,8 +69,8 @@ def _polygon(part: Any, height: int, width: int) -> list[float]:
 
 
 def _unpacked(packed: bytes) -> Int64[np.ndarray, " n"]:
-    """Run lengths out of COCO's string: five bits a character, lowest first, a sixth says that more follow, and from the
-    fourth number on each is the difference to the one two before.
+    """Run lengths out of COCO's string: five bits a character, lowest first, a sixth says that more follow, and from
+    the fourth number on each is the difference to the one two before.
     """
     codes = np.frombuffer(packed, np.uint8).astype(np.int64) - 48
     last = np.flatnonzero(codes & 32 == 0)
@@ -150,34 +150,47 @@ def check_segmentation(segmentation: Any, height: int, width: int) -> tuple[Segm
     return parts, (x1, y1, x2, y2), complaints
 
 
+def _filled(runs: Int64[np.ndarray, " n"], height: int, width: int) -> UInt8[np.ndarray, "h w"]:
+    return np.repeat((np.arange(runs.size) % 2).astype(np.uint8), runs).reshape(width, height).T
+
+
 def draw_pixels(
     segmentation: Segmentation, height: int, width: int, crop: tuple[int, int, int, int] | None = None
 ) -> UInt8[np.ndarray, "rows columns"]:
     """The pixels of a checked outline, 0 or 1, as pycocotools draws them; of polygons the parts are united.
 
-    `crop` = (x1, y1, x2, y2) in whole pixels gives just that part, and for polygons costs no more than that part.
+    `crop` = (x1, y1, x2, y2) in whole pixels gives just that part, and for polygons costs no more than that part; where
+    pycocotools' rounding is a tie, a pixel in some ten thousand outlines falls to the other side.
     """
     x1, y1, x2, y2 = crop or (0, 0, width, height)
     if isinstance(segmentation, dict):
-        runs = _runs(segmentation, height, width)
-        pixels = np.repeat((np.arange(runs.size) % 2).astype(np.uint8), runs)
-        return pixels.reshape(width, height).T[y1:y2, x1:x2]
-    shifted = [(np.reshape(part, (-1, 2)) - (x1, y1)).ravel().tolist() for part in segmentation]
-    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(shifted, y2 - y1, x2 - x1)))
+        return _filled(_runs(segmentation, height, width), height, width)[y1:y2, x1:x2]
+    # Rounded, because pycocotools rounds to fifths of a pixel: 23.7 - 12 = 11.699... would fall to the other side.
+    shifted: Any = [(np.reshape(part, (-1, 2)) - (x1, y1)).round(6).ravel().tolist() for part in segmentation]
+    drawn: Any = coco_mask.merge(coco_mask.frPyObjects(shifted, y2 - y1, x2 - x1))
+    return _filled(_unpacked(drawn["counts"]), y2 - y1, x2 - x1)
 
 
-def _cell_matrix(low: float, high: float, first: int, last: int, cells: int) -> Float[np.ndarray, "m n"]:
-    """Each of `cells` equal cells between `low` and `high` is the mean over the pixels first..last-1 that it covers."""
-    edges = low + np.arange(cells + 1) * ((high - low) / cells)
-    pixel = np.arange(first, last)
-    covered = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
-    return np.maximum(covered, 0) * (cells / (high - low))
+def _at_edges(
+    table: Float[np.ndarray, "n w"], low: float, high: float, first: int, cells: int
+) -> Float[np.ndarray, "e w"]:
+    """Rows of a table that belongs to the pixel borders first, first + 1, ..., read at the borders of `cells` equal
+    cells between `low` and `high`, linearly in between.
+    """
+    edges = np.linspace(low, high, cells + 1) - first
+    before = np.minimum(edges.astype(np.int64), len(table) - 2)
+    share = (edges - before)[:, None]
+    return table[before] * (1 - share) + table[before + 1] * share
 
 
 def draw_cells(segmentation: Segmentation, box: Extent, height: int, width: int, size: int) -> UInt8[np.ndarray, "m m"]:
     """The outline relative to its box: cell (i, j) of [size, size] is 1 if half of it or more lies inside."""
     x1, y1, x2, y2 = box
     left, top, right, bottom = int(np.floor(x1)), int(np.floor(y1)), int(np.ceil(x2)), int(np.ceil(y2))
-    pixels = draw_pixels(segmentation, height, width, (left, top, right, bottom)).astype(np.float64)
-    rows, columns = _cell_matrix(y1, y2, top, bottom, size), _cell_matrix(x1, x2, left, right, size)
-    return (rows @ pixels @ columns.T >= 0.5 - 1e-9).astype(np.uint8)  # the nudge: sums fall a little short of half
+    pixels = draw_pixels(segmentation, height, width, (left, top, right, bottom))
+    # A table of sums up to each pixel border is linear within a pixel, so reading it in between is exact; a cell's sum
+    # is the difference across it. Averaging by two matrix products took ten times longer.
+    sums = _at_edges(cv2.integral(np.ascontiguousarray(pixels)).astype(np.float64), y1, y2, top, size)
+    sums = _at_edges(np.ascontiguousarray(sums.T), x1, x2, left, size).T
+    share = np.diff(np.diff(sums, axis=0), axis=1) * (size * size / ((x2 - x1) * (y2 - y1)))
+    return (share >= 0.5 - 1e-9).astype(np.uint8)  # the nudge: sums fall a little short of half

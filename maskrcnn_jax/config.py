@@ -86,6 +86,7 @@ class RoIConfig:
     max_samples: int = 8  # bound of the adaptive rule
     aligned: bool = True  # half-pixel shift (d2); tv's False
     reduce: Literal["mean", "max"] = "mean"  # max over a bin's samples: the paper's section 2.4
+    canonical_size: float = 224.0  # side in pixels of a RoI that is pooled from P4 (FPN eq. 1)
     level_rounding: Literal["floor", "round"] = "round"
     level_epsilon: float = 0.0
     box_size: int = 7
@@ -284,6 +285,8 @@ class MaskRCNNConfig:
             ),
             roi=RoIConfig(
                 pooling="bins",
+                sampling_ratio=1,
+                canonical_size=112.0,
                 level_rounding="floor",
                 level_epsilon=1e-6,
                 box_hidden=128,

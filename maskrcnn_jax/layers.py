@@ -1,7 +1,7 @@
 """The two layers that every part of the network is built of: a convolution and a norm.
 
-Why not `nnx.Conv`: a 1x1 convolution written as a matrix product is about twice as fast on CPUs, and one class keeps
-the kernel's layout the same (HWIO) for the weight converters whichever way it is computed.
+Why not `nnx.Conv`: its gradients are slow on CPUs (see `kernels/convolution.py`), and one class keeps the kernel's
+layout the same (HWIO) for the weight converters whichever way it is computed.
 """
 
 import jax
@@ -41,10 +41,7 @@ class Conv(nnx.Module):
     def __call__(self, features: Float[Array, "b h w i"]) -> Float[Array, "b hh ww o"]:
         kernel = self.kernel[...].astype(self.dtype)
         features = features.astype(self.dtype)
-        if kernel.shape[:2] == (1, 1) and self.stride == 1:
-            out = features @ kernel[0, 0]
-        else:
-            out = conv2d(features, kernel, self.stride, self.padding)
+        out = conv2d(features, kernel, self.stride, self.padding)
         return out if self.bias is None else out + self.bias[...].astype(self.dtype)
 
 

@@ -122,7 +122,10 @@ class MaskRCNN(nnx.Module):
         height, width = size
         longer = (height * width / ((height - far_edge) * (width - far_edge))) ** 0.5
         levels = assign_levels(
-            (boxes - self._far_edge()) * longer, rounding=roi.level_rounding, epsilon=roi.level_epsilon
+            (boxes - self._far_edge()) * longer,
+            canonical_size=roi.canonical_size,
+            rounding=roi.level_rounding,
+            epsilon=roi.level_epsilon,
         )
         return pyramid_roi_align(
             pyramid[:4],

@@ -57,8 +57,9 @@ def nms(
     if n == 0:
         return jnp.zeros(max_outputs, jnp.int32), jnp.zeros(max_outputs, bool)
     valid = ~jnp.isnan(scores) if valid is None else valid & ~jnp.isnan(scores)
-    # A valid score of -inf must still come before the invalid rows. top_k is stable: ties come lower index first.
-    finite = jnp.maximum(scores, jnp.finfo(scores.dtype).min)
+    # A valid score of -inf must still come before the invalid rows. top_k is stable: ties come lower index first; but
+    # it ranks 0.0 above -0.0, which are equal.
+    finite = jnp.maximum(jnp.where(scores == 0, 0.0, scores), jnp.finfo(scores.dtype).min)
     _, order = jax.lax.top_k(jnp.where(valid, finite, -jnp.inf), n)
     ranked, taking_part = boxes[order], valid[order]
 

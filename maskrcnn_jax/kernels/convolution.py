@@ -25,7 +25,9 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 def plain_conv2d(
     features: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], stride: int, padding: Padding
 ) -> Float[Array, "b hh ww o"]:
-    """The reference: XLA's convolution, with XLA's gradients."""
+    """The reference: XLA's convolution, or a matrix product for 1x1, with XLA's gradients."""
+    if kernel.shape[:2] == (1, 1) and stride == 1 and not any(sum(padding, ())):
+        return features @ kernel[0, 0]  # about twice as fast on CPUs
     return lax.conv_general_dilated(features, kernel, (stride, stride), padding, dimension_numbers=LAYOUT)
 
 

@@ -40,6 +40,16 @@ class Samples(NamedTuple):
     used: Bool[Array, "r s"]  # False: beyond the RoI's own number of samples
 
 
+def _rounded(product: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """The product itself, kept from being contracted with a sum into one fused multiply-add.
+
+    XLA computes coordinates twice, once for the cell and once for the weight, and may contract only one of them. Where
+    a sample lies on a whole number the two are then floored to neighbouring cells, and a wrong cell is read. Nothing
+    is contracted across a maximum; `optimization_barrier` is dropped before fusion on CPU.
+    """
+    return jnp.maximum(product, jnp.finfo(product.dtype).min)
+
+
 def bin_samples(
     low: Float[Array, " r"],
     high: Float[Array, " r"],
@@ -62,8 +72,8 @@ def bin_samples(
     else:
         count = jnp.clip(jnp.ceil(size), 0, max_samples).astype(jnp.int32)
     sample = jnp.arange(slots)
-    steps = (sample + 0.5) * (size / jnp.maximum(count, 1))[:, None]
-    position = low[:, None, None] + jnp.arange(bins)[:, None] * size[:, None, None] + steps[:, None, :]
+    steps = _rounded((sample + 0.5) * (size / jnp.maximum(count, 1))[:, None])
+    position = low[:, None, None] + _rounded(jnp.arange(bins)[:, None] * size[:, None, None]) + steps[:, None, :]
     inside = (position >= -1.0) & (position <= length[:, None, None])
     return Samples(position, inside, sample < count[:, None])
 
@@ -79,7 +89,7 @@ def corner_samples(
         position = 0.5 * (low + high)[:, None] * span[:, None]
     else:
         step = (high - low) * span / (bins - 1)
-        position = (low * span)[:, None] + jnp.arange(bins) * step[:, None]
+        position = _rounded(low * span)[:, None] + _rounded(jnp.arange(bins) * step[:, None])
     position = position[..., None]
     inside = (position >= 0) & (position <= span[:, None, None])
     return Samples(position, inside, jnp.ones((low.shape[0], 1), bool))
@@ -142,8 +152,8 @@ def align_cells(
 ) -> Float[Array, "r o o c"]:
     """RoI Align of boxes that read from different maps of one flat list; the other functions are thin fronts of it."""
     offset = 0.5 if aligned else 0.0
-    x1, y1 = boxes[:, 0] * scale_x - offset, boxes[:, 1] * scale_y - offset
-    x2, y2 = boxes[:, 2] * scale_x - offset, boxes[:, 3] * scale_y - offset
+    x1, x2 = (_rounded(boxes[:, i] * scale_x) - offset for i in (0, 2))
+    y1, y2 = (_rounded(boxes[:, i] * scale_y) - offset for i in (1, 3))
     if not aligned:
         x2, y2 = jnp.maximum(x2, x1 + 1.0), jnp.maximum(y2, y1 + 1.0)
     options = dict(bins=output_size, sampling_ratio=sampling_ratio, max_samples=max_samples)

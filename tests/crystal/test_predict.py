@@ -1,5 +1,6 @@
 """Prediction: coordinates come back to the original, every file is complete, one bad image does not stop the rest."""
 
+import copy
 import csv
 import dataclasses
 import json
@@ -128,7 +129,7 @@ def test_files_agree_with_each_other(predictor, tmp_path):
     assert [(i["height"], i["width"]) for i in coco.dataset["images"]] == [(60, 90), (60, 120), (60, 150)]
     assert [c["name"] for c in coco.dataset["categories"]] == ["crystal"]
     annotations = coco.dataset["annotations"]
-    assert len(coco.loadRes(annotations).anns) == summary.crystals
+    assert len(coco.loadRes(copy.deepcopy(annotations)).anns) == summary.crystals
     with open(out / "crystals.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(annotations)
@@ -190,12 +191,14 @@ def test_an_earlier_result_is_replaced_only_by_a_complete_one(predictor, tmp_pat
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"")
     assert predict_folder(predictor, [bad], out).done == 0  # nothing could be read
-    with monkeypatch.context() as patch, pytest.raises(OutputError, match=r"no space left.*free some space"):
+    with monkeypatch.context() as patch:
         patch.setattr("pathlib.Path.write_bytes", full_disk)
-        predict_folder(predictor, [new], out)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with pytest.raises(OutputError, match=r"no space left.*free some space"):
+            predict_folder(predictor, [new], out)
+    with monkeypatch.context() as patch:
         patch.setattr("crystal.outputs.draw_outlines", interrupted)
-        predict_folder(predictor, [new], out)
+        with pytest.raises(KeyboardInterrupt):
+            predict_folder(predictor, [new], out)
     assert {name: (out / name).read_bytes() for name in files_below(out)} == before
 
     predict_folder(predictor, [new], out)

@@ -104,7 +104,7 @@ def test_jit_and_vmap_change_nothing():
     rng = np.random.default_rng(1)
     boxes = rng.uniform(0, 30, (3, N, 4)).astype(np.float32)
     boxes[..., 2:] += boxes[..., :2]
-    scores = rng.uniform(size=(3, N)).astype(np.float32)
+    boxes, scores = jnp.asarray(boxes), jnp.float32(rng.uniform(size=(3, N)))
     batched, _ = jax.vmap(lambda b, s: nms(b, s, iou_threshold=0.4, max_outputs=N))(boxes, scores)
     for i in range(3):
         plain, _ = nms(boxes[i], scores[i], iou_threshold=0.4, max_outputs=N)

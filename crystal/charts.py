@@ -1,0 +1,65 @@
+"""Curves of a training run as inline SVG: a small chart a quantity, one line a run (matplotlib).
+
+Small multiples instead of one busy chart: on a narrow screen they go below each other and stay readable. Colours are
+Okabe and Ito's blue and vermillion, and the lines differ in dash as well, so that they read in grey.
+"""
+
+import html
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+Curve = tuple[np.ndarray, np.ndarray]  # steps, values
+
+LINES = (("#0072b2", "-"), ("#d55e00", (0, (4, 1.5))))
+SMOOTHED_POINTS = 60  # about so many points are left of a noisy curve
+
+
+def curve(metrics: Sequence[Mapping[str, float]], key: str) -> Curve:
+    """The steps at which `key` was logged, and its values; lines of the log without it are passed over."""
+    pairs = [(line["step"], line[key]) for line in metrics if key in line and "step" in line]
+    steps, values = np.array(pairs, float).reshape(-1, 2).T
+    return steps, values
+
+
+def smooth(steps: np.ndarray, values: np.ndarray) -> Curve:
+    """Means over equal stretches of the log, so that a loss a step becomes a curve one can read."""
+    stretch = len(steps) // SMOOTHED_POINTS
+    if stretch < 2:
+        return steps, values
+    whole = len(steps) // stretch * stretch
+    return steps[:whole].reshape(-1, stretch).mean(1), values[:whole].reshape(-1, stretch).mean(1)
+
+
+def line_chart(title: str, curves: Mapping[str, Curve], *, top: float | None = None, markers: bool = False) -> str:
+    """An SVG element without fixed size, to be put into a page.
+
+    Args:
+        title: stands above the chart, and is its text for screen readers.
+        curves: name of the run -> its curve, two runs at most told apart.
+        top: upper end of the vertical axis; from the data if not given. The lower end is 0.
+        markers: whether each value gets a dot, for curves of few points.
+    """
+    with mpl.rc_context({"font.size": 9, "svg.fonttype": "path", "svg.hashsalt": title}):
+        figure = Figure(figsize=(3.6, 2.3), layout="constrained")
+        axes = figure.add_subplot()
+        axes.spines[["top", "right"]].set_visible(False)
+        for (name, (steps, values)), (colour, dash) in zip(curves.items(), LINES, strict=False):
+            marker = "o" if markers else None
+            axes.plot(steps, values, label=name, linewidth=1.6, marker=marker, markersize=3.5, color=colour, ls=dash)
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.set_xlabel("training step")
+        axes.set_ylim(0, top)
+        axes.grid(alpha=0.25)
+        if curves:
+            axes.legend(frameon=False, fontsize=8)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = buffer.getvalue()
+    # Inside a page neither the XML declaration, with its link to a document type, nor the name spaces are needed.
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg[svg.index("<svg") :])
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)

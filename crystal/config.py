@@ -1,0 +1,151 @@
+"""What a training run is told: the model, the schedule, the input. Presets, and overrides by dotted keys.
+
+`--set rpn.nms_iou=0.6 --set batch_size=4` change one value each; an unknown key or another type is refused, so that a
+misspelt override cannot pass for one that did nothing. A key that is not the run's own is looked for in the model.
+"""
+
+import ast
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from maskrcnn_jax.config import MaskRCNNConfig
+from maskrcnn_jax.training.state import Part
+
+
+class ConfigError(ValueError):
+    """A setting that does not exist or does not fit."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training: which part of the network, for how many steps, at which peak learning rate."""
+
+    part: Part = "all"
+    steps: int = 1000
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All settings of a run; RUN/config.json holds them as resolved."""
+
+    model: MaskRCNNConfig
+    phases: tuple[Phase, ...] = (Phase(),)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    clip_norm: float = 5.0
+    warmup: int = 100  # steps at the beginning of each phase
+    decay: Literal["constant", "cosine"] = "constant"  # over each phase
+    train_norms: bool = False  # the backbone's norms; frozen as in the paper's base, trained when starting from scratch
+    batch_size: int = 2
+    slots: int = 100  # ground-truth slots an image
+    seed: int = 0
+    clahe: bool = True
+    augment: bool = True
+    workers: int = 0  # input processes beside the trainer; 0: threads
+    log_every: int = 10
+    checkpoint_every: int = 500
+    validate_every: int = 0  # 0: not during training
+    validate_images: int = 20
+    skips_allowed: int = 20  # steps in a row whose gradients are not finite, before the run gives up
+
+    @property
+    def steps(self) -> int:
+        """Steps of all phases together."""
+        return sum(phase.steps for phase in self.phases)
+
+    def with_steps(self, steps: int) -> "TrainConfig":
+        """The same schedule stretched or shrunk to `steps`; every phase keeps its share."""
+        if steps < 1:
+            raise ConfigError(f"--steps {steps}: at least one step is needed")
+        ends = [round(sum(p.steps for p in self.phases[: i + 1]) / self.steps * steps) for i in range(len(self.phases))]
+        lengths = [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+        phases = [dataclasses.replace(p, steps=n) for p, n in zip(self.phases, lengths, strict=True) if n]
+        return dataclasses.replace(self, phases=tuple(phases), warmup=min(self.warmup, max(steps // 5, 1)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
+        """Inverse of `to_dict`. Raises ConfigError."""
+        try:
+            values = dict(values)
+            values["model"] = MaskRCNNConfig.from_dict(values["model"])
+            values["phases"] = tuple(Phase(**phase) for phase in values["phases"])
+            return cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"not the config of a training run: {error}") from error
+
+    @classmethod
+    def tiny(cls) -> "TrainConfig":
+        """Two million parameters for two CPU cores. `crystal demo` is this preset, twice, from `--init shapes`."""
+        return cls(
+            model=MaskRCNNConfig.tiny(),
+            phases=(Phase("all", 500, 1.5e-3),),
+            optimizer="adamw",
+            weight_decay=1e-2,
+            warmup=40,
+            decay="cosine",
+            train_norms=True,
+            batch_size=8,
+            slots=64,
+            checkpoint_every=100,
+        )
+
+    @classmethod
+    def paper(cls) -> "TrainConfig":
+        """Qin et al. 2021 on Matterport's schedule: heads, then C4 and up, then everything at a tenth of the rate.
+
+        Command: crystal train --preset paper --init mask_rcnn_coco.h5 --data DATASET --out RUN. The paper names no
+        number of steps; these are Matterport's shares of 160 epochs for a thousand images. Not measured here.
+        """
+        return cls(
+            model=MaskRCNNConfig.paper(),
+            phases=(Phase("heads", 4000, 1e-3), Phase("stage4", 8000, 1e-3), Phase("all", 4000, 1e-4)),
+        )
+
+
+PRESETS = {"tiny": TrainConfig.tiny, "paper": TrainConfig.paper}
+
+
+def override(config: TrainConfig, assignments: list[str]) -> TrainConfig:
+    """`config` with "key=value" assignments applied in order, e.g. "rpn.nms_iou=0.6", "model.rpn.nms_iou=0.6".
+
+    Raises ConfigError on an unknown key, or a value of another type than the present one.
+    """
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {assignment}: write key=value")
+        path = key.strip().split(".")
+        if path[0] not in {f.name for f in dataclasses.fields(config)}:
+            path = ["model", *path]
+        config = _replaced(config, path, text.strip(), key)
+    return config
+
+
+def _replaced(part: Any, path: list[str], text: str, key: str) -> Any:
+    names = [f.name for f in dataclasses.fields(part)] if dataclasses.is_dataclass(part) else []
+    if path[0] not in names:
+        raise ConfigError(f"--set {key}: there is no {path[0]!r} here; known: {', '.join(names) or 'nothing below it'}")
+    present = getattr(part, path[0])
+    value = _replaced(present, path[1:], text, key) if len(path) > 1 else _parsed(text, present, key)
+    return dataclasses.replace(part, **{path[0]: value})
+
+
+def _parsed(text: str, present: Any, key: str) -> Any:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    if isinstance(value, list):
+        value = tuple(value)
+    if isinstance(present, float) and type(value) is int:
+        value = float(value)
+    if dataclasses.is_dataclass(present) or (present is not None and type(value) is not type(present)):
+        raise ConfigError(f"--set {key}={text}: {present!r} is wanted to become another {type(present).__name__}")
+    return value

@@ -1,0 +1,80 @@
+"""Progress that a person can follow, on a terminal as bars, in a log file as a line every few seconds."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 5.0
+console = Console(highlight=False, soft_wrap=True)
+
+
+class Bars:
+    """Several stages side by side: `with Bars() as bars: bar = bars.add("rendering", 100); bar(done, note)`.
+
+    Time left comes from the pace so far. Where the output is no terminal, each bar prints a line every few seconds.
+    """
+
+    def __init__(self) -> None:
+        self._rich = Progress(
+            TextColumn("{task.description:<16}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+        )
+
+    def __enter__(self) -> "Bars":
+        if console.is_terminal:
+            self._rich.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if console.is_terminal:
+            self._rich.stop()
+
+    def add(self, name: str, total: int) -> "Bar":
+        """A new bar for `total` pieces of work."""
+        return Bar(self._rich, name, total)
+
+
+class Bar:
+    """One stage; call it with the number of pieces done, and a word on how it goes."""
+
+    def __init__(self, rich: Progress, name: str, total: int) -> None:
+        self._rich, self._name, self._total = rich, name, total
+        self._task = rich.add_task(name, total=total, note="")
+        self._start = self._last = time.monotonic()
+        self._first: tuple[float, int] | None = None
+
+    def __call__(self, done: int, note: str = "") -> None:
+        """Show `done` of the total. Cheap enough to call for every piece."""
+        self._rich.update(self._task, completed=done, note=note)
+        now = time.monotonic()
+        if console.is_terminal or (now - self._last < SECONDS_BETWEEN_LINES and done < self._total):
+            return
+        if done and self._first is None:
+            self._first = (now, done)
+        self._last = now
+        console.print(f"{self._name}: {done}/{self._total}, {now - self._start:.0f} s{self._left(now, done)} {note}".rstrip())
+
+    def _left(self, now: float, done: int) -> str:
+        if self._first is None or done >= self._total or done <= self._first[1]:
+            return ""
+        since, begun = self._first
+        return f", {(now - since) / (done - begun) * (self._total - done):.0f} s left"
+
+
+@contextmanager
+def one_bar(name: str, total: int) -> Iterator[Bar]:
+    """A single stage."""
+    with Bars() as bars:
+        yield bars.add(name, total)

@@ -1,0 +1,181 @@
+"""Training: batches in, a run folder out, that can be taken up where it stopped with the very next batch."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from crystal.config import Phase, TrainConfig
+from crystal.loader import Batch, TrainingIterator
+from crystal.run_folder import Checkpoints, Log, RunError
+from maskrcnn_jax import checkpoint
+from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.structures import GroundTruth
+from maskrcnn_jax.training.optimizer import make_optimizer, make_schedule
+from maskrcnn_jax.training.state import TrainState, create_state, to_model
+from maskrcnn_jax.training.step import make_step
+from maskrcnn_jax.training.transfer import replace_classes
+
+SHAPES = Path(__file__).parent / "pretrained" / "shapes"  # made by `python -m crystal.pretrain`
+Validate = Callable[[MaskRCNN], dict[str, float]]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Asked to stop (Ctrl-C, SIGTERM) and stopped between two steps, with a checkpoint written."""
+
+
+def to_truth(batch: Batch) -> GroundTruth:
+    """The batch's objects as the model takes them."""
+    return GroundTruth(*(jnp.asarray(a) for a in (batch.boxes, batch.classes, batch.masks, batch.valid, batch.crowd)))
+
+
+def initial_model(config: TrainConfig, init: str | Path | None) -> tuple[MaskRCNN, str]:
+    """The model that a run starts with, and a line on where its weights are from.
+
+    `init` is a checkpoint or run folder, or "shapes" for the small weights that come with the package. Architecture
+    and conventions are then the file's, classes the config's.
+    """
+    rngs = nnx.Rngs(config.seed)
+    if init is None:
+        return MaskRCNN(config.model, rngs=rngs), "weights: random"
+    path = SHAPES if str(init) == "shapes" else Path(init)
+    model, kept = replace_classes(checkpoint.load(path), config.model.classes, rngs=rngs)
+    return model, f"weights: {'those of the package' if path == SHAPES else path}; {kept}"
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """A list that fills when the process is asked to stop; a second Ctrl-C interrupts at once."""
+    requests: list[int] = []
+
+    def note(number: int, _frame: Any) -> None:
+        if requests:
+            raise KeyboardInterrupt
+        requests.append(number)
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield requests
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Trainer:
+    """One run: `Trainer(model, batches, config, out).run()`.
+
+    Args:
+        model: where the run starts; a checkpoint in `out` takes its place.
+        batches: endless, with a position that can be saved.
+        config: phases, optimizer, intervals.
+        out: the run folder.
+        validate: called with the model every `validate_every` steps and at the end; its numbers go into the log.
+        progress: called with the steps done and a note.
+    """
+
+    def __init__(
+        self,
+        model: MaskRCNN,
+        batches: TrainingIterator,
+        config: TrainConfig,
+        out: Path,
+        *,
+        validate: Validate | None = None,
+        progress: Callable[[int, str], None] = lambda done, note: None,
+    ) -> None:
+        self.model, self.batches, self.config, self.out = model, batches, config, out
+        self.validate, self.progress = validate, progress
+        self.key = jax.random.key(config.seed)
+        self.checkpoints = Checkpoints(out, model)
+        self.step = self.checkpoints.newest()
+        self.log = Log(out, self.step)
+
+    def run(self) -> MaskRCNN:
+        """Train to the end of the schedule and return the model.
+
+        Raises Interrupted when asked to stop, RunError when gradients stay non-finite.
+        """
+        try:
+            with _stop_requests() as stop:
+                first = 0
+                for phase in self.config.phases:
+                    last = first + phase.steps
+                    if self.step < last or (self.step == last == self.config.steps):
+                        self._run_phase(phase, first, last, stop)
+                    first = last
+        finally:
+            self.log.close()
+            self.checkpoints.close()
+            self.batches.close()
+        return self.model
+
+    def _run_phase(self, phase: Phase, first: int, last: int, stop: list[int]) -> None:
+        config = self.config
+        schedule = make_schedule(phase.learning_rate, steps=phase.steps, warmup=config.warmup, decay=config.decay)
+        optimizer = make_optimizer(
+            schedule,
+            kind=config.optimizer,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            clip_norm=config.clip_norm,
+        )
+        graph, state = create_state(self.model, optimizer, part=phase.part, norms=config.train_norms)
+        if self.step and self.step == self.checkpoints.newest():
+            state, position = self.checkpoints.restore(self.step, state, with_optimizer=self.step > first)
+            self.batches.set_state(position)
+        state = state._replace(step=jnp.array(self.step, jnp.int32))
+        train_step = make_step(graph, optimizer)
+
+        waiting: list[dict[str, Any]] = []
+        skipped_in_a_row, since, input_wait = 0, time.monotonic(), 0.0
+        while self.step < last:
+            asked = time.monotonic()
+            batch = next(self.batches)
+            input_wait += time.monotonic() - asked
+            state, metrics = train_step(state, batch.images, to_truth(batch), batch.windows, self.key)
+            self.step += 1
+            waiting.append(metrics)
+            if self.step % config.log_every == 0 or self.step == last:
+                values = jax.device_get(waiting)  # waits for the steps: metrics are fetched once an interval
+                seconds = time.monotonic() - since
+                self._write(values, float(schedule(self.step - first)), seconds, input_wait)
+                for value in values:
+                    skipped_in_a_row = skipped_in_a_row + 1 if value["skipped"] else 0
+                if skipped_in_a_row >= config.skips_allowed:
+                    raise RunError(
+                        f"step {self.step}: gradients have not been finite for {skipped_in_a_row} steps; the last good "
+                        f"weights are in {self.out / 'checkpoints'}; try a lower learning rate"
+                    )
+                waiting, since, input_wait = [], time.monotonic(), 0.0
+            validating = self.validate and config.validate_every and self.step % config.validate_every == 0
+            if self.validate and (validating or self.step == config.steps):
+                self.model = to_model(graph, *jax.tree.map(jnp.copy, (state.params, state.frozen)))
+                self.log.write(step=self.step, **self.validate(self.model))
+                since = time.monotonic()
+            if self.step % config.checkpoint_every == 0 or self.step == last or stop:
+                self.checkpoints.save(self.step, state, self.batches.get_state())
+            if stop:
+                raise Interrupted(signal.Signals(stop[0]).name)
+        self.model = to_model(graph, state.params, state.frozen)
+
+    def _write(self, values: list[dict[str, Any]], rate: float, seconds: float, input_wait: float) -> None:
+        mean = {name: float(np.mean([v[name] for v in values])) for name in values[0]}
+        losses = {"loss" if n == "total" else f"loss_{n}": v for n, v in mean.items() if n not in ("grad_norm", "skipped")}
+        self.log.write(
+            step=self.step,
+            loss=losses.pop("loss"),
+            **losses,
+            learning_rate=rate,
+            grad_norm=mean["grad_norm"],
+            skipped=mean["skipped"],
+            images_per_second=len(values) * self.config.batch_size / seconds,
+            input_wait_share=input_wait / seconds,
+        )
+        self.progress(self.step, f"loss {mean['total']:.3f}")

@@ -1,0 +1,273 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maskrcnn_jax.roi import align
+from tests import oracles, recorded, strategies
+
+OPTIONS = ("output_size", "spatial_scale", "sampling_ratio", "aligned", "reduce", "max_samples")
+roi_align = jax.jit(align.roi_align, static_argnames=OPTIONS)
+crop_and_resize = jax.jit(align.crop_and_resize, static_argnames="output_size")
+MAP = np.random.default_rng(0).normal(size=(9, 13, 3)).astype(np.float32)
+RAMP = jnp.broadcast_to(jnp.arange(8.0), (8, 8))[..., None]
+
+
+def some_boxes():
+    """Ten boxes in pixels of an 18x26 image: random ones, then: of no area, far outside, huge, half outside, flipped."""
+    rng = np.random.default_rng(1)
+    corner = rng.uniform(-3, 20, (5, 2))
+    random = np.concatenate([corner, corner + rng.uniform(0.3, 15, (5, 2))], 1)
+    odd = [[5.3, 5.1, 5.3, 5.1], [60.2, 60, 70, 71], [-30.1, -20.3, 50.4, 40.9], [-6.2, 2, 3, 25.7], [9, 9, 4, 4]]
+    return np.concatenate([random, odd]).astype(np.float32)
+
+
+# -- roi_align ---------------------------------------------------------------------------------------------------------
+
+
+def test_by_hand():
+    """A box over cells 1..3 of f(y, x) = x in two bins: samples at 1.25, 1.75 and 2.25, 2.75, less half a cell."""
+    box = jnp.array([[1.0, 1.0, 3.0, 3.0]])
+    assert align.roi_align(RAMP, box, output_size=2)[0, :, :, 0].tolist() == [[1.0, 2.0], [1.0, 2.0]]
+    assert align.roi_align(RAMP, box, output_size=2, aligned=False)[0, :, :, 0].tolist() == [[1.5, 2.5], [1.5, 2.5]]
+    assert align.roi_align(RAMP, box, output_size=2, reduce="max")[0, 0, :, 0].tolist() == [1.25, 2.25]
+    assert align.roi_align(RAMP.swapaxes(0, 1), box, output_size=2)[0, :, 0, 0].tolist() == [1.0, 2.0]  # rows are y
+    wide = jnp.array([[0.0, 4.0, 16.0, 8.0]])  # in pixels, four to a cell
+    assert align.roi_align(RAMP, wide, output_size=1, spatial_scale=0.25).item() == 1.5
+
+
+@pytest.mark.parametrize("reduce", ["mean", "max"])
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("sampling_ratio", [0, 1, 2, 3])
+def test_equals_the_oracle(reduce, aligned, sampling_ratio):
+    options = dict(output_size=4, spatial_scale=0.5, sampling_ratio=sampling_ratio, aligned=aligned, reduce=reduce)
+    ours = roi_align(MAP, some_boxes(), max_samples=6, **options)
+    expected = oracles.roi_align(MAP, some_boxes(), max_samples=6, **options)
+    np.testing.assert_allclose(ours, expected, atol=5e-5)
+    assert np.abs(expected).max() > 1
+
+
+@pytest.mark.parametrize("size", [3, 5, 7])
+@pytest.mark.parametrize("sampling_ratio", [0, 3])
+def test_samples_on_whole_cells(size, sampling_ratio):
+    """Where a sample lies exactly on a cell, index and weight must round to the same one, also once compiled, and also
+    where boxes are constants of the program, so that XLA folds one of the two. Boxes on whole pixels have many such.
+    """
+    rng = np.random.default_rng(2)
+    corner = rng.integers(2, 30, (40, 2))
+    boxes = np.concatenate([corner, corner + rng.integers(2, 45, (40, 2))], 1).astype(np.float32)
+    boxes[0] = 10, 8, 50, 60
+    features = rng.normal(size=(24, 24, 1)).astype(np.float32)
+    options = dict(output_size=size, spatial_scale=0.25, sampling_ratio=sampling_ratio, aligned=True)
+    expected = oracles.roi_align(features, boxes, **options)
+    np.testing.assert_allclose(roi_align(features, boxes, **options), expected, atol=5e-5)
+    folded = jax.jit(lambda f: jax.vmap(lambda f, b: align.roi_align(f, b, **options))(f, boxes[None]))(features[None])
+    np.testing.assert_allclose(folded[0], expected, atol=5e-5)
+
+
+@given(strategies.boxes(4, limit=12), st.sampled_from([1.0, 0.25]))
+def test_a_constant_map_and_a_ramp(boxes, scale):
+    """Inside the map RoI Align of a constant is that constant; of a ramp, the bins' centres."""
+    inside = 2 + np.abs(boxes) % 5
+    inside[:, 2:] = np.minimum(inside[:, :2] + 0.5 + np.abs(boxes[:, 2:] - boxes[:, :2]) % 3, 7)
+    constant = roi_align(jnp.full((8, 8, 1), 3.5), inside / scale, output_size=2, spatial_scale=scale)
+    np.testing.assert_allclose(constant, 3.5, rtol=1e-6)
+    ramp = roi_align(RAMP, inside / scale, output_size=2, spatial_scale=scale)[..., 0]
+    low, side = inside[:, 0], inside[:, 2] - inside[:, 0]
+    centres = np.stack([low + side / 4, low + side * 3 / 4], 1) - 0.5
+    np.testing.assert_allclose(ramp, np.tile(centres[:, None], (1, 2, 1)), atol=1e-5)
+
+
+@given(strategies.boxes(6, limit=20), strategies.permutations(6))
+def test_mirror_and_order(boxes, order):
+    """Swapping x and y of map and boxes swaps the bins; the mean never exceeds the maximum; boxes are independent."""
+    pooled = roi_align(MAP[:, :9], boxes, output_size=3)
+    swapped = roi_align(MAP[:, :9].swapaxes(0, 1), recorded.xyxy(boxes), output_size=3)
+    np.testing.assert_allclose(pooled, swapped.swapaxes(1, 2), atol=1e-5)
+    np.testing.assert_array_equal(roi_align(MAP[:, :9], boxes[order], output_size=3), pooled[order])
+    assert (roi_align(MAP[:, :9], boxes, output_size=3, reduce="max") >= pooled - 1e-5).all()
+
+
+def test_the_adaptive_rule_stops_at_max_samples():
+    box = jnp.array([[0.0, 0.0, 8.0, 8.0]])
+    few = align.roi_align(RAMP**2, box, output_size=1, sampling_ratio=0, max_samples=2)
+    assert few == align.roi_align(RAMP**2, box, output_size=1, sampling_ratio=2)
+    all_of_them = align.roi_align(RAMP**2, box, output_size=1, sampling_ratio=0, max_samples=8)
+    assert all_of_them.item() == pytest.approx(np.mean(np.arange(8) ** 2))
+
+
+def test_degenerate():
+    assert align.roi_align(RAMP, jnp.zeros((0, 4)), output_size=3).shape == (0, 3, 3, 1)
+    nothing = align.roi_align(RAMP, jnp.array([[5.0, 5.0, 3.0, 3.0]]), output_size=2, sampling_ratio=0)
+    assert not nothing.any()  # a flipped box has no samples
+    assert not align.roi_align(RAMP, jnp.array([[90.0, 90.0, 95.0, 95.0]]), output_size=2, reduce="max").any()
+    assert align.roi_align(RAMP.astype(jnp.bfloat16), jnp.ones((1, 4)), output_size=2).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("reduce", ["mean", "max"])
+def test_gradients_are_finite_and_match_differences(reduce):
+    def pooled(features, boxes):
+        return (align.roi_align(features, boxes, output_size=2, sampling_ratio=0, reduce=reduce) ** 2).sum()
+
+    boxes = some_boxes() / 2
+    by_map, by_boxes = jax.jit(jax.grad(pooled, (0, 1)))(MAP, boxes)
+    assert np.isfinite(by_map).all()
+    assert np.isfinite(by_boxes).all()
+    direction = np.random.default_rng(3).normal(size=MAP.shape).astype(np.float32)
+    value = jax.jit(pooled)
+    step = 1e-2
+    difference = (value(MAP + step * direction, boxes) - value(MAP - step * direction, boxes)) / (2 * step)
+    assert float(difference) == pytest.approx(float((by_map * direction).sum()), rel=2e-2)
+
+
+def test_jit_changes_nothing():
+    plain = align.roi_align(jnp.asarray(MAP), jnp.asarray(some_boxes()), output_size=3)
+    np.testing.assert_allclose(roi_align(MAP, some_boxes(), output_size=3), plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("aligned", [0, 1])
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+@pytest.mark.parametrize("size", [5, 7, 14])
+def test_torchvision(size, sampling_ratio, aligned):
+    """Forward and gradient; RoIs alternate between two images. Rows 5, 7, 10: no area, leaving the map, outside."""
+    g = recorded.load("torchvision_roi_align")
+    assert g["roi.rois"][:, 0].tolist() == [0, 1] * 6
+    features = np.moveaxis(g["roi.x"], 1, -1)
+    boxes = g["roi.rois"][:, 1:].reshape(6, 2, 4).swapaxes(0, 1)
+    cotangent = np.moveaxis(g[f"roi.cot{size}"], 1, -1).reshape(6, 2, size, size, -1).swapaxes(0, 1)
+
+    @jax.jit
+    def both(features):
+        pool = partial(
+            align.roi_align,
+            output_size=size,
+            spatial_scale=float(g["roi.spatial_scale"]),
+            sampling_ratio=sampling_ratio,
+            aligned=bool(aligned),
+            max_samples=-(-175 // size),  # the largest box covers 175 cells
+        )
+        pooled, pull = jax.vjp(lambda f: jax.vmap(pool)(f, boxes), features)
+        return pooled, pull(jnp.asarray(cotangent))[0]
+
+    pooled, gradient = both(features)
+    name = f"roi.s{size}.sr{sampling_ratio}.al{aligned}"
+    expected = np.moveaxis(g[f"{name}.y"], 1, -1)
+    np.testing.assert_allclose(pooled.swapaxes(0, 1).reshape(expected.shape), expected, atol=5e-5)
+    np.testing.assert_allclose(gradient, np.moveaxis(g[f"{name}.dx"], 1, -1), atol=1e-4)
+
+
+# -- crop_and_resize ---------------------------------------------------------------------------------------------------
+
+
+def test_crop_by_hand():
+    ramp = RAMP[:5, :5]
+    assert crop_and_resize(ramp, np.float32([[0, 0, 1, 1]]), output_size=5)[0, 2, :, 0].tolist() == [0, 1, 2, 3, 4]
+    assert crop_and_resize(ramp, np.float32([[1, 0, 0.5, 1]]), output_size=3)[0, 0, :, 0].tolist() == [4, 3, 2]
+    assert crop_and_resize(ramp, np.float32([[0.5, 0, 1.5, 1]]), output_size=3)[0, 0, :, 0].tolist() == [2, 4, 0]
+    assert crop_and_resize(ramp, np.float32([[0, 0, 0.5, 1]]), output_size=1)[0, 0, 0, 0] == 1
+
+
+@given(strategies.boxes(6, limit=1, most_side=1.5))
+def test_crop_equals_the_oracle(boxes):
+    """Coordinates on eighths of a 9x17 map, 5 samples: exact in float32, so that the border itself can be hit."""
+    features = np.random.default_rng(0).normal(size=(9, 17, 2)).astype(np.float32)
+    expected = oracles.crop_and_resize(features, boxes, 5)
+    np.testing.assert_allclose(crop_and_resize(features, boxes, output_size=5), expected, atol=5e-5)
+
+
+@pytest.mark.parametrize("size", [1, 7, 14])
+def test_tensorflow(size):
+    g = recorded.load("matterport_crops")
+    ours = np.asarray(crop_and_resize(g["car_map"][0], recorded.xyxy(g["car_boxes"]), output_size=size))
+    expected = g[f"car_out_{size}x{size}"]
+    np.testing.assert_array_equal(ours == 0, expected == 0)  # no sample falls on the other side of the border
+    np.testing.assert_allclose(ours, expected, atol=5e-5)
+
+
+# -- levels and pyramid ------------------------------------------------------------------------------------------------
+
+
+def test_levels_by_hand():
+    sides = np.float32([0, 10, 111, 112, 223, 224, 447, 448, 5000])
+    boxes = jnp.stack([0 * sides, 0 * sides, sides, sides], 1)
+    assert align.assign_levels(boxes).tolist() == [2, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert align.assign_levels(boxes, rounding="round").tolist() == [2, 2, 3, 3, 4, 4, 5, 5, 5]
+    wide = jnp.array([[0.0, 0.0, 448.0, 112.0], [0.0, 0.0, -9.0, 500.0]])
+    assert align.assign_levels(wide).tolist() == [4, 2]
+    assert align.assign_levels(wide, min_level=3, max_level=3).tolist() == [3, 3]
+
+
+@given(strategies.boxes(8, limit=60, most_side=900), st.sampled_from(["floor", "round"]))
+def test_levels_equal_the_oracle(boxes, rounding):
+    boxes[:, 2:] += 1 / 3  # keeps sizes off the exact powers of two
+    ours = jax.jit(align.assign_levels, static_argnames="rounding")(boxes, rounding=rounding)
+    assert ours.tolist() == [oracles.pyramid_level(box, rounding) for box in boxes]
+
+
+def test_levels_of_torchvision_and_detectron2():
+    g = recorded.load("torchvision_boxes")
+    boxes = jnp.asarray(g["level.boxes"])
+    np.testing.assert_array_equal(align.assign_levels(boxes, epsilon=1e-6) - 2, g["level.ids"])
+    # Detectron2 adds 1e-8 within the logarithm; its float32 sum with 4 then rounds the side 447.9999 up to level 5.
+    np.testing.assert_array_equal(align.assign_levels(boxes, epsilon=1e-6) - 2, g["d2.level.ids"])
+    exact = np.flatnonzero(align.assign_levels(boxes) - 2 != g["d2.level.ids"])
+    np.testing.assert_allclose(boxes[exact], [[3, 5, 450.9999, 452.9999]])
+
+
+def pyramid(seed=0):
+    rng = np.random.default_rng(seed)
+    return tuple(jnp.float32(rng.normal(size=(2, side, 2 * side, 3))) for side in (16, 8, 4, 2))
+
+
+@pytest.mark.parametrize("pooling", ["bins", "corners"])
+def test_each_box_reads_its_own_level_of_its_own_image(pooling):
+    levels = pyramid()
+    rng = np.random.default_rng(4)
+    corner = rng.uniform(0, 40, (2, 6, 2))
+    boxes = jnp.float32(np.concatenate([corner, corner + rng.uniform(2, 60, (2, 6, 2))], -1))
+    roi_levels = jnp.array([[2, 3, 4, 5, 2, 5], [5, 4, 3, 2, 3, 2]])
+    ours = jax.jit(
+        partial(align.pyramid_roi_align, image_size=(64, 128), output_size=3, pooling=pooling, reduce="max")
+    )(levels, boxes, roi_levels=roi_levels)
+    for b, r in np.ndindex(2, 6):
+        level = int(roi_levels[b, r])
+        features = np.asarray(levels[level - 2][b])
+        if pooling == "bins":
+            expected = oracles.roi_align(features, boxes[b, r][None], 3, 0.5**level, 2, True, "max")
+        else:
+            expected = oracles.crop_and_resize(features, boxes[b, r][None] / np.array([128, 64, 128, 64]), 3)
+        np.testing.assert_allclose(ours[b, r], expected[0], atol=5e-5)
+
+
+def test_matterport_pyramid():
+    """Its boxes are shares of (size - 1) with far edges one pixel inside: `far_edge`. Image size 1024."""
+    g = recorded.load("matterport_boxes")
+    shares = recorded.xyxy(g["pra_rois"])
+    edge = np.float32([0, 0, 1, 1])
+    boxes = jnp.asarray(shares * 1023 + edge)
+    roi_levels = align.assign_levels((boxes - edge) * (1024 / 1023), rounding="round")
+    assert set(np.unique(roi_levels).tolist()) == {2, 3, 4, 5}
+    ours = align.pyramid_roi_align(
+        tuple(jnp.asarray(g[f"pra_P{level}"]) for level in range(2, 6)),
+        boxes,
+        roi_levels=roi_levels,
+        image_size=(1024, 1024),
+        output_size=7,
+        pooling="corners",
+        far_edge=1,
+    )
+    np.testing.assert_allclose(ours, g["pra_out7"], atol=5e-5)
+
+
+def test_gradient_into_the_pyramid_is_finite_and_stays_in_its_level():
+    levels = pyramid()
+    boxes = jnp.array([[[1.0, 1.0, 9.0, 9.0]], [[0.0, 0.0, 0.0, 0.0]]])
+    pool = partial(align.pyramid_roi_align, image_size=(64, 128), output_size=2)
+    gradient = jax.grad(lambda f: pool(f, boxes, roi_levels=jnp.array([[3], [5]])).sum())(levels)
+    assert all(np.isfinite(g).all() for g in gradient)
+    assert [bool(g[0].any()) for g in gradient] == [False, True, False, False]
+    assert [bool(g[1].any()) for g in gradient] == [False, False, False, True]
