@@ -144,6 +144,11 @@ def _locate(file_names: list[str], source: Path, split: str) -> list[Path]:
     return paths
 
 
+def _number(entry: dict[str, Any]) -> int | None:
+    """An annotation's id, where it is one."""
+    return entry["id"] if type(entry.get("id")) is int else None
+
+
 def _file_box(bbox: Any, height: int, width: int) -> tuple[float, float, float, float] | None:
     """The file's own box, clipped to the image; None if there is none to speak of."""
     try:
@@ -157,8 +162,6 @@ def _file_box(bbox: Any, height: int, width: int) -> tuple[float, float, float, 
 def _instance(entry: dict[str, Any], record: dict[str, Any], category: int) -> tuple[Instance | None, list[str]]:
     """The instance, or None, and what is to be said about it."""
     height, width = record["height"], record["width"]
-    number = entry.get("id")
-    number = number if type(number) is int else -1
     if category == 0:
         return None, ["left out: its category is background"]
     try:
@@ -171,7 +174,7 @@ def _instance(entry: dict[str, Any], record: dict[str, Any], category: int) -> t
     if box is None or max(abs(a - b) for a, b in zip(box, extent, strict=True)) > BOX_TOLERANCE:
         said.append("its bbox does not fit its outline; the outline's extent is used")
         box = extent
-    return Instance(category, box, segmentation, bool(entry.get("iscrowd", 0)), number), said
+    return Instance(category, box, segmentation, bool(entry.get("iscrowd", 0)), _number(entry) or 0), said
 
 
 def load_split(dataset: str | Path, split: str) -> Split:
@@ -213,11 +216,11 @@ def load_split(dataset: str | Path, split: str) -> Split:
         record = images.get(entry["image_id"]) if type(entry.get("image_id")) is int else None
         if record is None:
             problems.append(
-                Problem(source.name, entry.get("id"), f"left out: no image has the id {entry.get('image_id')}")
+                Problem(source.name, _number(entry), f"left out: no image has the id {entry.get('image_id')}")
             )
             continue
         instance, said = _instance(entry, record, index[int(category)])
-        problems.extend(Problem(record["file_name"], entry.get("id"), text) for text in said)
+        problems.extend(Problem(record["file_name"], _number(entry), text) for text in said)
         if instance:
             record["instances"].append(instance)
 

@@ -111,6 +111,10 @@ class Predictor:
 
         self._detect = jax.jit(detect)
 
+    def take_weights(self, model: MaskRCNN) -> None:
+        """Go on with the weights of another model of the same config; nothing is compiled anew."""
+        self._state = nnx.split(model)[1]
+
     def _prepare(self, images: Iterator[Image]) -> tuple[np.ndarray, np.ndarray, list[Letterbox]] | None:
         """The next batch: images [b, h, w, 3], windows [b, 4] and the letterboxes; None at the end."""
         size = self.config.image.size
@@ -200,3 +204,27 @@ def predict_folder(
         if folder.done:
             folder.publish()
     return PredictSummary(folder.done, folder.crystals, failed, folder.kept)
+
+
+def predict_command(
+    weights: Path, images: Sequence[Path], out: Path, *, score_threshold: float, labelme: bool
+) -> int:
+    """`crystal predict`; the exit code is 1 if any image could not be read."""
+    model, clahe = load_run(weights)
+    paths = find_images(images)
+    with one_bar("predicting", len(paths)) as bar:
+        done = itertools.count(1)
+        summary = predict_folder(
+            Predictor(model, clahe=clahe),
+            paths,
+            out,
+            score_threshold=score_threshold,
+            labelme=labelme,
+            progress=lambda path: bar(next(done), path.name),
+        )
+    console.print(f"{out}: {summary.crystals} crystals in {summary.done} images")
+    for path in summary.kept:
+        console.print(f"left as edited by hand: {path}")
+    for _, reason in summary.failed:
+        console.print(f"skipped: {reason}")
+    return 1 if summary.failed else 0

@@ -41,7 +41,7 @@ def _clipped(points: Float[np.ndarray, "n 2"], height: int, width: int) -> Float
     # pycocotools sets memory aside by an edge's length, so a corner at 1e9 must go before it gets there.
     if (points >= 0).all() and (points <= (width, height)).all():
         return points
-    for axis, limit, sign in ((0, 0, -1), (0, width, 1), (1, 0, -1), (1, height, 1)):
+    for axis, limit, sign in ((0, 0.0, -1), (0, float(width), 1), (1, 0.0, -1), (1, float(height), 1)):
         points = _halfplane(points, axis, limit, sign)
     return np.clip(points, 0, (width, height))  # what rounding left over
 

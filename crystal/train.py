@@ -1,5 +1,6 @@
 """Training: batches in, a run folder out, that can be taken up where it stopped with the very next batch."""
 
+import dataclasses
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from crystal.config import Phase, TrainConfig
-from crystal.loader import Batch, TrainingIterator
-from crystal.run_folder import Checkpoints, Log, RunError
+from crystal.assess import quick_map, truth_of
+from crystal.config import PRESETS, Phase, TrainConfig, override
+from crystal.dataset import Split, load_split
+from crystal.loader import Batch, TrainingIterator, training_loader
+from crystal.predict import Predictor
+from crystal.progress import console, one_bar
+from crystal.run_folder import Checkpoints, Log, RunError, claim
 from maskrcnn_jax import checkpoint
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import GroundTruth
@@ -36,17 +41,22 @@ def to_truth(batch: Batch) -> GroundTruth:
     return GroundTruth(*(jnp.asarray(a) for a in (batch.boxes, batch.classes, batch.masks, batch.valid, batch.crowd)))
 
 
-def initial_model(config: TrainConfig, init: str | Path | None) -> tuple[MaskRCNN, str]:
-    """The model that a run starts with, and a line on where its weights are from.
+def weights_path(init: str) -> Path:
+    """The folder that `--init` names; "shapes" is that of the package."""
+    return SHAPES if init == "shapes" else Path(init)
 
-    `init` is a checkpoint or run folder, or "shapes" for the small weights that come with the package. Architecture
-    and conventions are then the file's, classes the config's.
+
+def initial_model(config: TrainConfig, init: str | None) -> tuple[MaskRCNN, str]:
+    """The model that a run starts with, of the config's architecture, and a line on where its weights are from.
+
+    Raises CheckpointError if the weights of `init` do not fit the config.
     """
     rngs = nnx.Rngs(config.seed)
     if init is None:
         return MaskRCNN(config.model, rngs=rngs), "weights: random"
-    path = SHAPES if str(init) == "shapes" else Path(init)
-    model, kept = replace_classes(checkpoint.load(path), config.model.classes, rngs=rngs)
+    path = weights_path(init)
+    as_saved = dataclasses.replace(config.model, classes=checkpoint.load_config(path).classes)
+    model, kept = replace_classes(checkpoint.load(path, config=as_saved), config.model.classes, rngs=rngs)
     return model, f"weights: {'those of the package' if path == SHAPES else path}; {kept}"
 
 
@@ -179,3 +189,93 @@ class Trainer:
             input_wait_share=input_wait / seconds,
         )
         self.progress(self.step, f"loss {mean['total']:.3f}")
+
+
+def resolve(
+    split: Split,
+    *,
+    preset: str,
+    init: str | None,
+    steps: int | None,
+    checkpoint_every: int | None,
+    seed: int,
+    clahe: bool,
+    assignments: list[str],
+) -> TrainConfig:
+    """The preset with the dataset's classes and the command line's changes.
+
+    With `init`, architecture and conventions are those of its weights; class count and schedule stay the preset's.
+    """
+    config = dataclasses.replace(PRESETS[preset](), seed=seed, clahe=clahe)
+    model = config.model if init is None else checkpoint.load_config(weights_path(init))
+    config = dataclasses.replace(config, model=dataclasses.replace(model, classes=split.categories))
+    if checkpoint_every is not None:
+        config = dataclasses.replace(config, checkpoint_every=checkpoint_every)
+    if steps is not None:
+        config = config.with_steps(steps)
+    return override(config, assignments)
+
+
+def train_command(
+    data: Path,
+    out: Path,
+    *,
+    preset: str,
+    init: str | None,
+    steps: int | None,
+    checkpoint_every: int | None,
+    seed: int,
+    clahe: bool,
+    assignments: list[str],
+) -> None:
+    """`crystal train`."""
+    split = load_split(data, "train")
+    for problem in split.problems[:5]:
+        console.print(f"left out: {problem}")
+    if len(split.problems) > 5:
+        console.print(f"... and {len(split.problems) - 5} more annotations left out")
+    config = resolve(
+        split,
+        preset=preset,
+        init=init,
+        steps=steps,
+        checkpoint_every=checkpoint_every,
+        seed=seed,
+        clahe=clahe,
+        assignments=assignments,
+    )
+    model, origin = initial_model(config, init)
+    claim(out, config, init)
+    console.print(origin)
+    batches = training_loader(
+        split,
+        size=config.model.image.size,
+        batch_size=config.batch_size,
+        slots=config.slots,
+        seed=config.seed,
+        clahe=config.clahe,
+        augment=config.augment,
+        workers=config.workers,
+    )
+    with one_bar("training", config.steps) as bar:
+        trainer = Trainer(model, batches, config, out, validate=_validation(data, model, config), progress=bar)
+        if trainer.step:
+            console.print(f"{out}: goes on from step {trainer.step}")
+        bar(trainer.step, "compiling" if trainer.step < config.steps else "finished already")
+        trainer.run()
+
+
+def _validation(data: Path, model: MaskRCNN, config: TrainConfig) -> Validate | None:
+    """mAP on the first validation images with objects, if it is asked for and there are any."""
+    if not config.validate_every:
+        return None
+    records = [r for r in load_split(data, "val").records if any(not i.crowd for i in r.instances)]
+    records = records[: config.validate_images]
+    truths = [truth_of(record) for record in records]
+    predictor = Predictor(model, clahe=config.clahe)
+
+    def validate(now: MaskRCNN) -> dict[str, float]:
+        predictor.take_weights(now)
+        return {"val_map": quick_map(predictor, records, truths)}
+
+    return validate if records else None

@@ -43,7 +43,7 @@ class Samples(NamedTuple):
 def _rounded(product: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """The product itself, kept from being contracted with a sum into one fused multiply-add.
 
-    XLA computes coordinates twice, once for the cell and once for the weight, and may contract only one of them. Where
+    XLA computes coordinates twice, once for the cell and once for the weight, and may contract only one. Where
     a sample lies on a whole number the two are then floored to neighbouring cells, and a wrong cell is read. Nothing
     is contracted across a maximum; `optimization_barrier` is dropped before fusion on CPU.
     """

@@ -8,7 +8,7 @@ from crystal.augment import Augmentation, View, augment, flip, relight, shrink
 from maskrcnn_jax.roi.masks import paste
 
 HEIGHT, WIDTH, CELLS = 64, 96, 16
-STILL = Augmentation(mirror=0, tone=0, gradient=0, blur=0, noise=0)
+STILL = Augmentation(mirror=0.0, tone=0.0, gradient=0.0, blur=0.0, noise=0.0)
 
 
 def scene(seed=0) -> View:
@@ -82,7 +82,7 @@ def test_shrink_moves_boxes_with_the_image():
 
 def test_light_changes_levels_and_nothing_else():
     picture = scene().image[:, 8:88]
-    everything = Augmentation(tone=1, gradient=1, blur=1, noise=1)
+    everything = Augmentation(tone=1.0, gradient=1.0, blur=1.0, noise=1.0)
     for seed in range(20):
         lit = relight(picture, np.random.default_rng(seed), everything)
         assert lit.shape == picture.shape
@@ -93,7 +93,7 @@ def test_light_changes_levels_and_nothing_else():
 def test_augment_keeps_padding_black_and_its_input_untouched():
     view = scene()
     kept = [a.copy() for a in view]
-    how = Augmentation(tone=1, gradient=1, blur=1, noise=1, offset=60, shrink=0.5)
+    how = Augmentation(tone=1.0, gradient=1.0, blur=1.0, noise=1.0, offset=60.0, shrink=0.5)
     for seed in range(20):
         varied = augment(view, np.random.default_rng(seed), how)
         x1, y1, x2, y2 = varied.window.astype(int)
@@ -113,7 +113,7 @@ def test_equal_generators_give_equal_views_and_others_do_not():
 
 
 def test_mirrors_happen_half_the_time_each_on_its_own():
-    how = Augmentation(mirror=0.5, tone=0, gradient=0, blur=0, noise=0)
+    how = Augmentation(mirror=0.5, tone=0.0, gradient=0.0, blur=0.0, noise=0.0)
     rng = np.random.default_rng(0)
     corners = [tuple(augment(scene(), rng, how).boxes[0, :2].tolist()) for _ in range(200)]
     assert set(corners) == {(10, 4), (70, 4), (10, 44), (70, 44)}

@@ -12,7 +12,6 @@ from pycocotools.coco import COCO
 
 from crystal.dataset import DatasetError, Instance, box_mask, full_mask, load_split
 from crystal.render import render_dataset
-from crystal.segmentation import check_segmentation, draw_pixels
 from maskrcnn_jax.roi.masks import paste
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
@@ -107,23 +106,6 @@ def test_run_lengths(tmp_path, write, mask):
     assert np.array_equal(full_mask(crowd, HEIGHT, WIDTH), mask)
     assert crowd.box == (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
     assert problems == ["a.png: annotation 1: its bbox does not fit its outline; the outline's extent is used"]
-
-
-def test_random_run_lengths_equal_pycocotools():
-    rng = np.random.default_rng(0)
-    for _ in range(100):
-        shape = rng.integers(1, 90, 2)
-        mask = rng.random(shape) < rng.choice([0.01, 0.3, 0.99])
-        mask[rng.integers(shape[0]), rng.integers(shape[1])] = True
-        for write in (packed, unpacked):
-            rle, extent, _ = check_segmentation(write(mask), *mask.shape)
-            instance = Instance(1, extent, rle, False, 1)
-            assert np.array_equal(full_mask(instance, *mask.shape), mask)
-            x, y, w, h = coco_mask.toBbox(coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))))
-            if (
-                mask.T.ravel()[1:] & mask.T.ravel()[:-1]
-            ).sum():  # pycocotools widens the box of runs that turn a column
-                assert np.allclose(extent, [x, y, x + w, y + h])
 
 
 def test_several_parts_are_united(tmp_path):
@@ -331,21 +313,6 @@ def test_box_mask_is_the_mean_over_each_cell():
         mean = mask[np.ix_(rows, columns)].reshape(size, fine, size, fine).mean((1, 3))
         clear = np.abs(mean - 0.5) > 0.03
         assert np.array_equal(got[clear], mean[clear] > 0.5)
-
-
-def test_a_crop_is_drawn_as_in_the_whole_image():
-    rng = np.random.default_rng(2)
-    differing = []
-    for _ in range(200):
-        points = rng.uniform(0, 60, (rng.integers(3, 12), 2)).round(int(rng.integers(1, 3)))
-        polygon = [points.ravel().tolist()]
-        whole = coco_mask.decode(coco_mask.frPyObjects(polygon, 60, 60))[..., 0]
-        assert np.array_equal(draw_pixels(polygon, 60, 60), whole)
-        (x1, y1), (x2, y2) = np.floor(points.min(0)).astype(int), np.ceil(points.max(0)).astype(int)
-        differing.append((draw_pixels(polygon, 60, 60, (x1, y1, x2, y2)) != whole[y1:y2, x1:x2]).sum())
-        assert whole.sum() == whole[y1:y2, x1:x2].sum()
-    assert max(differing) <= 1  # a tie in pycocotools' rounding, in 3 of 5000
-    assert sum(differing) <= 2
 
 
 def reconstruction(instance: Instance, height: int, width: int, size: int) -> float:

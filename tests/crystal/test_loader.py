@@ -110,7 +110,7 @@ def test_each_image_comes_with_its_own_objects(split, clahe):
 def test_variations_keep_image_and_masks_together(split):
     """Mirrored or not, what the masks cover is what was painted bright."""
     compared = 0
-    for batch in take(split, 8, augment=Augmentation(tone=0, gradient=0, blur=0, noise=0)):
+    for batch in take(split, 8, augment=Augmentation(tone=0.0, gradient=0.0, blur=0.0, noise=0.0)):
         for row in np.flatnonzero(batch.valid.any(1) & ~batch.crowd.any(1)):
             covered = np.zeros((48, 64), bool)
             for slot in np.flatnonzero(batch.valid[row]):

@@ -1,0 +1,183 @@
+"""The command line: `crystal demo | render | train | evaluate | predict` (also `python -m crystal`).
+
+Every foreseen failure ends in one sentence that names the file and the remedy, and an exit code that is not 0:
+1 failed, 2 wrong usage, 130 interrupted. Heavy imports wait until a command needs them, so that --help is quick.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+FAILED, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+
+
+@dataclass
+class Demo:
+    """Render drops, train without and with CLAHE, evaluate both, print the paper's table, write a report."""
+
+    out: Path = Path("runs/demo")
+    steps: int | None = None
+    """Training steps of each of the two runs; the default fits a 2-core machine and 15 minutes."""
+    train: int = 400
+    """Drops to train on."""
+    val: int = 120
+    """Held-out drops to evaluate on."""
+    seed: int = 0
+    light: float = 0.5
+    """How bad the light is, 0 to 1."""
+
+    def run(self) -> int:
+        from crystal.demo import demo
+
+        demo(self.out, steps=self.steps, train=self.train, val=self.val, seed=self.seed, light=self.light)
+        return 0
+
+
+@dataclass
+class Render:
+    """Draw drops with exact masks: images, a LabelMe JSON beside each, one COCO JSON a split."""
+
+    out: Path
+    train: int
+    val: int
+    seed: int = 0
+    light: float = 0.5
+    """How bad the light is, 0 to 1; masks do not depend on it."""
+
+    def run(self) -> int:
+        from crystal.progress import console, one_bar
+        from crystal.render import render_dataset
+
+        with one_bar("rendering", self.train + self.val) as bar:
+            render_dataset(
+                self.out,
+                train=self.train,
+                val=self.val,
+                seed=self.seed,
+                light=self.light,
+                progress=lambda done, total: bar(done),
+            )
+        console.print(f"{self.out}: {self.train} + {self.val} drops")
+        return 0
+
+
+@dataclass
+class Train:
+    """Train a model on DATASET/train; the same command again goes on where it stopped."""
+
+    data: Path
+    out: Path
+    preset: Literal["tiny", "paper"] = "tiny"
+    init: str | None = None
+    """Weights to start from: a checkpoint or run folder, or "shapes", the small ones that come with the package."""
+    steps: int | None = None
+    """Steps in all; the preset's phases keep their shares."""
+    checkpoint_every: int | None = None
+    seed: int = 0
+    clahe: bool = True
+    """Equalise the images (CLAHE) before the network."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default_factory=tuple)
+    """Change one setting, key=value, e.g. rpn.nms_iou=0.6; may be given several times."""
+
+    def run(self) -> int:
+        from crystal.train import train_command
+
+        train_command(
+            self.data,
+            self.out,
+            preset=self.preset,
+            init=self.init,
+            steps=self.steps,
+            checkpoint_every=self.checkpoint_every,
+            seed=self.seed,
+            clahe=self.clahe,
+            assignments=list(self.set),
+        )
+        return 0
+
+
+@dataclass
+class Evaluate:
+    """Measure a run on DATASET/val: the paper's mAP, precision and recall, and COCO's numbers."""
+
+    weights: Path
+    data: Path
+    split: str = "val"
+    seed: int = 0
+    """Draws the 10 and the 100 images of the paper's table."""
+    out: Path | None = None
+    """Also write the numbers to this JSON file."""
+
+    def run(self) -> int:
+        from crystal.assess import evaluate_command
+
+        evaluate_command(self.weights, self.data, split=self.split, seed=self.seed, out=self.out)
+        return 0
+
+
+@dataclass
+class Predict:
+    """Outline crystals in files or folders: overlays, crystals.csv and predictions.json."""
+
+    weights: Path
+    images: tuple[Path, ...]
+    out: Path
+    score: float = 0.5
+    """Crystals under this score are left out of overlays and CSV."""
+    labelme: bool = False
+    """Also write LabelMe files, to be corrected by hand and trained on."""
+
+    def run(self) -> int:
+        from crystal.predict import predict_command
+
+        return predict_command(
+            self.weights, self.images, self.out, score_threshold=self.score, labelme=self.labelme
+        )
+
+
+COMMANDS = {"demo": Demo, "render": Render, "train": Train, "evaluate": Evaluate, "predict": Predict}
+
+
+def _foreseen(error: BaseException) -> bool:
+    """Whether the message of an error was written for the user."""
+    module, name = type(error).__module__, type(error).__name__
+    return (
+        name
+        in {
+            "RunError",
+            "ConfigError",
+            "CheckpointError",
+            "DatasetError",
+            "ImageError",
+            "OutputError",
+            "DemoError",
+            "RenderError",
+        }
+        and module.split(".")[0] in ("crystal", "maskrcnn_jax")
+    ) or isinstance(error, FileExistsError)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="crystal", description=__doc__.splitlines()[0])
+    try:
+        code = command.run()
+    except KeyboardInterrupt as error:
+        # Trainer names the signal: a scheduler's SIGTERM has an exit code of its own.
+        print("\ninterrupted; the same command goes on or starts again", file=sys.stderr)
+        code = TERMINATED if str(error) == "SIGTERM" else INTERRUPTED
+    except OSError as error:
+        if isinstance(error, FileExistsError) or not error.filename:
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            print(f"error: {error.filename}: {error.strerror}; make room or choose another folder", file=sys.stderr)
+        code = FAILED
+    except Exception as error:
+        if not _foreseen(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        code = FAILED
+    sys.exit(code)

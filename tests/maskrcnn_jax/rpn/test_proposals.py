@@ -1,0 +1,114 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maskrcnn_jax.boxes.coding import MAX_LOG_SCALE
+from maskrcnn_jax.config import MaskRCNNConfig
+from maskrcnn_jax.rpn.anchors import pyramid_anchors
+from maskrcnn_jax.rpn.proposals import propose
+from tests import oracles, recorded
+
+SIZES = (60, 15)
+ANCHORS = jnp.asarray(pyramid_anchors((32, 40), strides=(8, 16), sizes=(12, 24), ratios=(0.5, 1.0, 2.0)))[:75]
+WINDOW = jnp.array([3.0, 2.0, 37.0, 30.0])
+DEFAULTS = dict(
+    level_sizes=SIZES, per_level=True, score="logit", before_nms=25, after_nms=20, nms_iou=0.5, min_side=2.0,
+    delta_weights=(1.0, 1.0, 1.0, 1.0), max_log_scale=MAX_LOG_SCALE,
+)  # fmt: skip
+per_level, jointly = (jax.jit(partial(propose, **DEFAULTS | {"per_level": p})) for p in (True, False))
+
+
+def some_outputs(seed):
+    rng = np.random.default_rng(seed)
+    return np.float32(rng.normal(size=75)), np.float32(0.4 * rng.normal(size=(75, 4)))
+
+
+def best(proposals):
+    return np.asarray(proposals.boxes)[np.asarray(proposals.valid)], np.asarray(proposals.scores)[np.asarray(proposals.valid)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("run", "sizes"), [(per_level, SIZES), (jointly, (75,))], ids=["per level", "jointly"])
+def test_equals_the_oracle(run, sizes, seed):
+    logits, deltas = some_outputs(seed)
+    boxes, scores = oracles.propose(
+        logits, deltas, np.asarray(ANCHORS), np.asarray(WINDOW), sizes, 25, 20, 0.5, 2.0, (1, 1, 1, 1), MAX_LOG_SCALE
+    )
+    ours = run(logits, deltas, ANCHORS, WINDOW)
+    np.testing.assert_allclose(best(ours)[1], scores, rtol=1e-6)
+    np.testing.assert_allclose(best(ours)[0], boxes, atol=1e-4)
+
+
+@given(st.integers(0, 10_000), st.floats(0.1, 30))
+def test_inside_the_window_and_best_first(seed, spread):
+    logits, deltas = some_outputs(seed)
+    for run in (per_level, jointly):
+        boxes, scores = best(run(logits, deltas * np.float32(spread), ANCHORS, WINDOW))
+        assert (np.diff(scores) <= 0).all()
+        assert (boxes[:, :2] >= WINDOW[:2]).all()
+        assert (boxes[:, 2:] <= WINDOW[2:]).all()
+        assert (boxes[:, 2:] - boxes[:, :2] >= 2 - 1e-4).all()
+
+
+def test_more_slots_than_anchors_and_nothing_left():
+    options = DEFAULTS | dict(after_nms=90, nms_iou=0.999)
+    for joint in (True, False):
+        few = propose(jnp.zeros(75), jnp.zeros((75, 4)), ANCHORS, WINDOW, **options | {"per_level": joint})
+        assert few.boxes.shape == (90, 4)
+        assert 0 < few.valid.sum() <= 50
+        none = propose(jnp.zeros(75), jnp.zeros((75, 4)), ANCHORS, jnp.zeros(4), **options | {"per_level": joint})
+        assert not none.valid.any()
+        assert np.isfinite(none.boxes).all()
+
+
+def test_probabilities_rank_as_logits_until_they_saturate():
+    logits, deltas = some_outputs(9)
+    by_logit = per_level(logits, deltas, ANCHORS, WINDOW)
+    by_probability = propose(
+        jnp.asarray(logits), jnp.asarray(deltas), ANCHORS, WINDOW, **DEFAULTS | {"score": "probability"}
+    )
+    np.testing.assert_array_equal(by_logit.boxes[by_logit.valid], by_probability.boxes[by_probability.valid])
+    np.testing.assert_allclose(by_probability.scores, jax.nn.sigmoid(by_logit.scores), rtol=1e-6)
+
+
+def test_torchvision():
+    """1000 proposals of 20,460 anchors: ranked per level by logit, suppressed by probability, clipped to 310x250."""
+    g = recorded.load("torchvision_boxes")
+    config = MaskRCNNConfig.torchvision_coco()
+    a, rpn = config.anchors, config.rpn
+    anchors = pyramid_anchors((256, 320), strides=a.strides, sizes=a.sizes, ratios=a.ratios, rounded=a.rounded)
+    ours = propose(
+        jnp.float32(np.random.RandomState(33).standard_normal((20460, 1)))[:, 0],
+        jnp.float32(0.3 * np.random.RandomState(34).standard_normal((20460, 4))),
+        jnp.asarray(anchors),
+        jnp.array([0.0, 0.0, 310.0, 250.0]),
+        level_sizes=(15360, 3840, 960, 240, 60), per_level=rpn.per_level, score=rpn.score,
+        before_nms=rpn.before_nms[1], after_nms=rpn.after_nms[1], nms_iou=rpn.nms_iou, min_side=rpn.min_side,
+        delta_weights=rpn.delta_weights, max_log_scale=rpn.max_log_scale,
+    )  # fmt: skip
+    assert ours.valid.all()
+    np.testing.assert_allclose(ours.scores, g["rpnprop.scores"], atol=1e-6)
+    np.testing.assert_allclose(ours.boxes, g["rpnprop.boxes"], atol=2e-4)
+
+
+def test_matterport():
+    """Its ProposalLayer works on boxes normalised to [0, 1]; so does this, IoU and deltas being free of scale."""
+    g = recorded.load("matterport_boxes")
+    probability = g["pl_probs"][0, :, 1].astype(np.float64)
+    ours = propose(
+        jnp.float32(np.log(probability) - np.log1p(-probability)),
+        jnp.asarray(recorded.xyxy(g["pl_deltas"][0])),
+        jnp.asarray(recorded.xyxy(g["pl_anchors"])),
+        jnp.array([0.0, 0.0, 1.0, 1.0]),
+        level_sizes=(240,), per_level=False, score="probability", before_nms=150, after_nms=80, nms_iou=0.7,
+        min_side=0.0, delta_weights=(10.0, 10.0, 5.0, 5.0), max_log_scale=None,
+    )  # fmt: skip
+    expected = recorded.xyxy(g["pl_out"][0])
+    filled = expected.any(1)
+    np.testing.assert_array_equal(ours.valid, filled)
+    np.testing.assert_allclose(np.asarray(ours.boxes)[filled], expected[filled], atol=1e-5)

@@ -1,0 +1,130 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+
+from maskrcnn_jax.config import MaskRCNNConfig
+from maskrcnn_jax.rpn import targets
+from maskrcnn_jax.rpn.anchors import pyramid_anchors
+from tests import oracles, recorded, strategies
+
+G, S = 3, 16
+ANCHORS = jnp.asarray(pyramid_anchors((32, 40), strides=(8, 16), sizes=(10, 20), ratios=(0.5, 1.0, 2.0)))
+RULE = dict(positive_iou=0.7, negative_iou=0.3, crowd_iou=0.001)
+label_anchors = jax.jit(partial(targets.label_anchors, **RULE))
+rpn_targets = jax.jit(
+    partial(targets.rpn_targets, samples=S, max_positive=6, delta_weights=(10.0, 10.0, 5.0, 5.0), **RULE)
+)
+truths = strategies.boxes(G, limit=30, least_side=2, most_side=30)
+
+
+@given(truths, strategies.flags(G), strategies.flags(G))
+def test_labels_equal_the_oracle(boxes, valid, crowd):
+    boxes = boxes + np.float32(0.3)  # off the anchors' grid, so that no rounding decides a tie
+    index, label = oracles.rpn_labels(np.asarray(ANCHORS), boxes, valid, crowd, 0.7, 0.3, 0.001)
+    ours = label_anchors(ANCHORS, boxes, valid, crowd)
+    # A ground truth half a pixel off has two anchors equally good but for rounding: compare those loosely.
+    assert (np.asarray(ours.label) != label).sum() <= 2
+    both = (np.asarray(ours.label) == 1) & (label == 1)
+    np.testing.assert_array_equal(np.asarray(ours.gt_index)[both], index[both])
+
+
+@given(truths, strategies.flags(G), strategies.flags(G))
+def test_what_is_drawn_fits_its_label(boxes, valid, crowd):
+    labels = label_anchors(ANCHORS, boxes, valid, crowd)
+    drawn = rpn_targets(jax.random.key(0), ANCHORS, boxes, valid, crowd)
+    kind = np.asarray(labels.label)[np.asarray(drawn.index)]
+    assert (kind[np.asarray(drawn.positive)] == 1).all()
+    assert (kind[np.asarray(drawn.valid & ~drawn.positive)] == 0).all()
+    assert drawn.positive.sum() == min((labels.label == 1).sum(), 6)
+    which = np.asarray(drawn.positive)
+    expected = oracles.encode_boxes(
+        boxes[np.asarray(labels.gt_index)[np.asarray(drawn.index)]][which],
+        np.asarray(ANCHORS)[np.asarray(drawn.index)][which],
+        (10, 10, 5, 5),
+    )
+    np.testing.assert_allclose(np.asarray(drawn.deltas)[which], expected, atol=1e-4)
+    assert np.isfinite(drawn.deltas).all()
+
+
+@given(truths, strategies.flags(G), strategies.boxes(G, limit=1000))
+def test_padded_slots_change_nothing(boxes, valid, garbage):
+    crowd = np.zeros(G, bool)
+    other = np.where(valid[:, None], boxes, garbage)
+    a = rpn_targets(jax.random.key(0), ANCHORS, boxes, valid, crowd)
+    b = rpn_targets(jax.random.key(0), ANCHORS, other, valid, crowd | ~valid)
+    for name in ("index", "positive", "valid"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    np.testing.assert_array_equal(a.deltas[a.positive], b.deltas[b.positive])
+    assert np.isfinite(b.deltas).all()
+
+
+@given(truths, strategies.permutations(G))
+def test_order_of_objects_does_not_matter(boxes, order):
+    everything, nothing = np.ones(G, bool), np.zeros(G, bool)
+    a = rpn_targets(jax.random.key(0), ANCHORS, boxes, everything, nothing)
+    b = rpn_targets(jax.random.key(0), ANCHORS, boxes[order], everything, nothing)
+    np.testing.assert_array_equal(a.index, b.index)
+    np.testing.assert_array_equal(a.positive, b.positive)
+
+
+def test_no_objects():
+    for g in (0, 2):
+        drawn = rpn_targets(jax.random.key(1), ANCHORS, jnp.zeros((g, 4)), jnp.zeros(g, bool), jnp.zeros(g, bool))
+        assert drawn.valid.all()
+        assert not drawn.positive.any()
+        assert np.isfinite(drawn.deltas).all()
+    crowd = rpn_targets(jax.random.key(1), ANCHORS, jnp.array([[-99.0, -99, 199, 199]]), jnp.array([True]), jnp.array([True]))
+    assert not crowd.valid.any()  # all anchors lie in the crowd, and have an IoU of 0.001 or more with it
+
+
+def test_jit_changes_nothing():
+    boxes = jnp.array([[3.0, 4.0, 20.0, 19.0], [11.0, 9.0, 37.0, 30.0], [0.0, 0.0, 0.0, 0.0]])
+    valid, crowd = jnp.array([True, True, False]), jnp.zeros(3, bool)
+    plain = targets.label_anchors(ANCHORS, boxes, valid, crowd, **RULE)
+    np.testing.assert_array_equal(plain.label, label_anchors(ANCHORS, boxes, valid, crowd).label)
+
+
+@pytest.mark.parametrize("case", ["crowd", "nocrowd"])
+def test_matterport(case):
+    """All labels of `build_rpn_targets` before sampling, and its deltas. Its labels -1 and 0 are 0 and -1 here."""
+    g = recorded.load("matterport_targets")
+    a = MaskRCNNConfig.matterport_coco().anchors
+    anchors = jnp.asarray(pyramid_anchors((256, 256), strides=a.strides, sizes=a.sizes, ratios=a.ratios))
+    boxes = jnp.asarray(recorded.xyxy(g["rpnt_gt_boxes"]).astype(np.float32))
+    is_crowd = jnp.asarray(g["rpnt_gt_class_ids"] < 0)
+    valid = jnp.ones(4, bool) if case == "crowd" else ~is_crowd
+    matches = label_anchors(anchors, boxes, valid, is_crowd)
+    label = np.asarray(matches.label)
+    np.testing.assert_array_equal(np.flatnonzero(label == 1), g[f"rpnt_{case}_positive"])
+    np.testing.assert_array_equal(np.flatnonzero(label == -1), g[f"rpnt_{case}_ignored"])
+    drawn = targets.rpn_targets(
+        jax.random.key(0), anchors, boxes, valid, is_crowd,
+        samples=256, max_positive=128, delta_weights=(10.0, 10.0, 5.0, 5.0), **RULE,
+    )  # fmt: skip
+    order = np.argsort(drawn.index[:8])
+    np.testing.assert_array_equal(drawn.index[:8][order], g[f"rpnt_{case}_positive"])
+    np.testing.assert_allclose(drawn.deltas[:8][order], recorded.xyxy(g[f"rpnt_{case}_deltas"]), rtol=1e-5, atol=1e-5)
+
+
+def test_torchvision():
+    """20,460 anchors, five objects: labels before sampling, and the deltas of the positives."""
+    g = recorded.load("torchvision_losses")
+    a = MaskRCNNConfig.torchvision_coco().anchors
+    anchors = jnp.asarray(
+        pyramid_anchors((256, 320), strides=a.strides, sizes=a.sizes, ratios=a.ratios, rounded=a.rounded)
+    )
+    valid, crowd = jnp.ones(5, bool), jnp.zeros(5, bool)
+    label = np.asarray(label_anchors(anchors, g["rpnloss.gt"], valid, crowd).label)
+    np.testing.assert_array_equal(np.flatnonzero(label == 1), g["rpnloss.positive"])
+    np.testing.assert_array_equal(np.flatnonzero(label == -1), g["rpnloss.ignored"])
+    drawn = targets.rpn_targets(
+        jax.random.key(0), anchors, jnp.asarray(g["rpnloss.gt"]), valid, crowd,
+        samples=256, max_positive=128, delta_weights=(1.0, 1.0, 1.0, 1.0), **RULE,
+    )  # fmt: skip
+    order = np.argsort(drawn.index[:20])
+    np.testing.assert_array_equal(drawn.index[:20][order], g["rpnloss.pos_idx"])
+    np.testing.assert_allclose(drawn.deltas[:20][order], g["rpnloss.pos_targets"], rtol=1e-5, atol=1e-6)
