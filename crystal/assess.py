@@ -61,7 +61,7 @@ def map_on(truths: list[Instances], predictions: list[Instances], images: list[i
 
 
 def quick_map(predictor: Predictor, records: Sequence[Record], truths: list[Instances]) -> float:
-    """mAP at IoU 0.50 on a few images, for the curve during training."""
+    """The mAP at IoU 0.50 on a few images, for the curve during training."""
     found = [prediction_of(p) for p in predictor(read_image(r.path) for r in records)]
     return paper_map(truths, found, iou=0.5)
 

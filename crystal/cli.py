@@ -133,9 +133,7 @@ class Predict:
     def run(self) -> int:
         from crystal.predict import predict_command
 
-        return predict_command(
-            self.weights, self.images, self.out, score_threshold=self.score, labelme=self.labelme
-        )
+        return predict_command(self.weights, self.images, self.out, score_threshold=self.score, labelme=self.labelme)
 
 
 COMMANDS = {"demo": Demo, "render": Render, "train": Train, "evaluate": Evaluate, "predict": Predict}
@@ -162,7 +160,9 @@ def _foreseen(error: BaseException) -> bool:
 
 def main() -> None:
     """Entry point of the console script."""
-    command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="crystal", description=__doc__.splitlines()[0])
+    command = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS, prog="crystal", description="Find and outline protein crystals in crystallization-drop images."
+    )
     try:
         code = command.run()
     except KeyboardInterrupt as error:

@@ -84,7 +84,7 @@ def _find_json(dataset: Path, split: str) -> Path:
     )
 
 
-def _load_json(path: Path) -> dict[str, list[Any]]:
+def _load_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_bytes())
     except OSError as error:

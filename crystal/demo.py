@@ -41,7 +41,9 @@ def render(data: Path, *, train: int, val: int, seed: int, light: float) -> None
         console.print(f"{data}: already rendered")
         return
     if data.exists():
-        raise DemoError(f"{data} holds other drops than this command renders; remove {data.parent} or choose another --out")
+        raise DemoError(
+            f"{data} holds other drops than this command renders; remove {data.parent} or choose another --out"
+        )
     with one_bar("rendering", train + val) as bar:
         render_dataset(data, train=train, val=val, seed=seed, light=light, progress=lambda done, total: bar(done))
     write_atomically(note, json.dumps(wanted))
@@ -100,7 +102,9 @@ def train_both(out: Path, *, steps: int, seed: int) -> dict[str, float]:
                         shown[name](int(trained[-1]["step"]) if trained else 0, note)
                     if code is not None and name not in seconds:
                         if code != 0:
-                            raise DemoError(f"training {name} ended with code {code}; the end of {out / name}.log:\n{_last_lines(out / f'{name}.log')}")
+                            raise DemoError(
+                                f"training {name} ended with code {code}; the end of {out / name}.log:\n{_last_lines(out / f'{name}.log')}"
+                            )
                         seconds[name] = time.monotonic() - start
     finally:
         _stop(processes.values())
@@ -149,7 +153,11 @@ def print_table(numbers: dict[str, dict]) -> None:
     table = Table(title="mAP over images, by mask IoU", title_justify="left")
     for column in ("images", "IoU", "without CLAHE", "with CLAHE", "paper without", "paper with"):
         table.add_column(column, justify="left" if column == "images" else "right")
-    for key, count, iou in (("map_050_10", "10", "0.50"), ("map_065_100", "100", "0.65"), ("map_050_100", "100", "0.50")):
+    for key, count, iou in (
+        ("map_050_10", "10", "0.50"),
+        ("map_065_100", "100", "0.65"),
+        ("map_050_100", "100", "0.50"),
+    ):
         ours = [f"{numbers[name][key]:.3f}" if numbers[name][key] is not None else "-" for name in RUNS]
         theirs = [f"{value:.3f}" for value in PAPER[key]] if key in PAPER else ["-", "-"]
         count = str(int(numbers["clahe"][f"images_of_{count}"]))

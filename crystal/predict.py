@@ -21,9 +21,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int, UInt8
 
-from crystal.images import ImageError, prepare, read_image
+from crystal.images import ImageError, find_images, prepare, read_image
 from crystal.outlines import encode_patch
 from crystal.outputs import OutputFolder, name_outputs
+from crystal.progress import console, one_bar
+from crystal.run_folder import load_run
 from maskrcnn_jax.image.letterbox import Letterbox
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.roi.masks import paste_patch
@@ -206,9 +208,7 @@ def predict_folder(
     return PredictSummary(folder.done, folder.crystals, failed, folder.kept)
 
 
-def predict_command(
-    weights: Path, images: Sequence[Path], out: Path, *, score_threshold: float, labelme: bool
-) -> int:
+def predict_command(weights: Path, images: Sequence[Path], out: Path, *, score_threshold: float, labelme: bool) -> int:
     """`crystal predict`; the exit code is 1 if any image could not be read."""
     model, clahe = load_run(weights)
     paths = find_images(images)

@@ -10,16 +10,17 @@ import json
 import shutil
 from pathlib import Path
 
-import cv2
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from flax import nnx
 from pycocotools import mask as rle
 
 from crystal.config import Phase, TrainConfig
 from crystal.dataset import load_split
 from crystal.images import apply_clahe
 from crystal.loader import training_loader
+from crystal.opencv import cv2
 from crystal.progress import one_bar
 from crystal.run_folder import claim
 from crystal.shapes import draw_scene
@@ -27,7 +28,6 @@ from crystal.train import Trainer
 from maskrcnn_jax import checkpoint
 from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.model import MaskRCNN
-from flax import nnx
 
 CLASSES = ((0, "background"), (1, "shape"))
 
@@ -55,7 +55,7 @@ def write_scenes(out: Path, count: int, *, seed: int = 0) -> None:
                         "iscrowd": int(crowd),
                         "area": float(mask.sum()),
                         "bbox": rle.toBbox(packed).tolist(),
-                        "segmentation": {"size": packed["size"], "counts": packed["counts"].decode()},
+                        "segmentation": {"size": packed["size"], "counts": bytes(packed["counts"]).decode()},
                     }
                 )
             bar(i + 1)

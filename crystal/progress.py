@@ -54,17 +54,20 @@ class Bar:
         self._task = rich.add_task(name, total=total, note="")
         self._start = self._last = time.monotonic()
         self._first: tuple[float, int] | None = None
+        self._finished = False
 
     def __call__(self, done: int, note: str = "") -> None:
         """Show `done` of the total. Cheap enough to call for every piece."""
         self._rich.update(self._task, completed=done, note=note)
         now = time.monotonic()
-        if console.is_terminal or (now - self._last < SECONDS_BETWEEN_LINES and done < self._total):
+        if console.is_terminal or self._finished or (now - self._last < SECONDS_BETWEEN_LINES and done < self._total):
             return
         if done and self._first is None:
             self._first = (now, done)
-        self._last = now
-        console.print(f"{self._name}: {done}/{self._total}, {now - self._start:.0f} s{self._left(now, done)} {note}".rstrip())
+        self._last, self._finished = now, done >= self._total
+        console.print(
+            f"{self._name}: {done}/{self._total}, {now - self._start:.0f} s{self._left(now, done)} {note}".rstrip()
+        )
 
     def _left(self, now: float, done: int) -> str:
         if self._first is None or done >= self._total or done <= self._first[1]:

@@ -70,7 +70,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         if not isinstance(values, dict):
             raise ValueError("not an object")
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read ({error}); the folder is no run of crystal train, or is damaged") from error
+        raise RunError(
+            f"{path} cannot be read ({error}); the folder is no run of crystal train, or is damaged"
+        ) from error
     return values
 
 

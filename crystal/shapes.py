@@ -7,9 +7,10 @@ painters of drops and crystals.
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
+
+from crystal.opencv import cv2
 
 LEAST_VISIBLE_SHARE = 0.3
 LEAST_PIXELS = 24
@@ -50,9 +51,9 @@ def _outline(rng: np.random.Generator, size: float) -> Float[np.ndarray, "k 2"]:
     return points @ np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
 
 
-def _fixed(points: Float[np.ndarray, "k 2"]) -> np.ndarray:
+def _fixed(points: Float[np.ndarray, "k 2"]) -> list[np.ndarray]:
     """Sub-pixel corners in OpenCV's fixed-point form (4 bits)."""
-    return np.round(points * 16).astype(np.int32)[None]
+    return [np.round(points * 16).astype(np.int32)]
 
 
 def _line(corners: Float[np.ndarray, "k 2"], shape: tuple[int, int], thickness: int) -> Float[np.ndarray, "h w 1"]:
@@ -113,7 +114,9 @@ def _draw_clutter(rng: np.random.Generator, canvas: Float[np.ndarray, "h w 3"], 
     kind = rng.integers(6)
     radius = float(np.exp(rng.uniform(np.log(2), np.log(80))))
     if kind == 0:
-        cv2.ellipse(layer, ((x, y), (radius, radius * rng.uniform(0.6, 1.0)), rng.uniform(0, 180)), 1.0, -1, cv2.LINE_AA)
+        cv2.ellipse(
+            layer, ((x, y), (radius, radius * rng.uniform(0.6, 1.0)), rng.uniform(0, 180)), 1.0, -1, cv2.LINE_AA
+        )
     elif kind == 1:
         cv2.circle(layer, (x, y), int(radius * rng.uniform(0.5, 3)) + 1, 1.0, int(rng.integers(1, 4)), cv2.LINE_AA)
     elif kind == 2:
@@ -144,7 +147,8 @@ def draw_scene(seed: int | tuple[int, ...], *, height: int = 256, width: int = 3
     for _ in range(rng.integers(0, 7)):
         _draw_clutter(rng, canvas, contrast)
     outlines = []
-    for _ in range(int(rng.choice([0, rng.integers(1, 6), rng.integers(6, 31)], p=[0.03, 0.57, 0.4]))):
+    few, many = int(rng.integers(1, 6)), int(rng.integers(6, 31))
+    for _ in range(int(rng.choice([0, few, many], p=[0.03, 0.57, 0.4]))):
         outline = _draw_object(rng, canvas, contrast)
         if outline is not None:
             outlines.append(outline)

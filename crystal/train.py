@@ -24,7 +24,7 @@ from maskrcnn_jax import checkpoint
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import GroundTruth
 from maskrcnn_jax.training.optimizer import make_optimizer, make_schedule
-from maskrcnn_jax.training.state import TrainState, create_state, to_model
+from maskrcnn_jax.training.state import create_state, to_model
 from maskrcnn_jax.training.step import make_step
 from maskrcnn_jax.training.transfer import replace_classes
 
@@ -149,13 +149,15 @@ class Trainer:
             asked = time.monotonic()
             batch = next(self.batches)
             input_wait += time.monotonic() - asked
-            state, metrics = train_step(state, batch.images, to_truth(batch), batch.windows, self.key)
+            state, metrics = train_step(
+                state, jnp.asarray(batch.images), to_truth(batch), jnp.asarray(batch.windows), self.key
+            )
             self.step += 1
             waiting.append(metrics)
             if self.step % config.log_every == 0 or self.step == last:
                 values = jax.device_get(waiting)  # waits for the steps: metrics are fetched once an interval
                 seconds = time.monotonic() - since
-                self._write(values, float(schedule(self.step - first)), seconds, input_wait)
+                self._write(values, float(np.asarray(schedule(self.step - first))), seconds, input_wait)
                 for value in values:
                     skipped_in_a_row = skipped_in_a_row + 1 if value["skipped"] else 0
                 if skipped_in_a_row >= config.skips_allowed:
@@ -177,7 +179,9 @@ class Trainer:
 
     def _write(self, values: list[dict[str, Any]], rate: float, seconds: float, input_wait: float) -> None:
         mean = {name: float(np.mean([v[name] for v in values])) for name in values[0]}
-        losses = {"loss" if n == "total" else f"loss_{n}": v for n, v in mean.items() if n not in ("grad_norm", "skipped")}
+        losses = {
+            "loss" if n == "total" else f"loss_{n}": v for n, v in mean.items() if n not in ("grad_norm", "skipped")
+        }
         self.log.write(
             step=self.step,
             loss=losses.pop("loss"),
@@ -266,7 +270,7 @@ def train_command(
 
 
 def _validation(data: Path, model: MaskRCNN, config: TrainConfig) -> Validate | None:
-    """mAP on the first validation images with objects, if it is asked for and there are any."""
+    """The mAP on the first validation images with objects, if it is asked for and there are any."""
     if not config.validate_every:
         return None
     records = [r for r in load_split(data, "val").records if any(not i.crowd for i in r.instances)]

@@ -101,7 +101,9 @@ def _checkpoint_folder(path: str | Path) -> Path:
 
 
 def _by_name(tree: Any) -> dict[str, Any]:
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(tree)
+    }
 
 
 def _shape(leaf: Any) -> tuple[int, ...] | None:

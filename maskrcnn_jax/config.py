@@ -179,7 +179,7 @@ class MaskRCNNConfig:
 
     @classmethod
     def torchvision_coco(cls, depth: int = 50) -> "MaskRCNNConfig":
-        """torchvision's `maskrcnn_resnet50_fpn` (v1), also 101 deep. 91 classes: COCO's ids with their gaps."""
+        """Torchvision's `maskrcnn_resnet50_fpn` (v1), also 101 deep. 91 classes: COCO's ids with their gaps."""
         return cls(
             classes=tuple((i, dict(COCO_CLASSES).get(i, f"unused-{i}")) for i in range(91)),
             image=ImageConfig(

@@ -41,7 +41,7 @@ class Conv(nnx.Module):
     def __call__(self, features: Float[Array, "b h w i"]) -> Float[Array, "b hh ww o"]:
         kernel = self.kernel[...].astype(self.dtype)
         features = features.astype(self.dtype)
-        out = conv2d(features, kernel, self.stride, self.padding)
+        out: Array = conv2d(features, kernel, self.stride, self.padding)
         return out if self.bias is None else out + self.bias[...].astype(self.dtype)
 
 

@@ -161,9 +161,9 @@ class MaskRCNN(nnx.Module):
 
     def stages(self, images: Images, windows: Windows | None = None) -> Stages:
         """One forward pass at inference, with every intermediate."""
-        size = images.shape[1:3]
+        size = (images.shape[1], images.shape[2])
         windows = self._windows(images, windows)
-        maps, pyramid = self.features(images, windows)
+        (c1, c2, c3, c4, c5), pyramid = self.features(images, windows)
         objectness, rpn_deltas = self.rpn(pyramid)
         proposals = self.propose(objectness, rpn_deltas, windows, size=size, training=False)
         class_logits, box_deltas = self.classify(pyramid, proposals.boxes, size=size)
@@ -186,8 +186,12 @@ class MaskRCNN(nnx.Module):
         own_class = detections.classes[..., None, None, None]
         masks = jax.nn.sigmoid(jnp.take_along_axis(mask_logits, own_class, axis=-1)[..., 0])
         return Stages(
-            *maps,
-            *pyramid,
+            c1=c1,
+            c2=c2,
+            c3=c3,
+            c4=c4,
+            c5=c5,
+            **pyramid._asdict(),
             objectness=objectness,
             rpn_deltas=rpn_deltas,
             anchors=jnp.asarray(self.anchors(*size)),
@@ -201,11 +205,9 @@ class MaskRCNN(nnx.Module):
         """Detections of a batch; `roi/masks.py` pastes their masks back into pixels."""
         return self.stages(images, windows).detections
 
-    def losses(
-        self, images: Images, truth: GroundTruth, key: PRNGKeyArray, windows: Windows | None = None
-    ) -> Losses:
+    def losses(self, images: Images, truth: GroundTruth, key: PRNGKeyArray, windows: Windows | None = None) -> Losses:
         """The five losses of a batch (Crystals 2021, eq. 1 and 2). `key` decides which anchors and RoIs are drawn."""
-        b, size = images.shape[0], images.shape[1:3]
+        b, size = images.shape[0], (images.shape[1], images.shape[2])
         rpn, roi = self.config.rpn, self.config.roi
         windows = self._windows(images, windows)
         anchor_keys, roi_keys = jax.random.split(key, (2, b))

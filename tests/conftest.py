@@ -4,9 +4,7 @@ import hypothesis
 import jaxtyping
 
 # Before anything imports the package. The numeric tower: an int is welcome where a float is annotated.
-jaxtyping.install_import_hook(
-    "maskrcnn_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-)
+jaxtyping.install_import_hook("maskrcnn_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 hypothesis.settings.register_profile("small", max_examples=30, deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("small")

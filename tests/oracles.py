@@ -367,7 +367,7 @@ def detections(logits, deltas, boxes, valid, window, one_class, score_threshold,
 
 
 def paste_mask(mask, box, height, width, border):
-    """Pixels of a full frame whose centres lie in the box and where the mask, stretched over the box, is 0.5 or more."""
+    """Pixels of a full frame whose centres lie in the box and where the mask, stretched over it, is 0.5 or more."""
     cells = len(mask)
     x1, y1, x2, y2 = (float(v) for v in box)
     frame = np.zeros((height, width), bool)

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 PATCH_BYTES = 1 << 20  # patches of one tile; up to 8 MiB it costs a tenth more, at 16 MiB a third
+ONE_PIECE_BYTES = 12 << 20  # up to here one product costs no more, and a loop would cost compile time
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
@@ -36,6 +37,29 @@ def _rows_a_tile(rows: int, bytes_a_row: int) -> int:
     return max(t for t in range(1, rows + 1) if rows % t == 0 and (t == 1 or t * bytes_a_row <= PATCH_BYTES))
 
 
+def _patches_product(
+    window: Float[Array, "b hp wp i"], gradient: Float[Array, "b hh ww o"], kernel_size: tuple[int, int], stride: int
+) -> Float[Array, "o n"]:
+    """gradient^T patches, n = (row, column, channel) of the kernel; `window` is what the kernel sees, padding included."""
+    rows, columns, o = gradient.shape[1:]
+    kh, kw = kernel_size
+    patches = jnp.concatenate(
+        [
+            window[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
+            for i in range(kh)
+            for j in range(kw)
+        ],
+        -1,
+    )
+    # gradient^T patches rather than the other way round: twice as fast in XLA's CPU matmul.
+    return lax.dot_general(
+        gradient.reshape(-1, o),
+        patches.reshape(-1, patches.shape[-1]),
+        (((0,), (0,)), ((), ())),
+        preferred_element_type=jnp.float32,
+    )
+
+
 def kernel_gradient(
     features: Float[Array, "b h w i"],
     gradient: Float[Array, "b hh ww o"],
@@ -48,32 +72,21 @@ def kernel_gradient(
     b, rows, columns, o = gradient.shape
     c = features.shape[-1]
     padded = jnp.pad(features, ((0, 0), *padding, (0, 0)))
-    tile = _rows_a_tile(rows, columns * kh * kw * c * features.dtype.itemsize)
-    tiles = rows // tile
-    high = (tile - 1) * stride + kh  # padded rows that one tile reads
+    bytes_a_row = columns * kh * kw * c * features.dtype.itemsize
+    if b * rows * bytes_a_row <= ONE_PIECE_BYTES:
+        total = _patches_product(padded, gradient, kernel_size, stride)
+    else:
+        tile = _rows_a_tile(rows, bytes_a_row)
+        tiles = rows // tile
+        high = (tile - 1) * stride + kh  # padded rows that one tile reads
 
-    def add_tile(total, index):
-        image, first = index // tiles, (index % tiles) * tile
-        window = lax.dynamic_slice(padded, (image, first * stride, 0, 0), (1, high, padded.shape[2], c))[0]
-        patches = jnp.concatenate(
-            [
-                window[i : i + (tile - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
-                for i in range(kh)
-                for j in range(kw)
-            ],
-            -1,
-        )
-        part = lax.dynamic_slice(gradient, (image, first, 0, 0), (1, tile, columns, o))
-        # gradient^T patches rather than the other way round: twice as fast in XLA's CPU matmul.
-        product = lax.dot_general(
-            part.reshape(-1, o),
-            patches.reshape(-1, kh * kw * c),
-            (((0,), (0,)), ((), ())),
-            preferred_element_type=jnp.float32,
-        )
-        return total + product, None
+        def add_tile(total, index):
+            image, first = index // tiles, (index % tiles) * tile
+            window = lax.dynamic_slice(padded, (image, first * stride, 0, 0), (1, high, padded.shape[2], c))
+            part = lax.dynamic_slice(gradient, (image, first, 0, 0), (1, tile, columns, o))
+            return total + _patches_product(window, part, kernel_size, stride), None
 
-    total, _ = lax.scan(add_tile, jnp.zeros((o, kh * kw * c), jnp.float32), jnp.arange(b * tiles))
+        total, _ = lax.scan(add_tile, jnp.zeros((o, kh * kw * c), jnp.float32), jnp.arange(b * tiles))
     return total.reshape(o, kh, kw, c).transpose(1, 2, 3, 0)
 
 

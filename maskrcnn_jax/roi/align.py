@@ -59,7 +59,7 @@ def bin_samples(
     sampling_ratio: int,
     max_samples: int,
 ) -> Samples:
-    """s samples at the middles of s equal parts of each of `bins` bins between `low` and `high` (in cells).
+    """S samples at the middles of s equal parts of each of `bins` bins between `low` and `high` (in cells).
 
     >>> grid = bin_samples(jnp.array([0.0]), jnp.array([4.0]), jnp.array([8]), bins=2, sampling_ratio=2, max_samples=2)
     >>> grid.position.tolist()

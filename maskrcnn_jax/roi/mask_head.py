@@ -18,7 +18,9 @@ class Deconv2x2(nnx.Module):
     """
 
     def __init__(self, inputs: int, outputs: int, *, dtype: str = "float32", rngs: nnx.Rngs):
-        initial = jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=2, out_axis=3, batch_axis=(0, 1))
+        initial = jax.nn.initializers.variance_scaling(
+            2.0, "fan_in", "normal", in_axis=2, out_axis=3, batch_axis=(0, 1)
+        )
         self.kernel = nnx.Param(initial(rngs.params(), (2, 2, inputs, outputs)))
         self.bias = nnx.Param(jnp.zeros(outputs))
         self.dtype = dtype

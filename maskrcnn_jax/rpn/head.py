@@ -16,9 +16,7 @@ from maskrcnn_jax.structures import Pyramid
 class RPNHead(nnx.Module):
     """Pyramid -> (objectness logits [b, a], deltas [b, a, 4]), in the order of `pyramid_anchors`."""
 
-    def __init__(
-        self, inputs: int, channels: int, *, anchors_per_cell: int, dtype: str = "float32", rngs: nnx.Rngs
-    ):
+    def __init__(self, inputs: int, channels: int, *, anchors_per_cell: int, dtype: str = "float32", rngs: nnx.Rngs):
         self.shared = Conv(inputs, channels, 3, dtype=dtype, rngs=rngs)
         # Small, so that the first proposals are the anchors and the first objectness is even.
         self.objectness = Conv(channels, anchors_per_cell, 1, scale=0.01, dtype=dtype, rngs=rngs)

@@ -10,9 +10,7 @@ from maskrcnn_jax.boxes.nms import nms
 from maskrcnn_jax.structures import Proposals
 
 
-def _best_per_level(
-    objectness: Float[Array, " a"], level_sizes: tuple[int, ...], limit: int
-) -> list[Array]:
+def _best_per_level(objectness: Float[Array, " a"], level_sizes: tuple[int, ...], limit: int) -> list[Array]:
     """Indices into all anchors of the `limit` best logits of each level."""
     best, start = [], 0
     for size in level_sizes:
@@ -47,9 +45,7 @@ def propose(
     """
     groups = _best_per_level(objectness, level_sizes if per_level else (objectness.shape[0],), before_nms)
     index = jnp.concatenate(groups)
-    boxes = clip_to_window(
-        decode(deltas[index], anchors[index], delta_weights, max_log_scale=max_log_scale), window
-    )
+    boxes = clip_to_window(decode(deltas[index], anchors[index], delta_weights, max_log_scale=max_log_scale), window)
     scores = objectness[index]
     if score == "probability":
         scores = jax.nn.sigmoid(scores)

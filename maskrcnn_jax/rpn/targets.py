@@ -40,9 +40,7 @@ def label_anchors(
         overlaps, positive_iou=positive_iou, negative_iou=negative_iou, allow_low_quality=True, gt_valid=objects
     )
     in_crowd = (jnp.where((gt_valid & gt_crowd)[:, None], overlaps, 0.0) >= crowd_iou).any(0)
-    return matches._replace(
-        label=jnp.where(in_crowd & (matches.label == Label.NEGATIVE), Label.IGNORE, matches.label)
-    )
+    return matches._replace(label=jnp.where(in_crowd & (matches.label == Label.NEGATIVE), Label.IGNORE, matches.label))
 
 
 def rpn_targets(

@@ -9,9 +9,7 @@ import optax
 Schedule = Literal["constant", "cosine"]
 
 
-def make_schedule(
-    learning_rate: float, *, steps: int, warmup: int = 0, decay: Schedule = "cosine"
-) -> optax.Schedule:
+def make_schedule(learning_rate: float, *, steps: int, warmup: int = 0, decay: Schedule = "cosine") -> optax.Schedule:
     """Linear from 0 over `warmup` steps, then constant, or half a cosine down to 0 at `steps` (SGDR eq. 5)."""
     if decay == "cosine":
         return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, max(steps, warmup + 1))

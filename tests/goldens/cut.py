@@ -62,7 +62,7 @@ def matterport_targets(folder: Path) -> Arrays:
             np.flatnonzero(labels == 0),
         )
         cut[f"rpnt_{case}_deltas"] = recorded[f"rpnt_{case}_bbox_full"].astype(np.float32)
-    return cut | {"dt_full_frames": recorded["minimize_mask_in"]}
+    return cut
 
 
 def matterport_losses(folder: Path) -> Arrays:
@@ -71,6 +71,23 @@ def matterport_losses(folder: Path) -> Arrays:
     masks, classes = cut.pop("ls_pred_mask"), cut["ls_target_class_ids"]
     positive = np.nonzero(classes)
     return cut | {"ls_own_mask": masks[(*positive, slice(None), slice(None), classes[positive])]}
+
+
+def matterport_detections(folder: Path) -> Arrays:
+    """Cut DetectionLayer at 512, three settings: of each proposal the best class, its probability and its deltas."""
+    with np.load(folder / "matterport" / "goldens_infer_r101_512.npz") as recorded:
+        cut = {k: recorded[k] for k in ("rois", "window_norm")} | {
+            k: recorded[k] for k in recorded if k[:10] == "detections"
+        }
+        logits, deltas = recorded["class_logits"].reshape(-1, 81), recorded["bbox_deltas"].reshape(-1, 81, 4)
+    best = logits.argmax(1)
+    shares = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    rows = np.arange(len(best))
+    return cut | {
+        "best_class": best.astype(np.uint8),
+        "best_probability": shares[rows, best] / shares.sum(1),
+        "best_deltas": deltas[rows, best],
+    }
 
 
 def matterport_layers(folder: Path) -> Arrays:
@@ -134,6 +151,7 @@ GROUPS: tuple[Callable[[Path], Arrays], ...] = (
     matterport_crops,
     matterport_targets,
     matterport_losses,
+    matterport_detections,
     matterport_layers,
     anchors,
     torchvision_roi_align,

@@ -38,12 +38,14 @@ def test_decode_equals_the_oracle(weights, deltas, anchors):
     for limit in (None, coding.MAX_LOG_SCALE):
         expected = oracles.decode_boxes(deltas, anchors, weights, limit)
         scale = np.abs(expected).max(1, keepdims=True)
-        np.testing.assert_allclose(decode(deltas, anchors, weights, max_log_scale=limit) / scale, expected / scale, atol=2e-6)
+        np.testing.assert_allclose(
+            decode(deltas, anchors, weights, max_log_scale=limit) / scale, expected / scale, atol=2e-6
+        )
 
 
 def test_clamp():
     anchor, delta = jnp.array([[0.0, 0.0, 16.0, 16.0]]), jnp.array([[0.0, 0.0, 50.0, 5.0]])
-    width, height = (np.asarray(coding.decode(delta, anchor))[0, 2:] - np.asarray(coding.decode(delta, anchor))[0, :2])
+    width, height = np.asarray(coding.decode(delta, anchor))[0, 2:] - np.asarray(coding.decode(delta, anchor))[0, :2]
     assert width == pytest.approx(1000, rel=1e-5)
     assert height == pytest.approx(1000, rel=1e-5)
     free = coding.decode(delta, anchor, max_log_scale=None)

@@ -33,7 +33,10 @@ def some_case(seed=0, positives=(3, 1), drawn=(8, 5)):
 def test_by_hand():
     """One positive with logit 0 and one wrong delta of 2; one negative with logit 0; a third slot unfilled."""
     target = RPNTargets(
-        jnp.array([[1, 0, 2]]), jnp.array([[True, False, False]]), jnp.array([[True, True, False]]), jnp.zeros((1, 3, 4))
+        jnp.array([[1, 0, 2]]),
+        jnp.array([[True, False, False]]),
+        jnp.array([[True, True, False]]),
+        jnp.zeros((1, 3, 4)),
     )
     deltas = jnp.zeros((1, 3, 4)).at[0, 1, 2].set(2.0).at[0, 0].set(9.0)
     case = (jnp.zeros((1, 3)), deltas, target)
@@ -62,9 +65,7 @@ def test_nothing_drawn_and_padded_slots(rule):
     objectness, deltas, t = some_case(2, (1, 0), (3, 0))
     value = jax.jit(jax.value_and_grad(lambda o, d, t: sum(rpn_losses(o, d, t, **RULES[rule])), (0, 1)))
     total, gradients = value(objectness, deltas, t)
-    other = t._replace(
-        index=jnp.where(t.valid, t.index, 0), deltas=jnp.where(t.positive[..., None], t.deltas, -1e6)
-    )
+    other = t._replace(index=jnp.where(t.valid, t.index, 0), deltas=jnp.where(t.positive[..., None], t.deltas, -1e6))
     again, gradients_again = value(objectness, deltas, other)
     assert total == again
     for a, b in zip(gradients, gradients_again, strict=True):

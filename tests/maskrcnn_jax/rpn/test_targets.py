@@ -77,7 +77,9 @@ def test_no_objects():
         assert drawn.valid.all()
         assert not drawn.positive.any()
         assert np.isfinite(drawn.deltas).all()
-    crowd = rpn_targets(jax.random.key(1), ANCHORS, jnp.array([[-99.0, -99, 199, 199]]), jnp.array([True]), jnp.array([True]))
+    crowd = rpn_targets(
+        jax.random.key(1), ANCHORS, jnp.array([[-99.0, -99, 199, 199]]), jnp.array([True]), jnp.array([True])
+    )
     assert not crowd.valid.any()  # all anchors lie in the crowd, and have an IoU of 0.001 or more with it
 
 

@@ -1,0 +1,220 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maskrcnn_jax.roi import targets
+from tests import oracles, recorded, strategies
+
+G, P, S, Q, M = 3, 20, 16, 6, 8
+WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+DEFAULTS = dict(
+    samples=S, max_positive=Q, positive_iou=0.5, crowd_iou=0.001, negatives_per_positive=None, truth_copies=0,
+    truth_jitter=0.0, delta_weights=WEIGHTS, mask_size=M, mask_sampling="bins", binary_masks=False,
+)  # fmt: skip
+draw = jax.jit(partial(targets.roi_targets, **DEFAULTS))
+draw_with_truth = jax.jit(partial(targets.roi_targets, **DEFAULTS | {"truth_copies": 2, "truth_jitter": 0.1}))
+CLASSES = np.int32([2, 1, 3])
+MASKS = np.random.default_rng(0).integers(0, 2, (G, M, M)).astype(np.uint8)
+KEY = jax.random.key(0)
+
+
+def some_proposals(boxes, seed):
+    """Twenty: each ground truth moved a little, a few times, and random ones. The last is not valid."""
+    rng = np.random.default_rng(seed)
+    near = np.tile(boxes, (4, 1)) + rng.uniform(-2, 2, (12, 4))
+    corner = rng.uniform(0, 60, (8, 2))
+    return np.float32(np.concatenate([near, np.concatenate([corner, corner + rng.uniform(4, 30, (8, 2))], 1)]))
+
+
+truths = strategies.boxes(G, limit=40, least_side=6, most_side=30)
+VALID = np.arange(P) < P - 1
+
+
+@given(truths, strategies.flags(G), strategies.flags(G), st.integers(0, 1000))
+def test_equals_the_oracle(boxes, valid, crowd, seed):
+    """Every drawn RoI is checked against the definition: its class, deltas, and which kinds are drawn how often."""
+    proposals = some_proposals(boxes, seed)
+    ours = jax.tree.map(np.asarray, draw(KEY, proposals, VALID, boxes, CLASSES, MASKS, valid, crowd))
+    table = oracles.box_iou(boxes, proposals)
+    best, label = oracles.match_table(table, 0.5, 0.5, False, valid & ~crowd)
+    in_crowd = (table * (valid & crowd)[:, None]).max(0) >= 0.001
+    label[~VALID | (in_crowd & (label == 0))] = -1
+    positives, negatives = min((label == 1).sum(), Q), (label == 0).sum()
+    assert ours.positive.tolist() == [s < positives for s in range(S)]
+    assert ours.valid.tolist() == [s < positives + negatives for s in range(S)]
+    for s in np.flatnonzero(ours.valid):
+        p = np.flatnonzero((proposals == ours.boxes[s]).all(1))[0]
+        assert label[p] == ours.positive[s]
+        if ours.positive[s]:
+            assert ours.classes[s] == CLASSES[best[p]]
+            expected = oracles.encode_boxes(boxes[best[p]][None], proposals[p][None], WEIGHTS)[0]
+            np.testing.assert_allclose(ours.deltas[s], expected, atol=1e-4)
+            (x1, y1, x2, y2), side = boxes[best[p]], np.tile(boxes[best[p]][2:] - boxes[best[p]][:2], 2)
+            relative = (proposals[p] - [x1, y1, x1, y1]) / side * M
+            mask = oracles.roi_align(MASKS[best[p]][..., None], relative[None], M, 1.0, 0, True)[0, ..., 0]
+            np.testing.assert_allclose(ours.masks[s], mask, atol=5e-5)
+    rest = ~ours.positive
+    assert not ours.classes[rest].any()
+    assert not ours.deltas[rest].any()
+    assert not ours.masks[rest[:Q]].any()
+    assert not ours.boxes[~ours.valid].any()
+
+
+@given(truths, strategies.flags(G), strategies.boxes(G, limit=1000), st.integers(0, 1000))
+def test_padded_slots_change_nothing(boxes, valid, garbage, seed):
+    proposals, no_crowd = some_proposals(boxes, seed), np.zeros(G, bool)
+    other = np.where(valid[:, None], boxes, garbage)
+    masks, classes = np.where(valid[:, None, None], MASKS, 9).astype(np.uint8), np.where(valid, CLASSES, 99)
+    strange = np.where(VALID[:, None], proposals, np.float32(-5e5))
+    for run in (draw, draw_with_truth):
+        a = run(KEY, proposals, VALID, boxes, CLASSES, MASKS, valid, no_crowd)
+        b = run(KEY, strange, VALID, other, classes, masks, valid, no_crowd | ~valid)
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+@given(truths, strategies.permutations(G), st.integers(0, 1000))
+def test_order_of_objects_does_not_matter(boxes, order, seed):
+    proposals, all_valid, no_crowd = some_proposals(boxes, seed), np.ones(G, bool), np.zeros(G, bool)
+    table = oracles.box_iou(boxes, proposals)
+    if (
+        len(np.unique(np.sort(table, 0)[-2:].round(5), axis=0)) < 2
+        or (np.diff(np.sort(table, 0)[-2:], axis=0) < 1e-5).any()
+    ):
+        return  # two objects equally good for a proposal: then the order decides
+    a = draw(KEY, proposals, VALID, boxes, CLASSES, MASKS, all_valid, no_crowd)
+    b = draw(KEY, proposals, VALID, boxes[order], CLASSES[order], MASKS[order], all_valid, no_crowd)
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
+
+
+def test_copies_of_the_truth_join_the_proposals():
+    """Proposals far away: the only positives are the two jittered copies of each object, never a crowd's."""
+    boxes = np.float32([[5, 5, 25, 25], [40, 10, 60, 30], [70, 70, 90, 90]])
+    far = np.tile(np.float32([[200, 200, 220, 220]]), (P, 1))
+    valid, crowd = np.array([True, True, True]), np.array([False, False, True])
+    ours = draw_with_truth(KEY, far, VALID, boxes, CLASSES, MASKS, valid, crowd)
+    assert ours.positive.sum() == 4
+    assert sorted(ours.classes[:4].tolist()) == [1, 1, 2, 2]
+    for s in range(4):
+        original = boxes[CLASSES.tolist().index(int(ours.classes[s]))]
+        moved = np.abs(np.asarray(ours.boxes[s]) - original)
+        assert 0 < moved.max() <= 2  # up to a tenth of 20
+    exact = targets.jittered_copies(KEY, jnp.asarray(boxes), copies=2, jitter=0.0)
+    np.testing.assert_array_equal(exact, np.repeat(boxes, 2, axis=0))
+
+
+def test_more_positives_than_slots_and_no_objects():
+    boxes = np.float32([[5, 5, 25, 25], [40, 10, 60, 30], [70, 70, 90, 90]])
+    nothing = np.zeros(G, bool)
+    many = draw(KEY, np.tile(boxes[:1], (P, 1)), VALID, boxes, CLASSES, MASKS, ~nothing, nothing)
+    assert many.positive.sum() == Q
+    assert many.valid.sum() == Q  # and no negatives exist
+    for run in (draw, draw_with_truth):
+        none = run(KEY, np.tile(boxes[:1], (P, 1)), VALID, boxes, CLASSES, MASKS, nothing, nothing)
+        assert not none.positive.any()
+        assert none.valid.all()
+        assert all(np.isfinite(leaf).all() for leaf in none)
+    empty = draw(KEY, np.zeros((P, 4), np.float32), np.zeros(P, bool), boxes, CLASSES, MASKS, ~nothing, nothing)
+    assert not empty.valid.any()
+
+
+def test_jit_changes_nothing():
+    boxes = jnp.array([[5.0, 5, 25, 25], [40, 10, 60, 30], [70, 70, 90, 90]])
+    case = (KEY, jnp.asarray(some_proposals(np.asarray(boxes), 1)), jnp.asarray(VALID), boxes, jnp.asarray(CLASSES))
+    case += (jnp.asarray(MASKS), jnp.ones(G, bool), jnp.zeros(G, bool))
+    for a, b in zip(targets.roi_targets(*case, **DEFAULTS), draw(*case), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+# -- masks -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampling", ["bins", "corners"])
+def test_mask_by_hand(sampling):
+    """The RoI is the right half of an object whose right half is outside; then the object's own box."""
+    mask = jnp.zeros((1, 4, 4), jnp.uint8).at[0, :, :2].set(1)
+    frame = jnp.array([[10.0, 10.0, 18.0, 18.0]])
+    boxes = jnp.array([[14.5, 10.0, 18.0, 18.0], [10.0, 10.0, 18.0, 18.0], [30.0, 30.0, 38.0, 38.0]])
+    ours = targets.mask_targets(boxes, jnp.zeros(3, jnp.int32), mask, frame, size=4, sampling=sampling, binary=True)
+    assert not ours[0, :, 1:].any()
+    np.testing.assert_array_equal(ours[1], mask[0])
+    assert not ours[2].any()
+
+
+def test_binary_rounds_and_fractions_stay():
+    mask = jnp.array([[[255.0, 0.0], [0.0, 255.0]]]) / 255
+    options = dict(size=3, sampling="bins", aligned=True)
+    box = jnp.array([[0.0, 0.0, 8.0, 8.0]])
+    soft = targets.mask_targets(box, jnp.zeros(1, jnp.int32), mask, box, binary=False, **options)
+    hard = targets.mask_targets(box, jnp.zeros(1, jnp.int32), mask, box, binary=True, **options)
+    assert ((soft > 0) & (soft < 1)).any()
+    np.testing.assert_array_equal(hard, soft >= 0.5)
+
+
+@pytest.mark.parametrize("peer", ["torchvision", "detectron2"])
+def test_full_masks_of_torchvision_and_detectron2(peer):
+    """Both keep masks of the whole image, 60x80, here filled up to a square. torchvision keeps fractions."""
+    g = recorded.load("torchvision_losses")
+    masks = jnp.asarray(np.pad(g["mloss.gt_masks"], ((0, 0), (0, 20), (0, 0))))
+    ours = targets.mask_targets(
+        jnp.asarray(g["mloss.proposals"]), jnp.asarray(g["mloss.matched"]), masks,
+        jnp.tile(jnp.array([[0.0, 0.0, 80.0, 80.0]]), (4, 1)),
+        size=28, sampling="bins", binary=peer == "detectron2", aligned=peer == "detectron2",
+    )  # fmt: skip
+    if peer == "torchvision":
+        np.testing.assert_allclose(ours, g["mloss.targets"], atol=5e-5)
+    else:
+        np.testing.assert_array_equal(ours, g["d2.mloss.targets"])
+
+
+@pytest.mark.parametrize("unit", ["shares", "pixels"])
+@pytest.mark.parametrize("case", ["mini", "full"])
+def test_matterport(case, unit):
+    """DetectionTargetLayer: 12 of 25 drawn RoIs positive. Its boxes are shares of 255 with far edges a pixel inside, so
+    pixels need `far_edge = 1`. "mini" masks cover their objects' boxes, "full" ones the image.
+    """
+    g = recorded.load("matterport_targets")
+    scale, edge = (1, 0) if unit == "shares" else (255, 1)
+    proposals, truth = (
+        recorded.xyxy(g[name]) * np.float32(scale) + np.float32([0, 0, edge, edge])
+        for name in ("dt_proposals", "dt_gt_boxes_norm")
+    )
+    classes = g["dt_gt_class_ids"]
+    side, packed = (56, g["minimize_mask_out"]) if case == "mini" else (256, g["minimize_mask_in"])
+    masks = np.unpackbits(packed)[: side * side * 4].reshape(side, side, 4).transpose(2, 0, 1)
+    ours = targets.roi_targets(
+        KEY, jnp.asarray(proposals), jnp.asarray(g["dt_proposals"].any(1)), jnp.asarray(truth), jnp.asarray(np.abs(classes)),
+        jnp.asarray(np.pad(masks, ((0, 2), (0, 0), (0, 0)))), jnp.asarray(classes != 0), jnp.asarray(classes < 0),
+        **DEFAULTS | dict(samples=200, max_positive=66, negatives_per_positive=1 / 0.33 - 1, mask_size=28,
+                          mask_sampling="corners", binary_masks=True, far_edge=edge),
+    )  # fmt: skip
+    source, positives = g[f"dt_{case}_src"], int(g[f"dt_{case}_npos"])
+    assert ours.positive.sum() == positives
+    assert ours.valid.sum() == len(source)
+    drawn = np.array([np.abs(proposals - box).sum(1).argmin() for box in np.asarray(ours.boxes[: len(source)])])
+    order = np.concatenate([np.argsort(drawn[:positives]), positives + np.argsort(drawn[positives:])])
+    np.testing.assert_array_equal(drawn[order], source)
+    np.testing.assert_array_equal(ours.classes[order], g[f"dt_{case}_class_ids"])
+    tolerance = 1e-5 if unit == "shares" else 2e-4  # pixels: float32 rounds boxes of 255 at 1.5e-5
+    np.testing.assert_allclose(ours.deltas[order], recorded.xyxy(g[f"dt_{case}_deltas"]), rtol=1e-5, atol=tolerance)
+    shape = g[f"dt_{case}_masks_shape"]
+    expected = np.unpackbits(g[f"dt_{case}_masks"])[: np.prod(shape)].reshape(shape)
+    index = jnp.asarray(oracles.box_iou(truth, np.asarray(ours.boxes[:positives]))[:3].argmax(0))
+    frames = np.float32(truth) - np.float32([0, 0, edge, edge])
+    if case == "full":
+        frames = np.tile(np.float32([[0, 0, 1, 1]]) * scale, (6, 1))
+    boxes = ours.boxes[:positives] - jnp.array([0.0, 0, edge, edge])
+    masks_of = targets.mask_targets(
+        boxes, index, jnp.asarray(masks), jnp.asarray(frames), size=28, sampling="corners", binary=True
+    )
+    differing = (np.asarray(masks_of)[order[:positives]] != expected).sum()
+    # A sample on the far border may fall outside by an ulp, and an exact half rounds to even there, up here.
+    assert differing <= (0 if unit == "shares" and case == "mini" else 4), differing
+    if case == "mini":
+        np.testing.assert_array_equal(ours.masks[:positives], masks_of)
