@@ -129,10 +129,11 @@ def override(config: TrainConfig, assignments: list[str]) -> TrainConfig:
 
 
 def _replaced(part: Any, path: list[str], text: str, key: str) -> Any:
-    nested = dataclasses.is_dataclass(part) and not isinstance(part, type)
-    names = [f.name for f in dataclasses.fields(part)] if nested else []
-    if not nested or path[0] not in names:
-        raise ConfigError(f"--set {key}: there is no {path[0]!r} here; known: {', '.join(names) or 'nothing below it'}")
+    if not dataclasses.is_dataclass(part) or isinstance(part, type):
+        raise ConfigError(f"--set {key}: there is nothing below {part!r}")
+    names = [f.name for f in dataclasses.fields(part)]
+    if path[0] not in names:
+        raise ConfigError(f"--set {key}: there is no {path[0]!r} here; known: {', '.join(names)}")
     present = getattr(part, path[0])
     value = _replaced(present, path[1:], text, key) if len(path) > 1 else _parsed(text, present, key)
     return dataclasses.replace(part, **{path[0]: value})

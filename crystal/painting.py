@@ -11,8 +11,9 @@ Distances are positive inside a shape.
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
+
+from crystal.opencv import cv2
 
 COARSE = 4  # pixels a cell of the tint
 

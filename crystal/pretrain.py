@@ -9,6 +9,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -46,7 +47,7 @@ def write_scenes(out: Path, count: int, *, seed: int = 0) -> None:
             height, width = picture.shape[:2]
             images.append({"id": i + 1, "file_name": name, "height": height, "width": width})
             for mask, crowd in zip(scene.masks, scene.crowd, strict=True):
-                packed = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
+                packed: Any = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
@@ -55,7 +56,7 @@ def write_scenes(out: Path, count: int, *, seed: int = 0) -> None:
                         "iscrowd": int(crowd),
                         "area": float(mask.sum()),
                         "bbox": rle.toBbox(packed).tolist(),
-                        "segmentation": {"size": packed["size"], "counts": bytes(packed["counts"]).decode()},
+                        "segmentation": {"size": packed["size"], "counts": packed["counts"].decode("ascii")},
                     }
                 )
             bar(i + 1)

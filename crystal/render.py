@@ -18,10 +18,10 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from pycocotools import mask as rle
 
+from crystal.opencv import cv2
 from crystal.painting import COARSE, Stage, photograph, set_stage
 from crystal.solids import KINDS, Look, Patch, cluster, draw_look, grow, hides_too_much, settle, transmit
 

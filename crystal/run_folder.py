@@ -1,7 +1,7 @@
 """A run's folder: what was asked for, what happened, and where it can go on.
 
 RUN/config.json        the resolved settings, command and versions
-RUN/metrics.jsonl      a line a logged step: step, loss, loss_rpn_class, ..., learning_rate, grad_norm, images_per_second
+RUN/metrics.jsonl      a line a logged step: step, loss, loss_rpn_class, ..., learning_rate, grad_norm
 RUN/checkpoints/<n>/   model, config, optimizer, step and input position after n steps (Orbax, written atomically)
 """
 

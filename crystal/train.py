@@ -249,8 +249,6 @@ def train_command(
         assignments=assignments,
     )
     model, origin = initial_model(config, init)
-    claim(out, config, init)
-    console.print(origin)
     batches = training_loader(
         split,
         size=config.model.image.size,
@@ -261,6 +259,8 @@ def train_command(
         augment=config.augment,
         workers=config.workers,
     )
+    claim(out, config, init)  # only now: what is refused above leaves no folder behind
+    console.print(origin)
     with one_bar("training", config.steps) as bar:
         trainer = Trainer(model, batches, config, out, validate=_validation(data, model, config), progress=bar)
         if trainer.step:

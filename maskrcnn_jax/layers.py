@@ -51,7 +51,7 @@ class Affine(nnx.Module):
     """
 
     def __init__(self, channels: int, *, scale: float = 1.0):
-        self.scale = nnx.Param(jnp.full(channels, scale))
+        self.scale = nnx.Param(jnp.full(channels, scale, jnp.float32))
         self.shift = nnx.Param(jnp.zeros(channels))
 
     def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -68,12 +68,12 @@ class GroupNorm(nnx.Module):
         """Raises ValueError if `group_size` does not divide `channels`."""
         if channels % group_size:
             raise ValueError(f"group_size {group_size} does not divide {channels} channels")
-        self.scale = nnx.Param(jnp.full(channels, scale))
+        self.scale = nnx.Param(jnp.full(channels, scale, jnp.float32))
         self.shift = nnx.Param(jnp.zeros(channels))
         self.group_size, self.epsilon = group_size, epsilon
 
     def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        b, _, _, c = features.shape
+        b = features.shape[0]
         values = features.astype(jnp.float32)
         # First over rows and columns per channel, which vectorises, and only then over a group's few channels.
         mean = values.mean((1, 2)).reshape(b, -1, self.group_size).mean(-1)

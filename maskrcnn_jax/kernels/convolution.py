@@ -40,7 +40,7 @@ def _rows_a_tile(rows: int, bytes_a_row: int) -> int:
 def _patches_product(
     window: Float[Array, "b hp wp i"], gradient: Float[Array, "b hh ww o"], kernel_size: tuple[int, int], stride: int
 ) -> Float[Array, "o n"]:
-    """gradient^T patches, n = (row, column, channel) of the kernel; `window` is what the kernel sees, padding included."""
+    """Gradient^T patches, n = (row, column, channel) of the kernel; `window` is what it sees, padding included."""
     rows, columns, o = gradient.shape[1:]
     kh, kw = kernel_size
     patches = jnp.concatenate(

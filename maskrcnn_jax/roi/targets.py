@@ -56,7 +56,7 @@ def mask_targets(
     "corners" interpolates with `crop_and_resize`, "bins" takes the mean of adaptive RoI Align; `binary` rounds at 0.5.
     Outside its frame an object is 0.
     """
-    g, m, _ = masks.shape
+    m = masks.shape[1]
     frame = frames[gt_index]
     side = jnp.tile(jnp.maximum(frame[:, 2:] - frame[:, :2], 1e-6), 2)
     relative = (boxes - jnp.tile(frame[:, :2], 2)) / side

@@ -1,6 +1,6 @@
 """Optimizer and learning-rate schedule: warm-up, decay, clipping, and weight decay that spares norms and biases."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def make_schedule(learning_rate: float, *, steps: int, warmup: int = 0, decay: S
     )
 
 
-def is_kernel(params) -> jax.Array:
+def is_kernel(params: Any) -> Any:
     """A tree of booleans: True where weight decay applies, that is at kernels (rank 2 or 4), not norms or biases."""
     return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
 

@@ -37,7 +37,7 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation) -> S
             return losses.total, losses
 
         gradients, losses = jax.grad(loss_of, has_aux=True)(state.params)
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
 

@@ -26,7 +26,7 @@ def test_shapes_and_depth_of_the_presets(preset):
 
 
 def test_resnet101_has_as_many_numbers_as_published():
-    """42.5 million in the convolutions of ResNet-101 without its classifier (He et al. 2015: 44.5 with it and norms)."""
+    """42.4 million in its convolutions (torchvision: 44.5 million with the classifier and the norms)."""
     net = nnx.eval_shape(lambda: ResNet(MaskRCNNConfig.paper().backbone, rngs=nnx.Rngs(0)))
     kernels = [v.size for path, v in nnx.to_flat_state(nnx.state(net)) if path[-1] == "kernel"]
     assert len(kernels) == 104
@@ -95,11 +95,11 @@ def test_the_pools_of_keras():
 
 @pytest.mark.parametrize("norm", ["affine", "group"])
 def test_gradients_are_finite_and_images_independent(norm):
-    config = dataclasses.replace(SMALL, norm=norm, stem="space_to_depth", block="basic")
+    config = dataclasses.replace(SMALL, norm=norm, stem="space_to_depth", block="basic", depths=(1, 1, 0, 0))
     net = ResNet(config, rngs=nnx.Rngs(0))
     images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3)).at[1].set(0.0)
     both = run(net, images)
     for together, alone in zip(both, run(net, images[::-1]), strict=True):
         np.testing.assert_allclose(together, alone[::-1], atol=1e-5)
-    gradient = nnx.grad(lambda net: sum((m**2).mean() for m in net(images)))(net)
+    gradient = nnx.jit(nnx.grad(lambda net, images: sum((m**2).mean() for m in net(images))))(net, images)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))

@@ -27,7 +27,7 @@ def test_counts_places_and_no_repeats(label, seed):
     drawn = np.asarray(s.index)[np.asarray(s.valid)]
     assert label[drawn].tolist() == [1] * positives + [0] * negatives
     assert len(set(drawn.tolist())) == len(drawn)
-    assert 0 <= s.index.min()
+    assert s.index.min() >= 0
     assert s.index.max() < N
 
 

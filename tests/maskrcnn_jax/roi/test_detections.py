@@ -32,15 +32,12 @@ def test_by_hand():
     boxes = jnp.array([[5.0, 5.0, 15.0, 15.0], [20.0, 5.0, 30.0, 15.0], [5.0, 5.0, 15.0, 15.0]])
     logits = jnp.log(jnp.array([[0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.2, 0.2, 0.6]]))
     deltas = jnp.zeros((3, 3, 4)).at[0, 1, 0].set(1.0)  # 0.1 of 10 pixels to the right
-    run = partial(
-        select_detections,
-        logits,
-        deltas,
-        boxes,
-        jnp.ones(3, bool),
-        jnp.asarray(WINDOW),
-        **DEFAULTS | {"max_detections": 4},
-    )
+    case = logits, deltas, boxes, jnp.ones(3, bool), WINDOW
+
+    def run(one_class):
+        options = DEFAULTS | {"max_detections": 4, "candidates": 9}
+        return jax.jit(partial(select_detections, **options, one_class=one_class))(*case)
+
     one = run(one_class=True)
     assert one.classes.tolist() == [1, 2, 0, 0]
     assert one.valid.tolist() == [True, True, False, False]
@@ -85,22 +82,23 @@ def test_order_of_proposals_does_not_matter():
 
 
 def test_least_side_few_candidates_far_edge_and_nothing():
-    logits, deltas, boxes, valid = map(jnp.asarray, some_case(5))
-    window = jnp.asarray(WINDOW)
-    run = partial(select_detections, logits, deltas, boxes, valid, window, one_class=False)
+    logits, deltas, boxes, valid = some_case(5)
+
+    def run(**options):
+        return jax.jit(partial(select_detections, **options, one_class=False))(logits, deltas, boxes, valid, WINDOW)
+
     thick = run(**DEFAULTS | {"min_side": 12.0})
     sides = (thick.boxes[:, 2:] - thick.boxes[:, :2])[np.asarray(thick.valid)]
     assert 0 < len(sides) < run(**DEFAULTS).valid.sum()
     assert sides.min() >= 12
     assert run(**DEFAULTS | {"candidates": 2}).valid.sum() <= 2
     assert not run(**DEFAULTS | {"score_threshold": 1.1}).valid.any()
-    shifted = select_detections(
-        logits, deltas, boxes + jnp.array([0, 0, 1, 1]), valid, window + jnp.array([0, 0, 1, 1]),
-        one_class=False, far_edge=1, **DEFAULTS,
-    )  # fmt: skip
+    edge = np.float32([0, 0, 1, 1])
+    with_edge = jax.jit(partial(select_detections, one_class=False, far_edge=1, **DEFAULTS))
+    shifted = with_edge(logits, deltas, boxes + edge, valid, WINDOW + edge)
     expected = run(**DEFAULTS)
     filled = np.asarray(expected.valid)
-    np.testing.assert_allclose(shifted.boxes[filled], expected.boxes[filled] + jnp.array([0, 0, 1, 1]), atol=1e-5)
+    np.testing.assert_allclose(shifted.boxes[filled], expected.boxes[filled] + edge, atol=1e-5)
 
 
 def test_jit_changes_nothing():
@@ -127,13 +125,13 @@ def test_matterport(name, score, iou, count):
     probabilities[np.arange(1000), best] = p
     deltas = np.zeros((1000, 81, 4), np.float32)
     deltas[np.arange(1000), best] = recorded.xyxy(g["best_deltas"])
-    rois = recorded.xyxy(g["rois"].reshape(1000, 4))
-    ours = select_detections(
-        jnp.float32(np.log(probabilities)), jnp.asarray(deltas), jnp.asarray(rois), jnp.ones(1000, bool),
-        jnp.asarray(recorded.xyxy(g["window_norm"].reshape(4)).astype(np.float32)),
-        one_class=True, score_threshold=score, nms_iou=iou, max_detections=count, candidates=1000, min_side=0.0,
+    rois = recorded.xyxy(g["rois"])
+    run = partial(
+        select_detections, one_class=True, score_threshold=score, nms_iou=iou, max_detections=count, candidates=1000, min_side=0.0,
         delta_weights=(10.0, 10.0, 5.0, 5.0), max_log_scale=None,
     )  # fmt: skip
+    window = recorded.xyxy(g["window_norm"])
+    ours = jax.jit(run)(np.float32(np.log(probabilities)), deltas, rois, np.ones(1000, bool), window)
     expected = g[name].reshape(-1, 6)
     n = int((expected[:, 5] > 0).sum())
     assert ours.valid.sum() == n

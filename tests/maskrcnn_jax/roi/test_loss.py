@@ -136,8 +136,8 @@ def test_matterport():
     probability = np.full((2, 10, 28, 28, 7), 0.25)
     positive = np.nonzero(classes)
     probability[(*positive, slice(None), slice(None), classes[positive])] = g["ls_own_mask"]
-    probability = np.clip(probability, 1e-7, 1 - 1e-7)  # as Keras does
-    logits = jnp.float32(np.log(probability) - np.log1p(-probability))
+    probability = np.clip(probability.astype(np.float32), np.float32(1e-7), np.float32(1 - 1e-7))  # as Keras does
+    logits = jnp.asarray(np.log(probability / (1 - probability)))
     case = jnp.asarray(g["ls_class_logits"]), jnp.asarray(recorded.xyxy(g["ls_pred_bbox"])), logits, t
     loss_class, _, _ = roi_losses(*case, **RULES["torchvision"])
     _, loss_box, loss_mask = JITTED["matterport"](*case)

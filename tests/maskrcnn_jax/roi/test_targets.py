@@ -54,8 +54,8 @@ def test_equals_the_oracle(boxes, valid, crowd, seed):
             assert ours.classes[s] == CLASSES[best[p]]
             expected = oracles.encode_boxes(boxes[best[p]][None], proposals[p][None], WEIGHTS)[0]
             np.testing.assert_allclose(ours.deltas[s], expected, atol=1e-4)
-            (x1, y1, x2, y2), side = boxes[best[p]], np.tile(boxes[best[p]][2:] - boxes[best[p]][:2], 2)
-            relative = (proposals[p] - [x1, y1, x1, y1]) / side * M
+            corner, side = (np.tile(v, 2) for v in (boxes[best[p]][:2], boxes[best[p]][2:] - boxes[best[p]][:2]))
+            relative = (proposals[p] - corner) / side * M
             mask = oracles.roi_align(MASKS[best[p]][..., None], relative[None], M, 1.0, 0, True)[0, ..., 0]
             np.testing.assert_allclose(ours.masks[s], mask, atol=5e-5)
     rest = ~ours.positive
@@ -141,7 +141,8 @@ def test_mask_by_hand(sampling):
     mask = jnp.zeros((1, 4, 4), jnp.uint8).at[0, :, :2].set(1)
     frame = jnp.array([[10.0, 10.0, 18.0, 18.0]])
     boxes = jnp.array([[14.5, 10.0, 18.0, 18.0], [10.0, 10.0, 18.0, 18.0], [30.0, 30.0, 38.0, 38.0]])
-    ours = targets.mask_targets(boxes, jnp.zeros(3, jnp.int32), mask, frame, size=4, sampling=sampling, binary=True)
+    crop = jax.jit(partial(targets.mask_targets, size=4, sampling=sampling, binary=True))
+    ours = crop(boxes, jnp.zeros(3, jnp.int32), mask, frame)
     assert not ours[0, :, 1:].any()
     np.testing.assert_array_equal(ours[1], mask[0])
     assert not ours[2].any()
@@ -149,10 +150,13 @@ def test_mask_by_hand(sampling):
 
 def test_binary_rounds_and_fractions_stay():
     mask = jnp.array([[[255.0, 0.0], [0.0, 255.0]]]) / 255
-    options = dict(size=3, sampling="bins", aligned=True)
     box = jnp.array([[0.0, 0.0, 8.0, 8.0]])
-    soft = targets.mask_targets(box, jnp.zeros(1, jnp.int32), mask, box, binary=False, **options)
-    hard = targets.mask_targets(box, jnp.zeros(1, jnp.int32), mask, box, binary=True, **options)
+    soft, hard = (
+        jax.jit(partial(targets.mask_targets, size=3, sampling="bins", binary=binary))(
+            box, jnp.zeros(1, jnp.int32), mask, box
+        )
+        for binary in (False, True)
+    )
     assert ((soft > 0) & (soft < 1)).any()
     np.testing.assert_array_equal(hard, soft >= 0.5)
 
@@ -162,11 +166,10 @@ def test_full_masks_of_torchvision_and_detectron2(peer):
     """Both keep masks of the whole image, 60x80, here filled up to a square. torchvision keeps fractions."""
     g = recorded.load("torchvision_losses")
     masks = jnp.asarray(np.pad(g["mloss.gt_masks"], ((0, 0), (0, 20), (0, 0))))
-    ours = targets.mask_targets(
-        jnp.asarray(g["mloss.proposals"]), jnp.asarray(g["mloss.matched"]), masks,
-        jnp.tile(jnp.array([[0.0, 0.0, 80.0, 80.0]]), (4, 1)),
-        size=28, sampling="bins", binary=peer == "detectron2", aligned=peer == "detectron2",
-    )  # fmt: skip
+    is_d2 = peer == "detectron2"
+    crop = jax.jit(partial(targets.mask_targets, size=28, sampling="bins", binary=is_d2, aligned=is_d2))
+    frames = np.tile(np.float32([[0, 0, 80, 80]]), (4, 1))
+    ours = crop(g["mloss.proposals"], g["mloss.matched"], masks, frames)
     if peer == "torchvision":
         np.testing.assert_allclose(ours, g["mloss.targets"], atol=5e-5)
     else:
@@ -188,11 +191,13 @@ def test_matterport(case, unit):
     classes = g["dt_gt_class_ids"]
     side, packed = (56, g["minimize_mask_out"]) if case == "mini" else (256, g["minimize_mask_in"])
     masks = np.unpackbits(packed)[: side * side * 4].reshape(side, side, 4).transpose(2, 0, 1)
-    ours = targets.roi_targets(
-        KEY, jnp.asarray(proposals), jnp.asarray(g["dt_proposals"].any(1)), jnp.asarray(truth), jnp.asarray(np.abs(classes)),
-        jnp.asarray(np.pad(masks, ((0, 2), (0, 0), (0, 0)))), jnp.asarray(classes != 0), jnp.asarray(classes < 0),
-        **DEFAULTS | dict(samples=200, max_positive=66, negatives_per_positive=1 / 0.33 - 1, mask_size=28,
-                          mask_sampling="corners", binary_masks=True, far_edge=edge),
+    options = DEFAULTS | dict(
+        samples=200, max_positive=66, negatives_per_positive=1 / 0.33 - 1, mask_size=28, mask_sampling="corners",
+        binary_masks=True, far_edge=edge,
+    )  # fmt: skip
+    ours = jax.jit(partial(targets.roi_targets, **options))(
+        KEY, proposals, g["dt_proposals"].any(1), truth, np.abs(classes),
+        np.pad(masks, ((0, 2), (0, 0), (0, 0))), classes != 0, classes < 0,
     )  # fmt: skip
     source, positives = g[f"dt_{case}_src"], int(g[f"dt_{case}_npos"])
     assert ours.positive.sum() == positives
@@ -206,13 +211,12 @@ def test_matterport(case, unit):
     shape = g[f"dt_{case}_masks_shape"]
     expected = np.unpackbits(g[f"dt_{case}_masks"])[: np.prod(shape)].reshape(shape)
     index = jnp.asarray(oracles.box_iou(truth, np.asarray(ours.boxes[:positives]))[:3].argmax(0))
-    frames = np.float32(truth) - np.float32([0, 0, edge, edge])
+    frames = truth[:4] - np.float32([0, 0, edge, edge])
     if case == "full":
-        frames = np.tile(np.float32([[0, 0, 1, 1]]) * scale, (6, 1))
+        frames = np.tile(np.float32([[0, 0, 1, 1]]) * scale, (4, 1))
     boxes = ours.boxes[:positives] - jnp.array([0.0, 0, edge, edge])
-    masks_of = targets.mask_targets(
-        boxes, index, jnp.asarray(masks), jnp.asarray(frames), size=28, sampling="corners", binary=True
-    )
+    crop = jax.jit(partial(targets.mask_targets, size=28, sampling="corners", binary=True))
+    masks_of = crop(boxes, index, masks, frames)
     differing = (np.asarray(masks_of)[order[:positives]] != expected).sum()
     # A sample on the far border may fall outside by an ulp, and an exact half rounds to even there, up here.
     assert differing <= (0 if unit == "shares" and case == "mini" else 4), differing

@@ -11,7 +11,7 @@ LEVELS = dict(strides=(4, 8, 16, 32, 64), sizes=(32, 64, 128, 256, 512), ratios=
 
 
 def test_by_hand():
-    """A ratio of 4 is four times as high as wide. Row before column before ratio; centres on multiples of the stride."""
+    """A ratio of 4: four times as high as wide. Row before column before ratio; centres on multiples of the stride."""
     assert base_anchors(8, (4.0,)).tolist() == [[-2, -8, 2, 8]]
     boxes = pyramid_anchors((16, 32), strides=(8, 16), sizes=(4, 8), ratios=(1.0, 4.0))
     assert len(boxes) == 2 * 4 * 2 + 1 * 2 * 2

@@ -60,10 +60,11 @@ def test_inside_the_window_and_best_first(seed, spread):
 def test_more_slots_than_anchors_and_nothing_left():
     options = DEFAULTS | dict(after_nms=90, nms_iou=0.999)
     for joint in (True, False):
-        few = propose(jnp.zeros(75), jnp.zeros((75, 4)), ANCHORS, WINDOW, **options | {"per_level": joint})
+        run = jax.jit(partial(propose, **options | {"per_level": joint}))
+        few = run(jnp.zeros(75), jnp.zeros((75, 4)), ANCHORS, WINDOW)
         assert few.boxes.shape == (90, 4)
         assert 0 < few.valid.sum() <= 50
-        none = propose(jnp.zeros(75), jnp.zeros((75, 4)), ANCHORS, jnp.zeros(4), **options | {"per_level": joint})
+        none = run(jnp.zeros(75), jnp.zeros((75, 4)), ANCHORS, jnp.zeros(4))
         assert not none.valid.any()
         assert np.isfinite(none.boxes).all()
 
@@ -73,7 +74,7 @@ def test_probabilities_rank_as_logits_until_they_saturate():
     by_logit = per_level(logits, deltas, ANCHORS, WINDOW)
     by_probability = propose(
         jnp.asarray(logits), jnp.asarray(deltas), ANCHORS, WINDOW, **DEFAULTS | {"score": "probability"}
-    )
+    )  # not jitted, and the same
     np.testing.assert_allclose(best(by_logit)[0], best(by_probability)[0], atol=1e-4)
     np.testing.assert_allclose(by_probability.scores, jax.nn.sigmoid(by_logit.scores), rtol=1e-6)
 
@@ -84,15 +85,18 @@ def test_torchvision():
     config = MaskRCNNConfig.torchvision_coco()
     a, rpn = config.anchors, config.rpn
     anchors = pyramid_anchors((256, 320), strides=a.strides, sizes=a.sizes, ratios=a.ratios, rounded=a.rounded)
-    ours = propose(
-        jnp.float32(np.random.RandomState(33).standard_normal((20460, 1)))[:, 0],
-        jnp.float32(0.3 * np.random.RandomState(34).standard_normal((20460, 4))),
-        jnp.asarray(anchors),
-        jnp.array([0.0, 0.0, 310.0, 250.0]),
+    run = partial(
+        propose,
         level_sizes=(15360, 3840, 960, 240, 60), per_level=rpn.per_level, score=rpn.score,
         before_nms=rpn.before_nms[1], after_nms=rpn.after_nms[1], nms_iou=rpn.nms_iou, min_side=rpn.min_side,
         delta_weights=rpn.delta_weights, max_log_scale=rpn.max_log_scale,
     )  # fmt: skip
+    ours = jax.jit(run)(
+        np.random.RandomState(33).standard_normal((20460, 1))[:, 0].astype(np.float32),
+        (0.3 * np.random.RandomState(34).standard_normal((20460, 4))).astype(np.float32),
+        anchors,
+        np.float32([0, 0, 310, 250]),
+    )
     assert ours.valid.all()
     np.testing.assert_allclose(ours.scores, g["rpnprop.scores"], atol=1e-6)
     np.testing.assert_allclose(ours.boxes, g["rpnprop.boxes"], atol=2e-4)
@@ -102,14 +106,17 @@ def test_matterport():
     """Its ProposalLayer works on boxes normalised to [0, 1]; so does this, IoU and deltas being free of scale."""
     g = recorded.load("matterport_boxes")
     probability = g["pl_probs"][0, :, 1].astype(np.float64)
-    ours = propose(
-        jnp.float32(np.log(probability) - np.log1p(-probability)),
-        jnp.asarray(recorded.xyxy(g["pl_deltas"][0])),
-        jnp.asarray(recorded.xyxy(g["pl_anchors"])),
-        jnp.array([0.0, 0.0, 1.0, 1.0]),
+    run = partial(
+        propose,
         level_sizes=(240,), per_level=False, score="probability", before_nms=150, after_nms=80, nms_iou=0.7,
         min_side=0.0, delta_weights=(10.0, 10.0, 5.0, 5.0), max_log_scale=None,
     )  # fmt: skip
+    ours = jax.jit(run)(
+        np.float32(np.log(probability) - np.log1p(-probability)),
+        recorded.xyxy(g["pl_deltas"][0]),
+        recorded.xyxy(g["pl_anchors"]),
+        np.float32([0, 0, 1, 1]),
+    )
     expected = recorded.xyxy(g["pl_out"][0])
     filled = expected.any(1)
     np.testing.assert_array_equal(ours.valid, filled)

@@ -103,10 +103,8 @@ def test_matterport(case):
     label = np.asarray(matches.label)
     np.testing.assert_array_equal(np.flatnonzero(label == 1), g[f"rpnt_{case}_positive"])
     np.testing.assert_array_equal(np.flatnonzero(label == -1), g[f"rpnt_{case}_ignored"])
-    drawn = targets.rpn_targets(
-        jax.random.key(0), anchors, boxes, valid, is_crowd,
-        samples=256, max_positive=128, delta_weights=(10.0, 10.0, 5.0, 5.0), **RULE,
-    )  # fmt: skip
+    options = dict(samples=256, max_positive=128, delta_weights=(10.0, 10.0, 5.0, 5.0), **RULE)
+    drawn = jax.jit(partial(targets.rpn_targets, **options))(jax.random.key(0), anchors, boxes, valid, is_crowd)
     order = np.argsort(drawn.index[:8])
     np.testing.assert_array_equal(drawn.index[:8][order], g[f"rpnt_{case}_positive"])
     np.testing.assert_allclose(drawn.deltas[:8][order], recorded.xyxy(g[f"rpnt_{case}_deltas"]), rtol=1e-5, atol=1e-5)
@@ -123,10 +121,8 @@ def test_torchvision():
     label = np.asarray(label_anchors(anchors, g["rpnloss.gt"], valid, crowd).label)
     np.testing.assert_array_equal(np.flatnonzero(label == 1), g["rpnloss.positive"])
     np.testing.assert_array_equal(np.flatnonzero(label == -1), g["rpnloss.ignored"])
-    drawn = targets.rpn_targets(
-        jax.random.key(0), anchors, jnp.asarray(g["rpnloss.gt"]), valid, crowd,
-        samples=256, max_positive=128, delta_weights=(1.0, 1.0, 1.0, 1.0), **RULE,
-    )  # fmt: skip
+    options = dict(samples=256, max_positive=128, delta_weights=(1.0, 1.0, 1.0, 1.0), **RULE)
+    drawn = jax.jit(partial(targets.rpn_targets, **options))(jax.random.key(0), anchors, g["rpnloss.gt"], valid, crowd)
     order = np.argsort(drawn.index[:20])
     np.testing.assert_array_equal(drawn.index[:20][order], g["rpnloss.pos_idx"])
     np.testing.assert_allclose(drawn.deltas[:20][order], g["rpnloss.pos_targets"], rtol=1e-5, atol=1e-6)

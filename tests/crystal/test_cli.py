@@ -1,0 +1,131 @@
+"""The command line as a user meets it: one sentence and an exit code for everything that can be foreseen."""
+
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from crystal import cli
+from maskrcnn_jax import checkpoint
+
+from tests.small import small_model
+
+
+def crystal(monkeypatch, capsys, *arguments):
+    """(exit code, output, errors) of one command."""
+    monkeypatch.setattr(sys, "argv", ["crystal", *map(str, arguments)])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    captured = capsys.readouterr()
+    return left.value.code, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "small"
+    checkpoint.save(small_model(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def drops(tmp_path_factory):
+    from crystal.render import render_dataset
+
+    out = tmp_path_factory.mktemp("drops") / "data"
+    render_dataset(out, train=1, val=2, height=160, width=200, workers=1)
+    return out
+
+
+def test_module_and_help_work_without_jax():
+    code = "import sys, crystal.cli; sys.argv = ['crystal', '--help']\ntry: crystal.cli.main()\nexcept SystemExit: pass\n"
+    code += "assert 'jax' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "demo" in done.stdout
+
+
+def test_evaluate_prints_and_writes_the_numbers(monkeypatch, capsys, weights, drops, tmp_path):
+    out = tmp_path / "numbers.json"
+    code, said, _ = crystal(monkeypatch, capsys, "evaluate", "--weights", weights, "--data", drops, "--out", out)
+    assert code == 0
+    assert "map_050_10" in said
+    numbers = json.loads(out.read_text())
+    assert {"map_065_100", "coco_segm_ap", "coco_segm_ap50", "coco_bbox_ap", "precision", "recall"} <= set(numbers)
+    assert 0 <= numbers["recall"] <= 1
+
+
+def test_predict_does_the_good_files_lists_the_bad_and_fails(monkeypatch, capsys, weights, tmp_path):
+    cv2.imwrite(str(tmp_path / "good.png"), np.full((40, 50), 128, np.uint8))
+    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8 not much of a picture")
+    code, said, _ = crystal(
+        monkeypatch, capsys, "predict", "--weights", weights, "--images", tmp_path, "--out", tmp_path / "out"
+    )
+    assert code == 1
+    assert "bad.jpg" in said
+    images = json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]
+    assert [image["file_name"] for image in images] == ["good.png"]
+
+
+def coco(images=(), annotations=()):
+    return json.dumps(
+        {"images": list(images), "annotations": list(annotations), "categories": [{"id": 1, "name": "crystal"}]}
+    )
+
+
+MISSING = coco([{"id": 1, "file_name": "gone.jpg", "height": 10, "width": 10}])
+
+
+@pytest.mark.parametrize(
+    ("command", "files", "said"),
+    [
+        ("train --data {t}/none --out {t}/run", {}, "none"),
+        ("train --data {t}/data --out {t}/run", {"data/train.json": "{ not json"}, "train.json"),
+        ("train --data {t}/data --out {t}/run", {"data/train.json": MISSING}, "gone.jpg"),
+        ("train --data {t}/data --out {t}/run", {"data/train.json": coco()}, "train.json"),
+        ("train --data {t}/data --out {t}/run --init {t}/none", {"data/train.json": coco()}, "none"),
+        ("predict --weights {t}/none --images {t} --out {t}/out", {}, "none"),
+        ("predict --weights {w} --images {t}/empty --out {t}/out", {"empty/notes.txt": ""}, "empty"),
+        ("evaluate --weights {w} --data {t}/none", {}, "none"),
+        ("render --out {t}/full --train 1 --val 1", {"full/something.txt": ""}, "full"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence(monkeypatch, capsys, weights, tmp_path, command, files, said):
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    arguments = [part.format(t=tmp_path, w=weights) for part in command.split()]
+    code, _, errors = crystal(monkeypatch, capsys, *arguments)
+    assert code == 1
+    message = [line for line in errors.splitlines() if line.strip()]
+    assert len(message) == 1, errors
+    assert message[0].startswith("error: ")
+    assert said in message[0]
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_names_the_file(monkeypatch, capsys, tmp_path):
+    import crystal.render
+
+    def full(*arguments, **settings):
+        raise OSError(28, "No space left on device", str(tmp_path / "drops" / "drop.jpg"))
+
+    monkeypatch.setattr(crystal.render, "render_dataset", full)
+    code, _, errors = crystal(monkeypatch, capsys, "render", "--out", tmp_path / "drops", "--train", 1, "--val", 1)
+    assert code == 1
+    assert "drop.jpg: No space left on device; make room" in errors
+
+
+def test_an_interrupt_leaves_no_stack_trace(monkeypatch, capsys, tmp_path):
+    import crystal.demo
+
+    def interrupted(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(crystal.demo, "demo", interrupted)
+    code, _, errors = crystal(monkeypatch, capsys, "demo", "--out", tmp_path / "demo")
+    assert code == 130
+    assert "Traceback" not in errors

@@ -1,0 +1,156 @@
+"""A run folder: written, taken up again, refused where it is another's."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from crystal.config import Phase, TrainConfig, override
+from crystal.dataset import load_split
+from crystal.loader import training_loader
+from crystal.pretrain import write_scenes
+from crystal.run_folder import Log, RunError, claim, load_run, read_metrics
+from crystal.train import Interrupted, Trainer, initial_model, train_command
+from flax import nnx
+from maskrcnn_jax import checkpoint
+
+from tests.small import SMALL, small_model
+
+CONFIG = dataclasses.replace(
+    TrainConfig.tiny(),
+    model=SMALL,
+    phases=(Phase("heads", 3, 1e-3), Phase("all", 5, 1e-3)),
+    warmup=2,
+    batch_size=2,
+    slots=8,
+    log_every=1,
+    checkpoint_every=2,
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes") / "data"
+    write_scenes(folder, 6, seed=1)
+    return folder
+
+
+def trainer(data, out, config=CONFIG, **kwargs):
+    split = load_split(data, "train")
+    batches = training_loader(
+        split, size=(64, 64), batch_size=config.batch_size, slots=config.slots, mask_size=16, seed=0, clahe=False
+    )
+    claim(out, config, None)
+    return Trainer(small_model(), batches, config, out, **kwargs)
+
+
+def weights(model):
+    return [np.asarray(p) for p in jax.tree.leaves(nnx.state(model))]
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    return out, trainer(data, out, validate=lambda model: {"val_map": 0.25}).run()
+
+
+def test_a_run_leaves_metrics_checkpoint_and_config(whole):
+    out, model = whole
+    lines = read_metrics(out)
+    losses = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in losses] == list(range(1, 9))
+    parts = ("loss_rpn_class", "loss_rpn_box", "loss_roi_class", "loss_roi_box", "loss_roi_mask")
+    for line in losses:
+        assert line["loss"] == pytest.approx(sum(line[p] for p in parts), rel=1e-4)
+        assert line["images_per_second"] > 0
+    assert lines[-1] == {"step": 8, "val_map": 0.25}
+    again, clahe = load_run(out)
+    assert clahe is CONFIG.clahe
+    for ours, theirs in zip(weights(again), weights(model), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert json.loads((out / "config.json").read_text())["versions"]["jax"] == jax.__version__
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 5])
+def test_an_interrupted_run_goes_on_bit_for_bit(data, whole, tmp_path, stop_at):
+    """Also across the change of phases at step 3, where the optimizer starts anew."""
+
+    def ask_to_stop(done, note):
+        if done == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        trainer(data, tmp_path, progress=ask_to_stop).run()
+    assert checkpoint.newest_step(tmp_path).name == str(stop_at)
+    again = trainer(data, tmp_path)
+    assert again.step == stop_at
+    for ours, theirs in zip(weights(again.run()), weights(whole[1]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    timed = ("images_per_second", "input_wait_share")
+    strip = [{k: v for k, v in line.items() if k not in timed} for line in read_metrics(tmp_path)]
+    full = [{k: v for k, v in line.items() if k not in timed} for line in read_metrics(whole[0]) if "loss" in line]
+    assert strip == full
+
+
+def test_a_finished_run_is_left_as_it_is(data, whole, tmp_path):
+    out, model = whole
+    again = trainer(data, out)
+    assert again.step == 8
+    for ours, theirs in zip(weights(again.run()), weights(model), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_folder_of_another_run_is_refused(whole):
+    with pytest.raises(RunError, match=r"train\.batch_size"):
+        claim(whole[0], dataclasses.replace(CONFIG, batch_size=3), None)
+    with pytest.raises(RunError, match="init"):
+        claim(whole[0], CONFIG, "elsewhere")
+
+
+def test_gradients_that_stay_broken_end_the_run(data, tmp_path):
+    config = dataclasses.replace(CONFIG, skips_allowed=2)
+    broken = trainer(data, tmp_path, config)
+    broken.model.fpn.laterals[0].kernel[...] = np.nan
+    with pytest.raises(RunError, match=r"step 2.*not been finite.*learning rate"):
+        broken.run()
+
+
+def test_a_log_is_cut_back_to_the_step_and_drops_a_line_cut_short(tmp_path):
+    log = Log(tmp_path, 0)
+    for step in (1, 2, 3):
+        log.write(step=step, loss=1 / 3)
+    log.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3]
+    Log(tmp_path, 2).close()
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 0.333333}, {"step": 2, "loss": 0.333333}]
+
+
+def test_init_takes_the_architecture_from_the_weights(data, tmp_path, monkeypatch):
+    checkpoint.save(small_model(7), tmp_path / "weights")
+    options = dict(preset="tiny", steps=2, checkpoint_every=None, seed=0, clahe=False)
+    train_command(
+        data, tmp_path / "run", init=str(tmp_path / "weights"), assignments=["batch_size=2", "rpn.nms_iou=0.6"],
+        **options,
+    )
+    model, clahe = load_run(tmp_path / "run")
+    assert model.config.fpn_channels == SMALL.fpn_channels
+    assert model.config.rpn.nms_iou == 0.6
+    assert model.config.classes == ((0, "background"), (1, "shape"))
+    assert clahe is False
+    with pytest.raises(checkpoint.CheckpointError, match="fpn"):
+        train_command(
+            data, tmp_path / "other", init=str(tmp_path / "weights"), assignments=["fpn_channels=16"], **options
+        )
+
+
+def test_random_weights_follow_the_seed():
+    config = override(dataclasses.replace(CONFIG), ["seed=3"])
+    first, said = initial_model(config, None)
+    assert said == "weights: random"
+    for ours, theirs in zip(weights(first), weights(initial_model(config, None)[0]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)

@@ -1,0 +1,82 @@
+"""A model comes back as it was, and what is not one is refused in a sentence."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from maskrcnn_jax import checkpoint
+
+from tests.small import SMALL, small_model
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "small"
+    model = small_model(3)
+    checkpoint.save(model, path)
+    return path, model
+
+
+def leaves(model):
+    return jax.tree.leaves(nnx.state(model))
+
+
+def test_round_trip_is_exact(saved):
+    path, model = saved
+    again = checkpoint.load(path)
+    assert again.config == model.config
+    for ours, theirs in zip(leaves(again), leaves(model), strict=True):
+        assert ours.dtype == jnp.float32
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_half_precision_is_rounded_once_and_comes_back_as_float32(saved, tmp_path):
+    _, model = saved
+    checkpoint.save(model, tmp_path / "half", dtype=jnp.float16)
+    for ours, theirs in zip(leaves(checkpoint.load(tmp_path / "half")), leaves(model), strict=True):
+        assert ours.dtype == jnp.float32
+        np.testing.assert_array_equal(ours, np.asarray(theirs).astype(np.float16).astype(np.float32))
+
+
+def test_settings_may_change_but_not_shapes(saved):
+    path, _ = saved
+    looser = dataclasses.replace(SMALL, detection=dataclasses.replace(SMALL.detection, nms_iou=0.9))
+    assert checkpoint.load(path, config=looser).config.detection.nms_iou == 0.9
+    wider = dataclasses.replace(SMALL, fpn_channels=16)
+    with pytest.raises(checkpoint.CheckpointError, match=r"fpn\.laterals.*kernel") as raised:
+        checkpoint.load(path, config=wider)
+    assert "box_head.first.kernel" in str(raised.value)  # all that differs, not only the first
+
+
+def test_nothing_is_overwritten(saved):
+    path, model = saved
+    with pytest.raises(checkpoint.CheckpointError, match="exists already"):
+        checkpoint.save(model, path)
+
+
+@pytest.mark.parametrize("make", ["missing", "empty", "damaged", "config"])
+def test_what_is_no_checkpoint_is_refused(saved, tmp_path, make):
+    import shutil
+
+    path = tmp_path / "weights"
+    if make == "empty":
+        path.mkdir()
+    elif make in ("damaged", "config"):
+        shutil.copytree(saved[0], path)
+        if make == "config":
+            (path / "config" / "metadata").write_text("{")
+        else:
+            for part in (path / "model").rglob("*"):
+                if part.is_file():
+                    part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
+    with pytest.raises(checkpoint.CheckpointError, match=r"weights"):
+        checkpoint.load(path)
+
+
+def test_a_run_folder_without_a_finished_checkpoint_says_so(tmp_path):
+    (tmp_path / "checkpoints" / "10.tmp").mkdir(parents=True)
+    with pytest.raises(checkpoint.CheckpointError, match="train first"):
+        checkpoint.load(tmp_path)

@@ -1,0 +1,69 @@
+"""The step learns, compiles once, leaves the frozen alone and survives what is not finite."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from maskrcnn_jax.training.optimizer import make_optimizer
+from maskrcnn_jax.training.state import create_state
+from maskrcnn_jax.training.step import make_step
+
+from tests.small import small_batch, small_model
+
+WINDOWS = jnp.tile(jnp.array([0.0, 0.0, 64.0, 64.0]), (2, 1))
+KEY = jax.random.key(0)
+
+
+def start(part="all", rate=3e-3):
+    optimizer = make_optimizer(optax.constant_schedule(rate), kind="adamw")
+    graph, state = create_state(small_model(), optimizer, part=part)
+    return make_step(graph, optimizer), state
+
+
+def test_loss_falls_on_one_batch_and_one_trace_serves_other_batches():
+    step, state = start()
+    images, truth = small_batch(1)
+    losses = []
+    for _ in range(60):
+        state, metrics = step(state, images, truth, WINDOWS, KEY)
+        losses.append(float(metrics["total"]))
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+    state, metrics = step(state, *small_batch(2, empty=True), WINDOWS, KEY)
+    assert np.isfinite(float(metrics["total"]))
+    assert step._cache_size() == 1
+    assert int(state.step) == 61
+
+
+def test_frozen_parameters_stay_bit_identical_and_have_no_optimizer_state():
+    step, state = start("heads")
+    before = jax.tree.map(np.array, state.frozen)
+    trained = sum(p.size for p in jax.tree.leaves(state.params))
+    moments = sum(p.size for p in jax.tree.leaves(state.optimizer) if p.ndim)
+    assert moments == 2 * trained
+    moved = jax.tree.map(np.array, state.params)
+    for seed in range(3):
+        state, _ = step(state, *small_batch(seed), WINDOWS, KEY)
+    for ours, theirs in zip(jax.tree.leaves(state.frozen), jax.tree.leaves(before), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert any((a != b).any() for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(moved), strict=True))
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_the_step_number():
+    step, state = start()
+    images, truth = small_batch(3)
+    broken = jnp.full(images.shape, jnp.nan)
+    before = jax.tree.map(np.array, (state.params, state.optimizer))
+    state, metrics = step(state, broken, truth, WINDOWS, KEY)
+    assert float(metrics["skipped"]) == 1
+    assert int(state.step) == 1
+    for ours, theirs in zip(jax.tree.leaves((state.params, state.optimizer)), jax.tree.leaves(before), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_same_key_and_step_draw_the_same():
+    results = []
+    for _ in range(2):
+        step, state = start()
+        state, metrics = step(state, *small_batch(4), WINDOWS, KEY)
+        results.append([float(v) for v in metrics.values()])
+    assert results[0] == results[1]

@@ -1,0 +1,32 @@
+"""What fine-tuning keeps."""
+
+import dataclasses
+
+import numpy as np
+from flax import nnx
+from maskrcnn_jax.training.transfer import replace_classes
+
+from tests.small import SMALL, small_model
+
+THREE = ((0, "background"), (1, "crystal"), (2, "drop"))
+
+
+def test_equal_count_keeps_every_weight():
+    model = small_model(1)
+    ours, said = replace_classes(model, ((0, "background"), (7, "salt")), rngs=nnx.Rngs(2))
+    assert ours.config.classes == ((0, "background"), (7, "salt"))
+    np.testing.assert_array_equal(ours.box_head.classes.kernel[...], model.box_head.classes.kernel[...])
+    assert "salt" in said
+
+
+def test_another_count_makes_class_outputs_anew_and_keeps_the_rest():
+    model = small_model(1)
+    ours, said = replace_classes(model, THREE, rngs=nnx.Rngs(2))
+    assert ours.box_head.classes.kernel.shape[-1] == 3
+    assert ours.box_head.deltas.kernel.shape[-1] == 12
+    assert ours.mask_head.masks.kernel.shape[-1] == 3
+    np.testing.assert_array_equal(ours.box_head.second.kernel[...], model.box_head.second.kernel[...])
+    np.testing.assert_array_equal(ours.rpn.deltas.kernel[...], model.rpn.deltas.kernel[...])
+    np.testing.assert_array_equal(ours.mask_head.double.kernel[...], model.mask_head.double.kernel[...])
+    assert "2 -> 3" in said
+    assert model.config == dataclasses.replace(SMALL)

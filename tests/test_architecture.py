@@ -1,0 +1,183 @@
+"""Rules of the code base as tests: who may import whom, what is documented, which names and orders others rely on."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted(p for package in ("maskrcnn_jax", "crystal") for p in (ROOT / package).rglob("*.py"))
+MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in FILES}
+LIBRARY = [m for m in MODULES if m.startswith("maskrcnn_jax") and not m.endswith("__main__") and ".lessons" not in m]
+
+# The first prefix that fits decides. Imports go to a lower layer, or stay within one folder.
+LAYERS = {
+    "maskrcnn_jax.lessons": 7,
+    "crystal": 6,
+    "maskrcnn_jax.training": 5,
+    "maskrcnn_jax.convert": 5,
+    "maskrcnn_jax.checkpoint": 4.5,
+    "maskrcnn_jax.model": 4,
+    "maskrcnn_jax.backbone": 3,
+    "maskrcnn_jax.rpn": 3,
+    "maskrcnn_jax.roi": 3,
+    "maskrcnn_jax.boxes": 2,
+    "maskrcnn_jax.image": 2,
+    "maskrcnn_jax.losses": 2,
+    "maskrcnn_jax.layers": 2,
+    "maskrcnn_jax.kernels": 1.5,
+    "maskrcnn_jax.config": 1,
+    "maskrcnn_jax.structures": 1,
+}
+ALLOWED = {"jax", "flax", "optax", "orbax", "numpy", "jaxtyping", "maskrcnn_jax", *sys.stdlib_module_names}
+ALLOWED_BELOW = {"maskrcnn_jax.convert": {"h5py", "torch"}, "maskrcnn_jax.lessons": {"marimo", "crystal", "matplotlib"}}
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names that a file imports, at its top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write imports in full"
+            # `from package import module` names a module as well
+            found |= {n for a in node.names if (n := f"{node.module}.{a.name}") in MODULES} or {node.module}
+    return found
+
+
+def folder(module: str) -> str | None:
+    return next((prefix for prefix in LAYERS if module == prefix or module.startswith(prefix + ".")), None)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_downwards(module):
+    ours = folder(module)
+    if ours is None:
+        assert module == "maskrcnn_jax", f"{module} has no layer: add it to LAYERS"
+        return
+    for other in imports(MODULES[module]):
+        theirs = folder(other)
+        if theirs is None or theirs == ours:
+            continue
+        if ours == "maskrcnn_jax.lessons" and theirs == "crystal":
+            continue
+        assert LAYERS[theirs] < LAYERS[ours], f"{module} imports {other}, which is not below it"
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("maskrcnn_jax")])
+def test_the_library_needs_little(module):
+    allowed = ALLOWED | next((more for prefix, more in ALLOWED_BELOW.items() if module.startswith(prefix)), set())
+    assert {name.split(".")[0] for name in imports(MODULES[module])} <= allowed
+
+
+def test_the_config_is_read_by_the_model_alone():
+    """Components take plain arguments; the backbone takes its own part."""
+    for module in LIBRARY:
+        if folder(module) in {f"maskrcnn_jax.{f}" for f in ("boxes", "image", "rpn", "roi", "losses", "layers")}:
+            assert "maskrcnn_jax.config" not in imports(MODULES[module]), module
+    assert imports(MODULES["maskrcnn_jax.config"]) <= set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_documented(module):
+    """Every module says what it is for, every public class and function at its top level as well."""
+    tree = ast.parse(MODULES[module].read_text())
+    if MODULES[module].name not in {"__init__.py", "__main__.py"}:
+        assert ast.get_docstring(tree), f"{module} has no opening docstring"
+    missing = [
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef)
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
+    ]
+    assert not missing, f"without docstring in {module}: {', '.join(missing)}"
+
+
+@pytest.mark.parametrize("module", LIBRARY)
+def test_examples(module):
+    result = doctest.testmod(importlib.import_module(module))
+    assert result.failed == 0
+
+
+# What stands before the "|" may be passed by place, in this order; what stands after it by name only.
+SIGNATURES = {
+    "maskrcnn_jax.image.clahe.clahe": "image_u8 | clip_limit tiles",
+    "maskrcnn_jax.image.clahe.clahe_rgb": "image_u8 |",
+    "maskrcnn_jax.image.clahe.equalize": "image_u8 |",
+    "maskrcnn_jax.image.letterbox.letterbox": "image size |",
+    "maskrcnn_jax.boxes.geometry.area": "boxes |",
+    "maskrcnn_jax.boxes.geometry.iou": "a b |",
+    "maskrcnn_jax.boxes.geometry.clip": "boxes height width |",
+    "maskrcnn_jax.boxes.coding.encode": "boxes anchors weights |",
+    "maskrcnn_jax.boxes.coding.decode": "deltas anchors weights |",
+    "maskrcnn_jax.boxes.nms.nms": "boxes scores | iou_threshold max_outputs valid groups",
+    "maskrcnn_jax.boxes.matching.match": "iou | positive_iou negative_iou allow_low_quality gt_valid",
+    "maskrcnn_jax.rpn.anchors.pyramid_anchors": "image_size | strides sizes ratios rounded",
+    "maskrcnn_jax.roi.align.roi_align": "features boxes | output_size spatial_scale sampling_ratio aligned reduce",
+    "maskrcnn_jax.roi.align.crop_and_resize": "features boxes01 | output_size",
+    "maskrcnn_jax.roi.align.assign_levels": "boxes | min_level max_level canonical_size canonical_level rounding",
+    "maskrcnn_jax.roi.align.pyramid_roi_align": "levels boxes |",
+    "maskrcnn_jax.config.MaskRCNNConfig.paper": "|",
+    "maskrcnn_jax.config.MaskRCNNConfig.matterport_coco": "|",
+    "maskrcnn_jax.config.MaskRCNNConfig.torchvision_coco": "depth |",
+    "maskrcnn_jax.config.MaskRCNNConfig.detectron2_coco": "|",
+    "maskrcnn_jax.config.MaskRCNNConfig.tiny": "|",
+    "maskrcnn_jax.model.MaskRCNN.__init__": "self config | rngs",
+    "maskrcnn_jax.model.MaskRCNN.stages": "self images windows |",
+    "maskrcnn_jax.model.MaskRCNN.losses": "self images truth key |",
+    "maskrcnn_jax.model.MaskRCNN.detect": "self images windows |",
+    "maskrcnn_jax.convert.load": "path | norm_epsilon",
+    "crystal.labelme.to_coco": "paths |",
+    "crystal.evaluate.paper_map": "truths predictions | iou",
+    "crystal.evaluate.precision_recall": "truths predictions | iou",
+    "crystal.evaluate.coco_metrics": "coco_truth coco_results | kind",
+}
+FIELDS = {
+    "GroundTruth": "boxes classes masks valid crowd",
+    "Proposals": "boxes scores valid",
+    "Detections": "boxes classes scores masks valid",
+    "Losses": "rpn_class rpn_box roi_class roi_box roi_mask total",
+    "Stages": "c1 c2 c3 c4 c5 p2 p3 p4 p5 p6 objectness rpn_deltas anchors proposals class_logits box_deltas "
+    "detections",
+}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_names_and_argument_order(name):
+    module = next((m for m in (name.rsplit(".", i)[0] for i in (1, 2)) if MODULES.get(m, ROOT).is_file()), None)
+    if module in (None, "maskrcnn_jax", "crystal"):
+        pytest.skip("not written yet")
+    thing = importlib.import_module(module)
+    for part in name.removeprefix(module + ".").split("."):
+        thing = getattr(thing, part)
+    parameters = inspect.signature(thing).parameters.values()
+    placed = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    named = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    before, after = (part.split() for part in SIGNATURES[name].split("|"))
+    assert placed[: len(before)] == before
+    assert set(after) <= named, "by name only"
+
+
+def test_fields_of_the_bundles():
+    structures = importlib.import_module("maskrcnn_jax.structures")
+    for name, fields in FIELDS.items():
+        assert list(getattr(structures, name)._fields) == fields.split()
+
+
+def test_tests_mirror_the_library():
+    """Every module with something in it has a test beside it of the same name."""
+    missing = [
+        module
+        for module, path in MODULES.items()
+        if module.startswith("maskrcnn_jax.")
+        and path.name not in {"__init__.py", "__main__.py", "structures.py"}
+        and ".lessons" not in module
+        and not (ROOT / "tests" / path.relative_to(ROOT).with_name(f"test_{path.name}")).exists()
+    ]
+    assert not missing, f"no test file for {', '.join(missing)}"
