@@ -108,24 +108,24 @@ def test_bad_input_ends_in_one_sentence(monkeypatch, capsys, weights, tmp_path, 
 
 
 def test_a_full_disk_names_the_file(monkeypatch, capsys, tmp_path):
-    import crystal.render
+    from crystal import render
 
     def full(*arguments, **settings):
         raise OSError(28, "No space left on device", str(tmp_path / "drops" / "drop.jpg"))
 
-    monkeypatch.setattr(crystal.render, "render_dataset", full)
+    monkeypatch.setattr(render, "render_dataset", full)
     code, _, errors = crystal(monkeypatch, capsys, "render", "--out", tmp_path / "drops", "--train", 1, "--val", 1)
     assert code == 1
     assert "drop.jpg: No space left on device; make room" in errors
 
 
 def test_an_interrupt_leaves_no_stack_trace(monkeypatch, capsys, tmp_path):
-    import crystal.demo
+    from crystal import demo
 
     def interrupted(*arguments, **settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(crystal.demo, "demo", interrupted)
+    monkeypatch.setattr(demo, "demo", interrupted)
     code, _, errors = crystal(monkeypatch, capsys, "demo", "--out", tmp_path / "demo")
     assert code == 130
     assert "Traceback" not in errors

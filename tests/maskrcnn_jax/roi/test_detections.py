@@ -127,8 +127,8 @@ def test_matterport(name, score, iou, count):
     deltas[np.arange(1000), best] = recorded.xyxy(g["best_deltas"])
     rois = recorded.xyxy(g["rois"])
     run = partial(
-        select_detections, one_class=True, score_threshold=score, nms_iou=iou, max_detections=count, candidates=1000, min_side=0.0,
-        delta_weights=(10.0, 10.0, 5.0, 5.0), max_log_scale=None,
+        select_detections, one_class=True, score_threshold=score, nms_iou=iou, max_detections=count, candidates=1000,
+        min_side=0.0, delta_weights=(10.0, 10.0, 5.0, 5.0), max_log_scale=None,
     )  # fmt: skip
     window = recorded.xyxy(g["window_norm"])
     ours = jax.jit(run)(np.float32(np.log(probabilities)), deltas, rois, np.ones(1000, bool), window)
