@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from crystal.errors import CrystalError
+
 FAILED, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 
@@ -139,25 +141,6 @@ class Predict:
 COMMANDS = {"demo": Demo, "render": Render, "train": Train, "evaluate": Evaluate, "predict": Predict}
 
 
-def _foreseen(error: BaseException) -> bool:
-    """Whether the message of an error was written for the user."""
-    module, name = type(error).__module__, type(error).__name__
-    return (
-        name
-        in {
-            "RunError",
-            "ConfigError",
-            "CheckpointError",
-            "DatasetError",
-            "ImageError",
-            "OutputError",
-            "DemoError",
-            "RenderError",
-        }
-        and module.split(".")[0] in ("crystal", "maskrcnn_jax")
-    ) or isinstance(error, FileExistsError)
-
-
 def main() -> None:
     """Entry point of the console script."""
     command = tyro.extras.subcommand_cli_from_dict(
@@ -169,15 +152,15 @@ def main() -> None:
         # Trainer names the signal: a scheduler's SIGTERM has an exit code of its own.
         print("\ninterrupted; the same command goes on or starts again", file=sys.stderr)
         code = TERMINATED if str(error) == "SIGTERM" else INTERRUPTED
-    except OSError as error:
-        if isinstance(error, FileExistsError) or not error.filename:
-            print(f"error: {error}", file=sys.stderr)
-        else:
-            print(f"error: {error.filename}: {error.strerror}; make room or choose another folder", file=sys.stderr)
-        code = FAILED
     except Exception as error:
-        if not _foreseen(error):
+        from maskrcnn_jax.checkpoint import CheckpointError
+
+        if isinstance(error, CrystalError | CheckpointError | FileExistsError):
+            message = str(error)
+        elif isinstance(error, OSError) and error.filename:
+            message = f"{error.filename}: {error.strerror}; make room or choose another folder"
+        else:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         code = FAILED
     sys.exit(code)

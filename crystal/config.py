@@ -9,11 +9,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from crystal.errors import CrystalError
 from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.training.state import Part
 
 
-class ConfigError(ValueError):
+class ConfigError(CrystalError, ValueError):
     """A setting that does not exist or does not fit."""
 
 

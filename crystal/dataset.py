@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from crystal.errors import CrystalError
 from crystal.segmentation import Segmentation, SegmentationError, check_segmentation, draw_cells, draw_pixels
 
 BACKGROUND_NAMES = {"background", "_background_", "__background__"}
@@ -21,7 +22,7 @@ BOX_TOLERANCE = 2.0  # pixels by which a file's box may differ from its outline'
 PATTERNS = ("{}.json", "annotations/{}.json", "instances_{}*.json", "annotations/instances_{}*.json")
 
 
-class DatasetError(ValueError):
+class DatasetError(CrystalError, ValueError):
     """A dataset that cannot be used; the message names the file and the remedy."""
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from crystal.errors import CrystalError
 from crystal.progress import Bars, console, one_bar
 from crystal.run_folder import read_metrics, write_atomically
 
@@ -27,7 +28,7 @@ PAPER = {"map_050_10": (0.668, 0.703), "map_065_100": (0.302, 0.430)}  # Crystal
 GRACE_S = 60  # for a child that was asked to stop to write its checkpoint
 
 
-class DemoError(RuntimeError):
+class DemoError(CrystalError, RuntimeError):
     """A demo that cannot go on; the message says why and what to do."""
 
 

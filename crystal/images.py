@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
+from crystal.errors import CrystalError
 from crystal.image_header import claimed_size
 from crystal.opencv import cv2
 from maskrcnn_jax.image.letterbox import Letterbox, letterbox
@@ -20,7 +21,7 @@ CLIP_LIMIT, TILES = 2.0, 8  # of CLAHE: the paper's section 2.2 leaves OpenCV's 
 TAIL = 0.001  # share of samples at either end that may be cut off when 16 bits become 8: hot and dead pixels
 
 
-class ImageError(ValueError):
+class ImageError(CrystalError, ValueError):
     """An image that cannot be used; the message names the file and the remedy."""
 
 

@@ -28,6 +28,7 @@ from jaxtyping import UInt8
 from pycocotools import mask as rle_tools
 
 from crystal.draw import draw_outlines
+from crystal.errors import CrystalError
 from crystal.opencv import cv2
 from crystal.outlines import measure, polygons
 
@@ -43,7 +44,7 @@ COLUMNS = (
 JPEG_QUALITY = 92
 
 
-class OutputError(RuntimeError):
+class OutputError(CrystalError, RuntimeError):
     """The results cannot be written; the message names the file and the remedy."""
 
 

@@ -17,6 +17,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from crystal.config import ConfigError, TrainConfig
+from crystal.errors import CrystalError
 from maskrcnn_jax import checkpoint
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.training.state import TrainState
@@ -24,7 +25,7 @@ from maskrcnn_jax.training.state import TrainState
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "opencv-python")
 
 
-class RunError(RuntimeError):
+class RunError(CrystalError, RuntimeError):
     """A run that cannot start or go on; the message says why and what to do."""
 
 

@@ -16,7 +16,7 @@ from maskrcnn_jax.boxes.matching import Label
 class Samples(NamedTuple):
     """Drawn candidates, positives first, then negatives, then unfilled slots."""
 
-    index: Int[Array, " total"]
+    indices: Int[Array, " total"]
     positive: Bool[Array, " total"]
     valid: Bool[Array, " total"]
 
@@ -37,7 +37,7 @@ def sample_balanced(
 
     >>> label = jnp.array([1, 0, -1, 0, 1, 0])
     >>> s = sample_balanced(jax.random.key(0), label, total=4, max_positive=1)
-    >>> s.positive.tolist(), label[s.index].tolist()
+    >>> s.positive.tolist(), label[s.indices].tolist()
     ([True, False, False, False], [1, 0, 0, 0])
     """
     n = label.shape[0]

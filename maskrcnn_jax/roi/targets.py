@@ -137,7 +137,7 @@ def roi_targets(
         negatives_per_positive=negatives_per_positive,
     )
 
-    boxes, gt_index = candidates[drawn.index], matches.gt_index[drawn.index]
+    boxes, gt_index = candidates[drawn.indices], matches.gt_index[drawn.indices]
     first = slice(0, max_positive)
     masks = mask_targets(
         boxes[first],

@@ -36,8 +36,8 @@ def rpn_losses(
     `class_normaliser`: "sampled" (drawn anchors) or "slots" (the number asked for, times images); `box_normaliser`:
     those, or "positive_coordinates". Nothing drawn or no positives: 0, with finite gradients.
     """
-    logits = jnp.take_along_axis(objectness, targets.index, axis=1)
-    predicted = jnp.take_along_axis(deltas, targets.index[..., None], axis=1)
+    logits = jnp.take_along_axis(objectness, targets.indices, axis=1)
+    predicted = jnp.take_along_axis(deltas, targets.indices[..., None], axis=1)
     entropy = optax.sigmoid_binary_cross_entropy(logits, targets.positive.astype(logits.dtype))
     distance = smooth_l1(predicted - targets.deltas, box_beta).sum(-1)
 

@@ -14,7 +14,7 @@ from maskrcnn_jax.boxes.sampling import sample_balanced
 class RPNTargets(NamedTuple):
     """The drawn anchors of one image, in s slots (positives first), and what they are trained towards."""
 
-    index: Int[Array, " s"]  # which anchors
+    indices: Int[Array, " s"]  # which anchors
     positive: Bool[Array, " s"]
     valid: Bool[Array, " s"]
     deltas: Float[Array, "s 4"]  # of the positives; finite elsewhere
@@ -74,5 +74,5 @@ def rpn_targets(
     if gt_boxes.shape[0] == 0:
         deltas = jnp.zeros((samples, 4))
     else:
-        deltas = encode(gt_boxes[matches.gt_index[drawn.index]], anchors[drawn.index], delta_weights)
-    return RPNTargets(drawn.index, drawn.positive, drawn.valid, deltas)
+        deltas = encode(gt_boxes[matches.gt_index[drawn.indices]], anchors[drawn.indices], delta_weights)
+    return RPNTargets(drawn.indices, drawn.positive, drawn.valid, deltas)

@@ -7,9 +7,9 @@ import sys
 import cv2
 import numpy as np
 import pytest
+
 from crystal import cli
 from maskrcnn_jax import checkpoint
-
 from tests.small import small_model
 
 
@@ -39,7 +39,9 @@ def drops(tmp_path_factory):
 
 
 def test_module_and_help_work_without_jax():
-    code = "import sys, crystal.cli; sys.argv = ['crystal', '--help']\ntry: crystal.cli.main()\nexcept SystemExit: pass\n"
+    code = (
+        "import sys, crystal.cli; sys.argv = ['crystal', '--help']\ntry: crystal.cli.main()\nexcept SystemExit: pass\n"
+    )
     code += "assert 'jax' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

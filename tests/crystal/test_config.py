@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from crystal.config import PRESETS, ConfigError, Phase, TrainConfig, override
 
 

@@ -1,6 +1,7 @@
 """What a log file sees of a bar."""
 
 import pytest
+
 from crystal import progress
 
 

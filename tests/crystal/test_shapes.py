@@ -5,6 +5,7 @@ import inspect
 
 import numpy as np
 import pytest
+
 from crystal import pretrain, shapes
 from crystal.shapes import draw_scene
 

@@ -8,15 +8,15 @@ import signal
 import jax
 import numpy as np
 import pytest
+from flax import nnx
+
 from crystal.config import Phase, TrainConfig, override
 from crystal.dataset import load_split
 from crystal.loader import training_loader
 from crystal.pretrain import write_scenes
 from crystal.run_folder import Log, RunError, claim, load_run, read_metrics
 from crystal.train import Interrupted, Trainer, initial_model, train_command
-from flax import nnx
 from maskrcnn_jax import checkpoint
-
 from tests.small import SMALL, small_model
 
 CONFIG = dataclasses.replace(
@@ -134,7 +134,10 @@ def test_init_takes_the_architecture_from_the_weights(data, tmp_path, monkeypatc
     checkpoint.save(small_model(7), tmp_path / "weights")
     options = dict(preset="tiny", steps=2, checkpoint_every=None, seed=0, clahe=False)
     train_command(
-        data, tmp_path / "run", init=str(tmp_path / "weights"), assignments=["batch_size=2", "rpn.nms_iou=0.6"],
+        data,
+        tmp_path / "run",
+        init=str(tmp_path / "weights"),
+        assignments=["batch_size=2", "rpn.nms_iou=0.6"],
         **options,
     )
     model, clahe = load_run(tmp_path / "run")

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from maskrcnn_jax import checkpoint
 
+from maskrcnn_jax import checkpoint
 from tests.small import SMALL, small_model
 
 

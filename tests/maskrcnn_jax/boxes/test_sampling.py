@@ -24,16 +24,16 @@ def test_counts_places_and_no_repeats(label, seed):
     negatives = min((label == 0).sum(), TOTAL - positives)
     assert s.positive.tolist() == [True] * positives + [False] * (TOTAL - positives)
     assert s.valid.tolist() == [True] * (positives + negatives) + [False] * (TOTAL - positives - negatives)
-    drawn = np.asarray(s.index)[np.asarray(s.valid)]
+    drawn = np.asarray(s.indices)[np.asarray(s.valid)]
     assert label[drawn].tolist() == [1] * positives + [0] * negatives
     assert len(set(drawn.tolist())) == len(drawn)
-    assert s.index.min() >= 0
-    assert s.index.max() < N
+    assert s.indices.min() >= 0
+    assert s.indices.max() < N
 
 
 def test_by_hand_nothing_to_choose():
     s = sample_balanced(jax.random.key(3), jnp.array([-1, 1, -1, 0]), total=4, max_positive=2)
-    assert s.index[:2].tolist() == [1, 3]
+    assert s.indices[:2].tolist() == [1, 3]
     assert s.positive.tolist() == [True, False, False, False]
     assert s.valid.tolist() == [True, True, False, False]
 
@@ -42,11 +42,11 @@ def test_uniform():
     """3 of 9 positives, 5 of 10 negatives: each is drawn a third, or a half, of 2000 times."""
     label = np.repeat([1, 0, -1], [9, 10, 1])
     s = jax.vmap(lambda key: draw(key, label))(jax.random.split(jax.random.key(0), 2000))
-    share = np.bincount(np.asarray(s.index).ravel(), minlength=N) / 2000
+    share = np.bincount(np.asarray(s.indices).ravel(), minlength=N) / 2000
     np.testing.assert_allclose(share[:9], 1 / 3, atol=0.05)
     np.testing.assert_allclose(share[9:19], 1 / 2, atol=0.05)
     assert share[19] == 0
-    assert (draw(jax.random.key(1), label).index == draw(jax.random.key(1), label).index).all()
+    assert (draw(jax.random.key(1), label).indices == draw(jax.random.key(1), label).indices).all()
 
 
 @pytest.mark.parametrize("positives", [0, 1, 2, 3])
@@ -69,7 +69,7 @@ def test_degenerate():
     nothing = draw(jax.random.key(0), np.full(N, -1, np.int32))
     assert not nothing.valid.any()
     fewer = sample_balanced(jax.random.key(0), jnp.array([1, 0]), total=6, max_positive=4)
-    assert fewer.index.shape == (6,)
+    assert fewer.indices.shape == (6,)
     assert fewer.valid.tolist() == [True, True, False, False, False, False]
     empty = sample_balanced(jax.random.key(0), jnp.zeros(0, jnp.int32), total=3, max_positive=1)
     assert not empty.valid.any()

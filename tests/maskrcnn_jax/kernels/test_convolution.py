@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from maskrcnn_jax.kernels import convolution
 from maskrcnn_jax.kernels.convolution import conv2d, kernel_gradient, plain_conv2d
 

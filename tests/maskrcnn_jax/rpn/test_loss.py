@@ -22,7 +22,7 @@ def some_case(seed=0, positives=(3, 1), drawn=(8, 5)):
     rng = np.random.default_rng(seed)
     slot = np.arange(S)
     target = RPNTargets(
-        index=jnp.asarray(np.stack([rng.permutation(A)[:S] for _ in range(B)])),
+        indices=jnp.asarray(np.stack([rng.permutation(A)[:S] for _ in range(B)])),
         positive=jnp.asarray(slot < np.array(positives)[:, None]),
         valid=jnp.asarray(slot < np.array(drawn)[:, None]),
         deltas=jnp.float32(rng.normal(size=(B, S, 4))),
@@ -53,7 +53,7 @@ def test_equals_the_oracle(rule, positives):
     divisor = {"sampled": 13, "slots": B * S, "positive_coordinates": 4 * sum(positives)}
     names = RULES[rule]
     expected = oracles.rpn_losses(
-        *(np.asarray(v) for v in (objectness, deltas, t.index, t.positive, t.valid, t.deltas)),
+        *(np.asarray(v) for v in (objectness, deltas, t.indices, t.positive, t.valid, t.deltas)),
         divisor[names["class_normaliser"]], divisor[names["box_normaliser"]], names["box_beta"],
     )  # fmt: skip
     np.testing.assert_allclose(JITTED[rule](objectness, deltas, t), expected, rtol=2e-6)
@@ -65,7 +65,7 @@ def test_nothing_drawn_and_padded_slots(rule):
     objectness, deltas, t = some_case(2, (1, 0), (3, 0))
     value = jax.jit(jax.value_and_grad(lambda o, d, t: sum(rpn_losses(o, d, t, **RULES[rule])), (0, 1)))
     total, gradients = value(objectness, deltas, t)
-    other = t._replace(index=jnp.where(t.valid, t.index, 0), deltas=jnp.where(t.positive[..., None], t.deltas, -1e6))
+    other = t._replace(indices=jnp.where(t.valid, t.indices, 0), deltas=jnp.where(t.positive[..., None], t.deltas, -1e6))
     again, gradients_again = value(objectness, deltas, other)
     assert total == again
     for a, b in zip(gradients, gradients_again, strict=True):

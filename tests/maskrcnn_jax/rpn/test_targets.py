@@ -36,14 +36,14 @@ def test_labels_equal_the_oracle(boxes, valid, crowd):
 def test_what_is_drawn_fits_its_label(boxes, valid, crowd):
     labels = label_anchors(ANCHORS, boxes, valid, crowd)
     drawn = rpn_targets(jax.random.key(0), ANCHORS, boxes, valid, crowd)
-    kind = np.asarray(labels.label)[np.asarray(drawn.index)]
+    kind = np.asarray(labels.label)[np.asarray(drawn.indices)]
     assert (kind[np.asarray(drawn.positive)] == 1).all()
     assert (kind[np.asarray(drawn.valid & ~drawn.positive)] == 0).all()
     assert drawn.positive.sum() == min((labels.label == 1).sum(), 6)
     which = np.asarray(drawn.positive)
     expected = oracles.encode_boxes(
-        boxes[np.asarray(labels.gt_index)[np.asarray(drawn.index)]][which],
-        np.asarray(ANCHORS)[np.asarray(drawn.index)][which],
+        boxes[np.asarray(labels.gt_index)[np.asarray(drawn.indices)]][which],
+        np.asarray(ANCHORS)[np.asarray(drawn.indices)][which],
         (10, 10, 5, 5),
     )
     np.testing.assert_allclose(np.asarray(drawn.deltas)[which], expected, atol=1e-4)
@@ -67,7 +67,7 @@ def test_order_of_objects_does_not_matter(boxes, order):
     everything, nothing = np.ones(G, bool), np.zeros(G, bool)
     a = rpn_targets(jax.random.key(0), ANCHORS, boxes, everything, nothing)
     b = rpn_targets(jax.random.key(0), ANCHORS, boxes[order], everything, nothing)
-    np.testing.assert_array_equal(a.index, b.index)
+    np.testing.assert_array_equal(a.indices, b.indices)
     np.testing.assert_array_equal(a.positive, b.positive)
 
 
@@ -105,8 +105,8 @@ def test_matterport(case):
     np.testing.assert_array_equal(np.flatnonzero(label == -1), g[f"rpnt_{case}_ignored"])
     options = dict(samples=256, max_positive=128, delta_weights=(10.0, 10.0, 5.0, 5.0), **RULE)
     drawn = jax.jit(partial(targets.rpn_targets, **options))(jax.random.key(0), anchors, boxes, valid, is_crowd)
-    order = np.argsort(drawn.index[:8])
-    np.testing.assert_array_equal(drawn.index[:8][order], g[f"rpnt_{case}_positive"])
+    order = np.argsort(drawn.indices[:8])
+    np.testing.assert_array_equal(drawn.indices[:8][order], g[f"rpnt_{case}_positive"])
     np.testing.assert_allclose(drawn.deltas[:8][order], recorded.xyxy(g[f"rpnt_{case}_deltas"]), rtol=1e-5, atol=1e-5)
 
 
@@ -123,6 +123,6 @@ def test_torchvision():
     np.testing.assert_array_equal(np.flatnonzero(label == -1), g["rpnloss.ignored"])
     options = dict(samples=256, max_positive=128, delta_weights=(1.0, 1.0, 1.0, 1.0), **RULE)
     drawn = jax.jit(partial(targets.rpn_targets, **options))(jax.random.key(0), anchors, g["rpnloss.gt"], valid, crowd)
-    order = np.argsort(drawn.index[:20])
-    np.testing.assert_array_equal(drawn.index[:20][order], g["rpnloss.pos_idx"])
+    order = np.argsort(drawn.indices[:20])
+    np.testing.assert_array_equal(drawn.indices[:20][order], g["rpnloss.pos_idx"])
     np.testing.assert_allclose(drawn.deltas[:20][order], g["rpnloss.pos_targets"], rtol=1e-5, atol=1e-6)

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
 from maskrcnn_jax.training.optimizer import is_kernel, make_optimizer, make_schedule
 
 

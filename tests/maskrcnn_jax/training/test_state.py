@@ -5,8 +5,8 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from maskrcnn_jax.training.state import create_state, to_model, trainable_filter
 
+from maskrcnn_jax.training.state import create_state, to_model, trainable_filter
 from tests.small import small_model
 
 

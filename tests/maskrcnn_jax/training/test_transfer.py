@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 from flax import nnx
-from maskrcnn_jax.training.transfer import replace_classes
 
+from maskrcnn_jax.training.transfer import replace_classes
 from tests.small import SMALL, small_model
 
 THREE = ((0, "background"), (1, "crystal"), (2, "drop"))
