@@ -144,5 +144,8 @@ def evaluate_command(weights: Path, data: Path, *, split: str, seed: int, out: P
 
 
 def finite(numbers: dict[str, float]) -> dict[str, float | None]:
-    """Numbers for JSON, which has no NaN: undefined ones become null."""
-    return {name: None if np.isnan(value) else float(value) for name, value in numbers.items()}
+    """Numbers for JSON, which has no NaN: undefined ones become null; counts stay whole."""
+    return {
+        name: None if np.isnan(value) else value if isinstance(value, int) else float(value)
+        for name, value in numbers.items()
+    }
