@@ -206,7 +206,7 @@ def _polygons(mask: np.ndarray) -> list[list[float]]:
             ring = cv2.approxPolyDP(line, tolerance * fine, True) if tolerance else line
             if len(ring) >= 3:
                 polygons.append(np.round((ring[:, 0] + 0.5) / fine, 2).ravel().tolist())
-        if polygons and _overlap(polygons, mask) >= POLYGON_IOU:
+        if polygons and _gives_back(polygons, mask):
             break
     return polygons
 
@@ -218,6 +218,13 @@ def _overlap(polygons: list[list[float]], mask: np.ndarray) -> float:
     return float((drawn & mask).sum() / max((drawn | mask).sum(), 1))
 
 
+def _gives_back(polygons: list[list[float]], mask: np.ndarray) -> bool:
+    """Whether the polygons say what a mask cut to its box says: its pixels, and its extent to a pixel."""
+    corners = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in polygons])
+    reaches = (corners.min(0) <= 1).all() and (corners.max(0) >= np.array(mask.shape[::-1]) - 1).all()
+    return bool(reaches) and _overlap(polygons, mask) >= POLYGON_IOU
+
+
 def _annotate(instance: Instance) -> tuple[dict, list[list[float]]]:
     """The instance's COCO annotation, without ids, and its outlines for LabelMe."""
     rows, columns = np.flatnonzero(instance.mask.any(1)), np.flatnonzero(instance.mask.any(0))
@@ -226,7 +233,7 @@ def _annotate(instance: Instance) -> tuple[dict, list[list[float]]]:
     local = _polygons(crop)
     polygons = [[v + (left, top)[k % 2] for k, v in enumerate(polygon)] for polygon in local]
     segmentation: list | dict = polygons
-    if instance.ignored or _overlap(local, crop) < POLYGON_IOU:  # COCO wants a crowd as RLE; a hole needs it
+    if instance.ignored or not local or not _gives_back(local, crop):  # COCO wants a crowd as RLE; a hole needs it
         packed: dict[str, Any] = dict(rle.encode(np.asfortranarray(instance.mask.astype(np.uint8))))
         segmentation = {"size": list(packed["size"]), "counts": packed["counts"].decode()}
     box = [left, top, right - left, bottom - top]

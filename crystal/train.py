@@ -235,9 +235,9 @@ def train_command(
     """`crystal train`."""
     split = load_split(data, "train")
     for problem in split.problems[:5]:
-        console.print(f"left out: {problem}")
+        console.print(f"note: {problem}")
     if len(split.problems) > 5:
-        console.print(f"... and {len(split.problems) - 5} more annotations left out")
+        console.print(f"... and {len(split.problems) - 5} more such notes on {split.source}")
     config = resolve(
         split,
         preset=preset,

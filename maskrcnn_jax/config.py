@@ -243,7 +243,7 @@ class MaskRCNNConfig:
                 config.roi,
                 sampling_ratio=0,
                 aligned=True,
-                level_epsilon=0.0,  # d2 adds 1e-8 inside the logarithm: nothing in float32
+                level_epsilon=1e-6,  # d2 adds 1e-8 inside the logarithm; its own float32 sums round up as much
                 binary_mask_targets=True,
                 box_beta=0.0,
             ),

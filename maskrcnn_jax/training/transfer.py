@@ -17,11 +17,12 @@ def replace_classes(model: MaskRCNN, classes: tuple[tuple[int, str], ...], *, rn
     With the number of classes unchanged, all weights are kept; otherwise the class-specific outputs are fresh.
     """
     config = dataclasses.replace(model.config, classes=tuple(classes))
+    if config.num_classes == model.config.num_classes:
+        renamed = nnx.clone(model)
+        renamed.config = config
+        return renamed, f"all weights kept; classes are now {', '.join(name for _, name in classes)}"
     fresh = MaskRCNN(config, rngs=rngs)
     fresh.backbone, fresh.fpn, fresh.rpn = model.backbone, model.fpn, model.rpn
-    if config.num_classes == model.config.num_classes:
-        fresh.box_head, fresh.mask_head = model.box_head, model.mask_head
-        return fresh, f"all weights kept; classes are now {', '.join(name for _, name in classes)}"
     for layer in ("first", "second"):
         setattr(fresh.box_head, layer, getattr(model.box_head, layer))
     for layer in ("convs", "double"):

@@ -65,7 +65,9 @@ def test_nothing_drawn_and_padded_slots(rule):
     objectness, deltas, t = some_case(2, (1, 0), (3, 0))
     value = jax.jit(jax.value_and_grad(lambda o, d, t: sum(rpn_losses(o, d, t, **RULES[rule])), (0, 1)))
     total, gradients = value(objectness, deltas, t)
-    other = t._replace(indices=jnp.where(t.valid, t.indices, 0), deltas=jnp.where(t.positive[..., None], t.deltas, -1e6))
+    other = t._replace(
+        indices=jnp.where(t.valid, t.indices, 0), deltas=jnp.where(t.positive[..., None], t.deltas, -1e6)
+    )
     again, gradients_again = value(objectness, deltas, other)
     assert total == again
     for a, b in zip(gradients, gradients_again, strict=True):

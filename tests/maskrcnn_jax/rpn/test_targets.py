@@ -56,7 +56,7 @@ def test_padded_slots_change_nothing(boxes, valid, garbage):
     other = np.where(valid[:, None], boxes, garbage)
     a = rpn_targets(jax.random.key(0), ANCHORS, boxes, valid, crowd)
     b = rpn_targets(jax.random.key(0), ANCHORS, other, valid, crowd | ~valid)
-    for name in ("index", "positive", "valid"):
+    for name in ("indices", "positive", "valid"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     np.testing.assert_array_equal(a.deltas[a.positive], b.deltas[b.positive])
     assert np.isfinite(b.deltas).all()
