@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from rich.table import Table
 
-from crystal.dataset import Record, Split, full_mask, load_split
+from crystal.dataset import Record, Split, full_mask, load_split, raise_if_left_out
 from crystal.evaluate import Instances, coco_metrics, empty_image_report, paper_map, precision_recall
 from crystal.images import read_image
 from crystal.predict import Prediction, Predictor
@@ -141,6 +141,7 @@ def evaluate_command(weights: Path, data: Path, *, split: str, seed: int, out: P
     console.print(table)
     if out is not None:
         write_atomically(out, json.dumps(finite(assessment.numbers), indent=1))
+    raise_if_left_out(held_out)
 
 
 def finite(numbers: dict[str, float]) -> dict[str, float | None]:

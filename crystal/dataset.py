@@ -32,6 +32,7 @@ class Problem(NamedTuple):
     file_name: str
     annotation_id: int | None
     text: str
+    left_out: bool = False  # the whole annotation, not only a part of it
 
     def __str__(self) -> str:
         which = "" if self.annotation_id is None else f"annotation {self.annotation_id}: "
@@ -217,11 +218,11 @@ def load_split(dataset: str | Path, split: str) -> Split:
         record = images.get(entry["image_id"]) if type(entry.get("image_id")) is int else None
         if record is None:
             problems.append(
-                Problem(source.name, _number(entry), f"left out: no image has the id {entry.get('image_id')}")
+                Problem(source.name, _number(entry), f"left out: no image has the id {entry.get('image_id')}", True)
             )
             continue
         instance, said = _instance(entry, record, index[int(category)])
-        problems.extend(Problem(record["file_name"], _number(entry), text) for text in said)
+        problems.extend(Problem(record["file_name"], _number(entry), text, instance is None) for text in said)
         if instance:
             record["instances"].append(instance)
 
@@ -231,6 +232,21 @@ def load_split(dataset: str | Path, split: str) -> Split:
         for (number, image), path in zip(images.items(), paths, strict=True)
     )
     return Split(categories, records, tuple(problems), source)
+
+
+def raise_if_left_out(split: Split) -> None:
+    """Say at the end of a job what it did without.
+
+    Raises:
+        DatasetError: whole annotations were left out; it names the first few.
+    """
+    left_out = [problem for problem in split.problems if problem.left_out]
+    if left_out:
+        first = "; ".join(str(problem) for problem in left_out[:3])
+        raise DatasetError(
+            f"{split.source}: done without {len(left_out)} annotation(s) that cannot be used ({first}); "
+            "correct or remove them"
+        )
 
 
 def full_mask(instance: Instance, height: int, width: int) -> Bool[np.ndarray, "h w"]:

@@ -15,7 +15,7 @@ from flax import nnx
 
 from crystal.assess import quick_map, truth_of
 from crystal.config import PRESETS, Phase, TrainConfig, override
-from crystal.dataset import Split, load_split
+from crystal.dataset import Split, load_split, raise_if_left_out
 from crystal.loader import Batch, TrainingIterator, training_loader
 from crystal.predict import Predictor
 from crystal.progress import console, one_bar
@@ -267,6 +267,7 @@ def train_command(
             console.print(f"{out}: goes on from step {trainer.step}")
         bar(trainer.step, "compiling" if trainer.step < config.steps else "finished already")
         trainer.run()
+    raise_if_left_out(split)
 
 
 def _validation(data: Path, model: MaskRCNN, config: TrainConfig) -> Validate | None:
