@@ -103,7 +103,7 @@ def train_both(out: Path, *, steps: int, seed: int) -> dict[str, float]:
                     lines = read_metrics(out / name)
                     trained = [line for line in lines if "loss" in line]
                     scores = [line["val_map"] for line in lines if line.get("val_map") is not None]
-                    note = f"loss {trained[-1]['loss']:.2f}" if trained else "compiling"
+                    note = f"loss {trained[-1]['loss']:.2f}" if trained else "compiling, about a minute"
                     note += f", mAP {scores[-1]:.2f}" if scores else ""
                     if name not in seconds:
                         shown[name](int(trained[-1]["step"]) if trained else 0, note)

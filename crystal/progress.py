@@ -1,4 +1,4 @@
-"""Progress that a person can follow, on a terminal as bars, in a log file as a line every few seconds."""
+"""Progress that a person can follow, on a terminal as bars, in a log file as a line at once and every few seconds."""
 
 import time
 from collections.abc import Iterator
@@ -55,6 +55,8 @@ class Bar:
         self._start = self._last = time.monotonic()
         self._first: tuple[float, int] | None = None
         self._finished = False
+        if not console.is_terminal:
+            console.print(f"{name}: 0/{total}")
 
     def __call__(self, done: int, note: str = "") -> None:
         """Show `done` of the total. Cheap enough to call for every piece."""

@@ -66,7 +66,7 @@ def _stop_requests() -> Iterator[list[int]]:
     requests: list[int] = []
 
     def note(number: int, _frame: Any) -> None:
-        if requests:
+        if requests and number == signal.SIGINT:
             raise KeyboardInterrupt
         requests.append(number)
 

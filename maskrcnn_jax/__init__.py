@@ -1,1 +1,73 @@
-"""Mask R-CNN from scratch in JAX and Flax NNX, one short module a component."""
+"""Mask R-CNN from scratch in JAX and Flax NNX, one short module a component.
+
+The names below are the public ones. They are looked up when first used, so that `import maskrcnn_jax`, which every
+input worker does for the letterbox, does not load JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from maskrcnn_jax.boxes.coding import decode, encode
+    from maskrcnn_jax.boxes.geometry import area, clip, iou
+    from maskrcnn_jax.boxes.matching import match
+    from maskrcnn_jax.boxes.nms import nms
+    from maskrcnn_jax.config import MaskRCNNConfig
+    from maskrcnn_jax.image.clahe import clahe, clahe_rgb, equalize
+    from maskrcnn_jax.image.letterbox import Letterbox, letterbox
+    from maskrcnn_jax.model import MaskRCNN
+    from maskrcnn_jax.roi.align import assign_levels, crop_and_resize, pyramid_roi_align, roi_align
+    from maskrcnn_jax.roi.masks import paste
+    from maskrcnn_jax.rpn.anchors import pyramid_anchors
+    from maskrcnn_jax.structures import Detections, GroundTruth, Losses, Proposals, Stages
+
+_HOMES = {
+    "boxes.coding": ("decode", "encode"),
+    "boxes.geometry": ("area", "clip", "iou"),
+    "boxes.matching": ("match",),
+    "boxes.nms": ("nms",),
+    "config": ("MaskRCNNConfig",),
+    "image.clahe": ("clahe", "clahe_rgb", "equalize"),
+    "image.letterbox": ("Letterbox", "letterbox"),
+    "model": ("MaskRCNN",),
+    "roi.align": ("assign_levels", "crop_and_resize", "pyramid_roi_align", "roi_align"),
+    "roi.masks": ("paste",),
+    "rpn.anchors": ("pyramid_anchors",),
+    "structures": ("Detections", "GroundTruth", "Losses", "Proposals", "Stages"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Detections",
+    "GroundTruth",
+    "Letterbox",
+    "Losses",
+    "MaskRCNN",
+    "MaskRCNNConfig",
+    "Proposals",
+    "Stages",
+    "area",
+    "assign_levels",
+    "clahe",
+    "clahe_rgb",
+    "clip",
+    "crop_and_resize",
+    "decode",
+    "encode",
+    "equalize",
+    "iou",
+    "letterbox",
+    "match",
+    "nms",
+    "paste",
+    "pyramid_anchors",
+    "pyramid_roi_align",
+    "roi_align",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)

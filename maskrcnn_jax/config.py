@@ -158,7 +158,7 @@ class MaskRCNNConfig:
         """Qin et al., Crystals 2021, 11, 157: Matterport's network for crystal against background, with RoI Align that
         takes the maximum over four bilinear samples a cell (section 2.4).
 
-        Training: `crystal train --preset paper --data DATASET --out RUN`; at 512 on 2 CPU cores about 10 s a step.
+        Training: `crystal train --preset paper --data DATASET --out RUN`.
         """
         config = cls.matterport_coco()
         return dataclasses.replace(

@@ -20,7 +20,8 @@ def test_lines_come_every_few_seconds_with_time_left_and_the_end_once(clock, cap
             bar(done, f"loss {done}")
         bar(100, "again")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "training: 5/100, 5 s loss 5"
-    assert lines[1] == "training: 10/100, 10 s, 90 s left loss 10"
+    assert lines[0] == "training: 0/100"
+    assert lines[1] == "training: 5/100, 5 s loss 5"
+    assert lines[2] == "training: 10/100, 10 s, 90 s left loss 10"
     assert lines[-1] == "training: 100/100, 100 s loss 100"
-    assert len(lines) == 20
+    assert len(lines) == 21
