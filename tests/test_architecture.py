@@ -4,6 +4,7 @@ import ast
 import doctest
 import importlib
 import inspect
+import re
 import sys
 from pathlib import Path
 
@@ -181,3 +182,13 @@ def test_tests_mirror_the_library():
         and not (ROOT / "tests" / path.relative_to(ROOT).with_name(f"test_{path.name}")).exists()
     ]
     assert not missing, f"no test file for {', '.join(missing)}"
+
+
+def test_paths_in_the_readme_exist():
+    """Pictures, and every path in the table from the paper to the code."""
+    text = (ROOT / "README.md").read_text()
+    paths = re.findall(r"`((?:maskrcnn_jax|crystal|tests)/[^`*<> ]*)`", text) + re.findall(
+        r"\((\.pictures/[^)]+)\)", text
+    )
+    assert len(paths) > 40
+    assert [path for path in paths if not (ROOT / path).exists()] == []
