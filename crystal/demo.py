@@ -25,7 +25,7 @@ RUNS = {"plain": False, "clahe": True}  # name of the run -> CLAHE
 STEPS = 420  # of each training, about 8 minutes for both on two cores
 VALIDATIONS = 5  # points of the mAP curve
 PAPER = {"map_050_10": (0.668, 0.703), "map_065_100": (0.302, 0.430)}  # Crystals 2021, Table 1: without, with CLAHE
-GRACE_S = 60  # for a child that was asked to stop to write its checkpoint
+GRACE_S = 20  # for a child that was asked to stop to write its checkpoint; compiling it cannot hear
 
 
 class DemoError(CrystalError, RuntimeError):
