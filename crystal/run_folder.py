@@ -5,11 +5,15 @@ RUN/metrics.jsonl      a line a logged step: step, loss, loss_rpn_class, ..., le
 RUN/checkpoints/<n>/   model, config, optimizer, step and input position after n steps (Orbax, written atomically)
 """
 
+import contextlib
 import importlib.metadata
 import json
+import logging
 import math
 import os
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -124,21 +128,31 @@ class Log:
     def write(self, **values: Any) -> None:
         """One line, handed to the system at once; numbers with six digits."""
         rounded = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in values.items()}
-        self._file.write(json.dumps(rounded) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(rounded) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise RunError(
+                f"cannot write {self._file.name}: {error.strerror}; make room and repeat the command"
+            ) from error
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; what a full disk did not take is let go."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 class Checkpoints:
     """RUN/checkpoints through Orbax: asynchronous, atomic, the newest two kept."""
 
     def __init__(self, out: Path, model: MaskRCNN) -> None:
+        # What fails in Orbax's writing tasks is raised here as well; their own reports of it would come on top.
+        for logger in ("asyncio", "absl"):
+            logging.getLogger(logger).setLevel(logging.CRITICAL)
         self._config = model.config.to_dict()
+        self._folder = (out / "checkpoints").absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager((out / "checkpoints").absolute(), options=options)
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def newest(self) -> int:
         """The newest finished step; 0 if there is none."""
@@ -148,15 +162,22 @@ class Checkpoints:
         """Begin to write; returns as soon as the arrays are copied."""
         if step == self._manager.latest_step():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                model=ocp.args.StandardSave(_joined(state.params, state.frozen)),
-                config=ocp.args.JsonSave(self._config),
-                optimizer=ocp.args.StandardSave(state.optimizer),
-                position=ocp.args.JsonSave(position),
-            ),
+        items = ocp.args.Composite(
+            model=ocp.args.StandardSave(_joined(state.params, state.frozen)),
+            config=ocp.args.JsonSave(self._config),
+            optimizer=ocp.args.StandardSave(state.optimizer),
+            position=ocp.args.JsonSave(position),
         )
+        # Asked first, because TensorStore prints stack traces of its own when a disk fills up under it.
+        needed = 1.1 * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._folder).free
+        if free < needed:
+            raise RunError(
+                f"no room for a checkpoint in {self._folder}: it takes {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB "
+                "are free; the last finished one is kept: make room and repeat the command"
+            )
+        with self._explained():
+            self._manager.save(step, args=items)
 
     def restore(self, step: int, state: TrainState, *, with_optimizer: bool) -> tuple[TrainState, dict[str, Any]]:
         """The state and input position saved at `step`, in the shape of `state`. Without the optimizer, that of
@@ -176,9 +197,25 @@ class Checkpoints:
         return restored, saved["position"]
 
     def close(self) -> None:
-        """Finish writing and let go."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Finish writing and let go. Raises RunError, as `save` does, if the disk did not take a checkpoint."""
+        with self._explained():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """A failed write leaves nothing half-written, and ends in a sentence."""
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore raise many kinds; a write of before may surface here
+            for unfinished in self._folder.glob("*.orbax-checkpoint-tmp"):
+                shutil.rmtree(unfinished, ignore_errors=True)
+            text = str(error)
+            full = "RESOURCE_EXHAUSTED" in text or "No space left" in text
+            raise RunError(
+                f"cannot write a checkpoint to {self._folder}: {'the disk is full' if full else text[:200]}; the last "
+                "finished one is kept: make room and repeat the command"
+            ) from error
 
 
 def _joined(a: Any, b: Any) -> Any:

@@ -121,9 +121,9 @@ class Trainer:
                         self._run_phase(phase, first, last, stop)
                     first = last
         finally:
+            self.batches.close()
             self.log.close()
             self.checkpoints.close()
-            self.batches.close()
         return self.model
 
     def _run_phase(self, phase: Phase, first: int, last: int, stop: list[int]) -> None:

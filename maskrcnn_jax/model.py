@@ -1,8 +1,8 @@
 """Mask R-CNN on one page: image -> backbone -> rpn -> roi -> detections. The only reader of the whole config.
 
 Gradients flow from every loss into the features, and from the RPN's two losses into its deltas; they do not flow from
-the heads into the coordinates of the proposals (all sources but Matterport stop them, see `CONVENTIONS` in the
-converters). Geometry is written for one image and `vmap`ped here.
+the heads into the coordinates of the proposals (torchvision and Detectron2 stop them too, Matterport does not).
+Geometry is written for one image and `vmap`ped here.
 """
 
 from functools import partial

@@ -106,7 +106,7 @@ class ResNet(nnx.Module):
     """Normalised images in, C1..C5 out; height and width divisible by 32.
 
     The stem is a 7x7 convolution of stride 2 ("conv7"), or, for CPUs, a 3x3 one over 2x2 cells ("space_to_depth"),
-    which sees 6x6 pixels at a third of the cost; then a 3x3 max-pool of stride 2.
+    which sees 6x6 pixels for three quarters of the multiplications; then a 3x3 max-pool of stride 2.
     """
 
     def __init__(self, config: BackboneConfig, *, dtype: str = "float32", rngs: nnx.Rngs):

@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
@@ -157,3 +159,23 @@ def test_random_weights_follow_the_seed():
     assert said == "weights: random"
     for ours, theirs in zip(weights(first), weights(initial_model(config, None)[0]), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_disk_without_room_for_a_checkpoint_ends_the_run_in_a_sentence(data, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(RunError, match=r"no room for a checkpoint in .*make room"):
+        trainer(data, tmp_path).run()
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
+
+
+def test_a_checkpoint_that_fails_on_the_way_leaves_nothing_half_written(data, tmp_path, monkeypatch):
+    def fail(self, step, args):
+        (tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp").mkdir()
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", fail)
+    with pytest.raises(RunError, match="the disk is full"):
+        trainer(data, tmp_path).run()
+    assert list((tmp_path / "checkpoints").iterdir()) == []
