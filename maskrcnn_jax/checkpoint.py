@@ -1,11 +1,12 @@
 """A model and its config in one folder, saved and restored by Orbax.
 
-The folder holds two items: `model`, the parameters, and `config`, JSON. A step of a training run
-(`crystal train` writes RUN/checkpoints/<step>) is such a folder with more items beside, so both load alike. Orbax
+The folder holds `model`, the parameters, `config`, JSON, and of converted weights their `origin`. A step of a training
+run (`crystal train` writes RUN/checkpoints/<step>) is such a folder with more items beside, so both load alike. Orbax
 writes to a temporary name and renames, so that a half-written folder never has the final name.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,34 @@ class CheckpointError(RuntimeError):
     """A checkpoint that is missing, damaged or of another config."""
 
 
-def save(model: MaskRCNN, path: str | Path, *, dtype: Any = None) -> None:
-    """Write parameters and config to the new folder `path`. `dtype` (float16, say) halves the size of what is shipped.
+def named_parameters(model: MaskRCNN) -> dict[str, Any]:
+    """Every parameter (of a skeleton: its shape) by its dotted name, `backbone.stem.kernel` for one."""
+    return _by_name(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+
+
+def build(config: MaskRCNNConfig, parameters: Mapping[str, Any], *, name: str) -> MaskRCNN:
+    """The model of `config` with these parameters, by dotted name, as float32. `name` says in errors whose they are.
+
+    Raises CheckpointError with every parameter that is missing, too many or of another shape.
+    """
+    # Shapes alone: random initial values would be thrown away at once.
+    skeleton = nnx.eval_shape(lambda: MaskRCNN(config, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(skeleton, nnx.Param)
+    wanted = nnx.to_pure_dict(state)
+    shapes = _by_name(wanted)
+    wrong = [
+        f"{key}: {_shape(parameters.get(key))} in the file, {_shape(shapes.get(key))} in the config"
+        for key in sorted({*parameters, *shapes})
+        if _shape(parameters.get(key)) != _shape(shapes.get(key))
+    ]
+    if wrong:
+        raise CheckpointError(f"{name} belongs to another config; these parameters differ:\n  " + "\n  ".join(wrong))
+    return nnx.merge(graph, _fill(wanted, parameters))
+
+
+def save(model: MaskRCNN, path: str | Path, *, dtype: Any = None, origin: Mapping[str, Any] | None = None) -> None:
+    """Write parameters and config to the new folder `path`. `dtype` (float16, say) halves the size of what is shipped;
+    `origin`, plain values, says where the weights come from.
 
     Raises CheckpointError if something is there already.
     """
@@ -33,13 +60,11 @@ def save(model: MaskRCNN, path: str | Path, *, dtype: Any = None) -> None:
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     if dtype is not None:
         params = jax.tree.map(lambda p: p.astype(dtype), params)
+    items = {"model": ocp.args.StandardSave(params), "config": ocp.args.JsonSave(model.config.to_dict())}
+    if origin is not None:
+        items["origin"] = ocp.args.JsonSave(dict(origin))
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
-        writer.save(
-            path,
-            args=ocp.args.Composite(
-                model=ocp.args.StandardSave(params), config=ocp.args.JsonSave(model.config.to_dict())
-            ),
-        )
+        writer.save(path, args=ocp.args.Composite(**items))
 
 
 def newest_step(run: str | Path) -> Path:
@@ -68,25 +93,12 @@ def load(path: str | Path, *, config: MaskRCNNConfig | None = None) -> MaskRCNN:
     """
     path = _checkpoint_folder(path)
     config = config or load_config(path)
-    # Shapes alone: random initial values would be thrown away at once.
-    skeleton = nnx.eval_shape(lambda: MaskRCNN(config, rngs=nnx.Rngs(0)))
-    graph, wanted = nnx.split(skeleton, nnx.Param)
-    wanted = nnx.to_pure_dict(wanted)
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
             saved = reader.restore(path, args=ocp.args.Composite(model=ocp.args.StandardRestore()))["model"]
     except Exception as error:  # Orbax and TensorStore raise many kinds
         raise CheckpointError(f"{path} is damaged or incomplete ({type(error).__name__}); use another one") from error
-
-    saved_by_name, wanted_by_name = _by_name(saved), _by_name(wanted)
-    wrong = [
-        f"{name}: {_shape(saved_by_name.get(name))} in the file, {_shape(wanted_by_name.get(name))} in the config"
-        for name in sorted({*saved_by_name, *wanted_by_name})
-        if _shape(saved_by_name.get(name)) != _shape(wanted_by_name.get(name))
-    ]
-    if wrong:
-        raise CheckpointError(f"{path} belongs to another config; these parameters differ:\n  " + "\n  ".join(wrong))
-    return nnx.merge(graph, _fill(wanted, saved_by_name))
+    return build(config, _by_name(saved), name=str(path))
 
 
 def _checkpoint_folder(path: str | Path) -> Path:
@@ -110,7 +122,8 @@ def _shape(leaf: Any) -> tuple[int, ...] | None:
     return None if leaf is None else tuple(leaf.shape)
 
 
-def _fill(wanted: Any, saved: dict[str, Any]) -> Any:
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: jnp.asarray(saved[jax.tree_util.keystr(path, simple=True, separator=".")], jnp.float32), wanted
-    )
+def _fill(wanted: Any, parameters: Mapping[str, Any]) -> Any:
+    def parameter(path: Any, _: Any) -> jax.Array:
+        return jnp.asarray(parameters[jax.tree_util.keystr(path, simple=True, separator=".")], jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(parameter, wanted)

@@ -75,6 +75,7 @@ class RPNConfig:
     after_nms: tuple[int, int] = (2000, 1000)
     nms_iou: float = 0.7
     min_side: float = 0.0
+    clip_to: Literal["window", "image"] = "window"  # the part that is not padding (tv, d2), or all of it (mp)
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,7 @@ class MaskRCNNConfig:
         return cls(
             classes=COCO_CLASSES,
             backbone=BackboneConfig(pool_padding="end"),
+            rpn=RPNConfig(clip_to="image"),
             roi=RoIConfig(negatives_per_positive=1 / 0.33 - 1, class_normaliser="slots"),
             far_edge=1,
         )

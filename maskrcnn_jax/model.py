@@ -97,6 +97,8 @@ class MaskRCNN(nnx.Module):
     ) -> Proposals:
         """Proposals of a batch of images of `size` (height, width) from the RPN's outputs."""
         rpn, edge = self.config.rpn, self._far_edge()
+        if rpn.clip_to == "image":
+            windows = jnp.broadcast_to(jnp.array([0.0, 0.0, size[1], size[0]]), windows.shape)
         one_image = partial(
             propose,
             level_sizes=self._level_sizes(size),

@@ -7,6 +7,8 @@ becomes `tests/goldens/<group>.npz`; its function's docstring says where the num
 cut.
 """
 
+import hashlib
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -144,6 +146,195 @@ def pasting(folder: Path) -> Arrays:
     } | {k: v for k, v in mp.items() if k.startswith("unmold_")}
 
 
+MAPS = ("c2", "c3", "c4", "c5", "p2", "p3", "p4", "p5", "p6")
+
+
+def _ranked(objectness: np.ndarray, deltas: np.ndarray, kept: int) -> Arrays:
+    """The RPN's outputs of the `kept` best anchors, in the order of the anchors."""
+    index = np.sort(np.argsort(-objectness, kind="stable")[:kept]).astype(np.int32)
+    return {"ranked.index": index, "ranked.objectness": objectness[index], "ranked.deltas": deltas[index]}
+
+
+def _some(values: np.ndarray, name: str, step: int) -> Arrays:
+    """Every `step`-th number of an array, and where it lies in the flattened array."""
+    index = np.arange(0, values.size, step, dtype=np.int32)
+    return {name: values.ravel()[index], f"{name}.index": index}
+
+
+def matterport_network(folder: Path) -> Arrays:
+    """Cut inference of Matterport's ResNet101 on one 512x512 image, in our conventions: pixels, x1 y1 x2 y2, one logit
+    (see `maskrcnn_jax/convert/verify.py`). The image as differences along its rows, which pack better.
+    """
+    with np.load(folder / "matterport" / "goldens_infer_r101_512.npz") as arrays:
+        recorded = dict(arrays)
+    y1, x1, y2, x2 = recorded["window"]
+    inside = recorded["resized"][y1:y2, x1:x2]
+    cut: Arrays = {
+        "image.differences": np.diff(inside, axis=1, prepend=np.zeros_like(inside[:, :1])),
+        "image.size": np.array(recorded["resized"].shape),
+        "window": np.array([x1, y1, x2, y2]),
+    }
+    for name in MAPS:
+        stride = int(recorded[f"{name.upper()}__stride"])
+        values = recorded[f"{name.upper()}__sub"]
+        shape = recorded[f"{name.upper()}__shape"][1:]
+        index = np.arange(len(values), dtype=np.int64)[::17] * stride
+        ends = [
+            np.arange(shape[0])[rows][:3, None] * shape[1] + np.arange(shape[1])[rows][:3]
+            for rows in (slice(3), slice(-3, None))
+        ]
+        corners = [(e[..., None] * shape[2] + np.arange(4)).ravel() for e in ends]
+        parts = [
+            values[::17],
+            recorded[f"{name.upper()}__corner"].ravel(),
+            recorded[f"{name.upper()}__corner_br"].ravel(),
+        ]
+        cut[name], cut[f"{name}.index"] = np.concatenate(parts), np.concatenate([index, *corners]).astype(np.int32)
+
+    logits = recorded["rpn_logits"]
+    objectness, deltas = logits[:, 1] - logits[:, 0], recorded["rpn_bbox"][:, [1, 0, 3, 2]]
+    cut |= _some(objectness, "objectness", 29) | _some(deltas, "rpn_deltas", 113)
+
+    def pixels(boxes: np.ndarray) -> np.ndarray:
+        return (boxes[:, [1, 0, 3, 2]] * 511 + [0, 0, 1, 1]).astype(np.float32)
+
+    rows, few, masks = np.arange(0, 1000, 20), np.arange(0, 1000, 50), np.arange(0, 100, 20)
+    detections = recorded["detections"]
+    return (
+        cut
+        | _ranked(objectness, deltas, 6000)
+        | {
+            "proposals": pixels(recorded["rois"]),
+            "class_logits.rows": rows,
+            "class_logits": recorded["class_logits"][rows],
+            "box_deltas.rows": few,
+            "box_deltas": recorded["bbox_deltas"][few][..., [1, 0, 3, 2]],
+            "score_threshold": np.array(0.0),
+            "detections.boxes": pixels(detections[:, :4]),
+            "detections.classes": detections[:, 4].astype(np.int32),
+            "detections.scores": detections[:, 5],
+            "detections.roi": _origins(recorded),
+            "masks.rows": masks,
+            "masks": recorded["masks_of_det_class"][masks],
+        }
+    )
+
+
+def _origins(recorded: Arrays) -> np.ndarray:
+    """The proposal that each of Matterport's detections was made of: same class, and the same box once decoded."""
+    best = recorded["class_logits"].argmax(1)
+    rois, deltas = recorded["rois"], recorded["bbox_deltas"][np.arange(1000), best] * [0.1, 0.1, 0.2, 0.2]
+    sides = rois[:, 2:] - rois[:, :2]
+    centres, sides = rois[:, :2] + (0.5 + deltas[:, :2]) * sides, sides * np.exp(deltas[:, 2:])
+    window = recorded["window_norm"]
+    boxes = np.concatenate([centres - 0.5 * sides, centres + 0.5 * sides], 1)
+    boxes = np.clip(boxes, np.tile(window[:2], 2), np.tile(window[2:], 2))
+    distance = np.abs(boxes[None] - recorded["detections"][:, None, :4]).max(-1)
+    distance += recorded["detections"][:, None, 4] != best
+    assert distance.min(1).max() < 1e-5
+    return distance.argmin(1)
+
+
+def _pytorch_network(recorded: Arrays) -> Arrays:
+    """What the two PyTorch peers recorded in the same way; images are made by `tests/weight_files.py`."""
+    cut: Arrays = {}
+    for name in MAPS:
+        _, c, h, w = recorded[f"{name.upper()}.shape"]
+        at = np.arange(c * h * w).reshape(c, h, w)
+        part = at[:: max(1, c // 32), :: max(1, h // 16), :: max(1, w // 16)]  # as recorded, [1, c, h, w]
+        keep = slice(None, None, 4), slice(None), slice(None, None, 2)
+        place = np.unravel_index(part[keep].ravel(), (c, h, w))
+        cut[name] = recorded[f"{name.upper()}.sub"][0][keep].ravel()
+        cut[f"{name}.index"] = np.ravel_multi_index((place[1], place[2], place[0]), (h, w, c)).astype(np.int32)
+    objectness = np.concatenate([recorded[f"rpn.obj{i}"][0].transpose(1, 2, 0).ravel() for i in range(2, 7)])
+    cut |= _some(objectness, "objectness", 13)
+    cut["rpn_deltas"], cut["rpn_deltas.index"] = _pytorch_deltas(recorded)
+    keep = slice(None, None, 31)
+    cut |= {k: cut[k][keep] for k in ("rpn_deltas", "rpn_deltas.index")}
+    rows, few, masks = np.arange(0, 1000, 20), np.arange(0, 300, 15), np.arange(0, 100, 20)
+    return cut | {
+        "proposals": recorded["proposals"],
+        "class_logits.rows": rows,
+        "class_logits": recorded["cls_logits"][rows],
+        "box_deltas.rows": few,
+        "box_deltas": recorded["box_deltas.first300"][few].reshape(len(few), -1, 4),
+        "detections.boxes": recorded["det.boxes"] / np.float32(1.25),  # the outputs are 640 wide, the image 512
+        "detections.classes": recorded["det.labels"].astype(np.int32),
+        "detections.scores": recorded["det.scores"],
+        "masks.rows": masks,
+        "masks": 1 / (1 + np.exp(-recorded["mask_logits.label"][masks].astype(np.float64))),
+    }
+
+
+def _pytorch_deltas(recorded: Arrays) -> tuple[np.ndarray, np.ndarray]:
+    """All recorded deltas (of P2 every second row and column) and where they lie in [a, 4], flattened."""
+    values, index, start = [], [], 0
+    for level in range(2, 7):
+        anchors, h, w = recorded[f"rpn.obj{level}"].shape[1:]
+        at = start + np.arange(h * w * 4 * anchors).reshape(h, w, 4 * anchors)
+        step = 2 if level == 2 else 1
+        values.append(recorded[f"rpn.delta{level}"][0].transpose(1, 2, 0).ravel())
+        index.append(at[::step, ::step].ravel())
+        start += at.size
+    return np.concatenate(values), np.concatenate(index).astype(np.int32)
+
+
+def torchvision_network(folder: Path) -> Arrays:
+    """Cut inference of torchvision's R101-FPN on `make_image(400, 640, 11)` resized to 320x512."""
+    with np.load(folder / "torchvision_detectron2" / "tv_whole_r101.npz") as recorded:
+        return _pytorch_network(dict(recorded))
+
+
+def detectron2_network(folder: Path) -> Arrays:
+    """Cut inference of Detectron2's R101-FPN on `make_image(320, 512, 11)`, with the background first, not last."""
+    with np.load(folder / "torchvision_detectron2" / "d2_whole_r101.npz") as recorded:
+        cut = _pytorch_network(dict(recorded))
+    cut["class_logits"] = np.roll(cut["class_logits"], 1, axis=1)
+    cut["box_deltas"] = np.pad(cut["box_deltas"], ((0, 0), (1, 0), (0, 0)))
+    cut["detections.classes"] += 1
+    return cut
+
+
+def matterport_training(folder: Path) -> Arrays:
+    """Cut one training step of Matterport's ResNet101 at 256: image, samples, losses, L2 norms of the gradients."""
+    with np.load(folder / "matterport" / "goldens_train_r101_256.npz") as recorded:
+        names = ["rpn_match", "rpn_bbox_target", "sampled_rois", "target_class_ids", "target_bbox", "losses"]
+        cut = {name: recorded[name] for name in [*names, "target_mask", "target_mask_shape", "grad_names", "grad_l2"]}
+        return cut | {"image.differences": np.diff(recorded["image"], axis=1, prepend=np.uint8(0))}
+
+
+def torchvision_training(folder: Path) -> Arrays:
+    """Cut one training step of torchvision's R101-FPN on two images: samples, losses, and of each gradient the L2 norm,
+    sum, largest value and projection on a random direction.
+    """
+    gradients = json.loads((folder / "torchvision_detectron2" / "tv_train_grads.json").read_text())
+    with np.load(folder / "torchvision_detectron2" / "tv_train_r101.npz") as recorded:
+        parts = ("sampled.props", "sampled.matched", "sampled.labels", "sampled.targets", "rpn_labels", "resized_gt")
+        names = [f"{i}.{p}" for i in "ab" for p in (*parts, "resized_masks_bits", "resized_masks_shape")]
+        cut = {name: recorded[name] for name in [*names, *(k for k in recorded if k.startswith("loss."))]}
+    trained = gradients["grads"]
+    return cut | {"grad_names": np.array(list(trained)), "grads": np.array(list(trained.values()))}
+
+
+def weight_digests(folder: Path) -> Arrays:
+    """Cut digests of the arrays that the peers were run with: one over all of Matterport's, some of the others'."""
+    all_of_them = json.loads((folder / "matterport" / "weights_sha1.json").read_text())
+    lines = "".join(f"{name} {values['sha1']}\n" for name, values in sorted(all_of_them.items()))
+    checks = json.loads((folder / "torchvision_detectron2" / "recipe_checks.json").read_text())
+    digests = {name: values["sha256"] for name, values in checks.items() if "sha256" in values}
+    layouts = {}
+    for peer in ("tv", "d2"):
+        layout = json.loads((folder / "torchvision_detectron2" / f"{peer}_r101_layout.json").read_text())
+        text = "".join(f"{name} {values['shape']}\n" for name, values in sorted(layout.items()))
+        layouts[f"{peer}_layout"] = np.array(hashlib.sha1(text.encode()).hexdigest())
+    return layouts | {
+        "matterport": np.array(hashlib.sha1(lines.encode()).hexdigest()),
+        "pytorch_names": np.array(list(digests)),
+        "pytorch_shapes": np.array([str(checks[name]["shape"]) for name in digests]),
+        "pytorch": np.array(list(digests.values())),
+    }
+
+
 GROUPS: tuple[Callable[[Path], Arrays], ...] = (
     matterport_ap,
     matterport_resize,
@@ -158,6 +349,12 @@ GROUPS: tuple[Callable[[Path], Arrays], ...] = (
     torchvision_boxes,
     torchvision_losses,
     pasting,
+    matterport_network,
+    torchvision_network,
+    detectron2_network,
+    matterport_training,
+    torchvision_training,
+    weight_digests,
 )
 
 

@@ -1,0 +1,9 @@
+"""COCO weights of other code bases as a `MaskRCNN`: Matterport's h5, torchvision's pth, Detectron2's pkl.
+
+`python -m maskrcnn_jax.convert SOURCE DESTINATION` writes a checkpoint; `load` gives the model at once.
+"""
+
+from maskrcnn_jax.convert.table import ConversionError
+from maskrcnn_jax.convert.weights import load, load_config
+
+__all__ = ["ConversionError", "load", "load_config"]

@@ -1,0 +1,94 @@
+"""Detectron2's mask_rcnn_R_101_FPN_3x (and its 50 deep sister): names and rules.
+
+Images are BGR there, so the stem's input channels are reversed. Its 80 classes have the background last, and box and
+mask outputs none for it: our background row comes first, and where they have none it is 0, which nothing reads.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from maskrcnn_jax.config import MaskRCNNConfig
+from maskrcnn_jax.convert.pickles import Entry
+from maskrcnn_jax.convert.pytorch import conv, count_blocks, linear, norm, transposed_conv
+from maskrcnn_jax.convert.table import Rule, Shape
+
+EPSILON = 1e-5
+IGNORED = {
+    r"pixel_(mean|std)": "taken off the image by the config",
+    r"proposal_generator\.anchor_generator\.cell_anchors.*": "computed from the config",
+    r".*\.num_batches_tracked": "a counter of training, which no output depends on",
+}
+CLASSES = 80
+
+
+def is_detectron2(names: Mapping[str, Entry]) -> bool:
+    """Whether the names are those of Detectron2's FPN models."""
+    return any(name.startswith("backbone.bottom_up.") for name in names)
+
+
+def config(names: Mapping[str, Entry]) -> MaskRCNNConfig:
+    """`detectron2_coco`, as deep as the names say."""
+    preset = MaskRCNNConfig.detectron2_coco()
+    backbone = count_blocks(names, "backbone.bottom_up.res4.")
+    return dataclasses.replace(preset, backbone=dataclasses.replace(preset.backbone, depths=backbone.depths))
+
+
+def background_first(rows: np.ndarray) -> np.ndarray:
+    """[..80 classes, background] -> [background, 80 classes..].
+
+    >>> background_first(np.array([1, 2, 0])).tolist()
+    [0, 1, 2]
+    """
+    return np.concatenate([rows[-1:], rows[:-1]])
+
+
+def with_background(rows: np.ndarray) -> np.ndarray:
+    """Rows of zeros for the background before those of the 80 classes, as many as each class has.
+
+    >>> with_background(np.ones(160)).reshape(81, 2)[:2].tolist()
+    [[0.0, 0.0], [1.0, 1.0]]
+    """
+    return np.concatenate([np.zeros_like(rows[: len(rows) // CLASSES]), rows])
+
+
+def rules(wanted: Mapping[str, Shape], depths: tuple[int, ...], *, epsilon: float) -> list[Rule]:
+    """The whole table. `wanted`: shapes of our parameters."""
+    body, rpn, heads = "backbone.bottom_up", "proposal_generator.rpn_head", "roi_heads"
+    table = [
+        *conv(wanted, "backbone.stem", f"{body}.stem.conv1", reverse_inputs=True),
+        *norm(wanted, "backbone.stem_norm", f"{body}.stem.conv1.norm", epsilon),
+    ]
+    for stage, depth in enumerate(depths):
+        for block in range(depth):
+            ours, theirs = f"backbone.stages.{stage}.blocks.{block}", f"{body}.res{stage + 2}.{block}"
+            for i in range(3):
+                table += conv(wanted, f"{ours}.convs.{i}", f"{theirs}.conv{i + 1}")
+                table += norm(wanted, f"{ours}.norms.{i}", f"{theirs}.conv{i + 1}.norm", epsilon)
+            if block == 0:
+                table += conv(wanted, f"{ours}.shortcut", f"{theirs}.shortcut")
+                table += norm(wanted, f"{ours}.shortcut_norm", f"{theirs}.shortcut.norm", epsilon)
+    for level in range(4):
+        table += conv(wanted, f"fpn.laterals.{level}", f"backbone.fpn_lateral{level + 2}")
+        table += conv(wanted, f"fpn.outputs.{level}", f"backbone.fpn_output{level + 2}")
+    for i in range(4):
+        table += conv(wanted, f"mask_head.convs.{i}", f"{heads}.mask_head.mask_fcn{i + 1}")
+    return [
+        *table,
+        *conv(wanted, "rpn.shared", f"{rpn}.conv"),
+        *conv(wanted, "rpn.objectness", f"{rpn}.objectness_logits"),
+        *conv(wanted, "rpn.deltas", f"{rpn}.anchor_deltas"),
+        *linear(wanted, "box_head.first", f"{heads}.box_head.fc1", bins=7),
+        *linear(wanted, "box_head.second", f"{heads}.box_head.fc2"),
+        *linear(wanted, "box_head.classes", f"{heads}.box_predictor.cls_score", reorder=background_first),
+        *linear(
+            wanted,
+            "box_head.deltas",
+            f"{heads}.box_predictor.bbox_pred",
+            outputs=4 * CLASSES,
+            reorder=with_background,
+        ),
+        *transposed_conv(wanted, "mask_head.double", f"{heads}.mask_head.deconv"),
+        *conv(wanted, "mask_head.masks", f"{heads}.mask_head.predictor", outputs=CLASSES, reorder=with_background),
+    ]

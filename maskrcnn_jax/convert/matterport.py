@@ -1,0 +1,164 @@
+"""Matterport's mask_rcnn_coco.h5 (ResNet101, Keras 2, TensorFlow 1): reading, names and rules.
+
+The layouts are ours already (NHWC, HWIO), with these differences: every convolution has a bias besides its norm, whose
+epsilon is 1e-3; the RPN has two logits an anchor, background and foreground, and one logit of their difference gives
+the same probability; boxes and deltas are (y, x, height, width); a transposed kernel is [row, column, out, in]; the box
+head's 7x7 convolution over 7x7 bins is a linear layer. The norms of both heads are folded into their layers.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskrcnn_jax.config import MaskRCNNConfig
+from maskrcnn_jax.convert.pickles import Entry
+from maskrcnn_jax.convert.table import ConversionError, Rule, Shape, fold_norm
+
+HDF5_START = b"\x89HDF\r\n\x1a\n"
+EPSILON = 1e-3
+IGNORED: dict[str, str] = {}
+BLOCK_NAMES = "abcdefghijklmnopqrstuvwxyz"
+STATISTICS = ("gamma", "beta", "moving_mean", "moving_variance")
+
+
+@contextmanager
+def open_h5(path: Path) -> Iterator[dict[str, Entry]]:
+    """Arrays by "layer/weight", whatever groups they lie in. Raises ConversionError."""
+    import h5py
+
+    entries: dict[str, Entry] = {}
+
+    def visit(group: Any, place: str) -> None:
+        for key in group:
+            # A soft or external link could lead round in a circle, or into another file.
+            if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+                raise ConversionError(f"{place}{key} is a link, which weights do not have")
+            item = group[key]
+            if isinstance(item, h5py.Group):
+                visit(item, f"{place}{key}/")
+            elif item.is_virtual or item.external:
+                raise ConversionError(f"{place}{key} lies in another file")
+            else:
+                name = "/".join(f"{place}{key}".split("/")[-2:]).removesuffix(":0")
+                if name in entries:
+                    raise ConversionError(f"{name} is there twice")
+                entries[name] = Entry(tuple(item.shape), lambda item=item: item[()])
+
+    try:
+        with h5py.File(path) as file:
+            # A whole saved model keeps its weights one group further down, beside the optimizer's.
+            visit(file.get("model_weights", file), "")
+            yield entries
+    except (OSError, RuntimeError, KeyError) as error:
+        raise ConversionError(f"the file is cut short or damaged ({error})") from error
+
+
+def is_matterport(names: Mapping[str, Entry]) -> bool:
+    """Whether the names are those of Matterport's network."""
+    return any(name.startswith("mrcnn_") for name in names)
+
+
+def config(names: Mapping[str, Entry]) -> MaskRCNNConfig:
+    """`matterport_coco`."""
+    return MaskRCNNConfig.matterport_coco()
+
+
+def _xyxy(columns: np.ndarray) -> np.ndarray:
+    """Last axis of (dy, dx, dh, dw) times n -> (dx, dy, dw, dh) times n.
+
+    >>> _xyxy(np.arange(8)).tolist()
+    [1, 0, 3, 2, 5, 4, 7, 6]
+    """
+    return columns.reshape(*columns.shape[:-1], -1, 4)[..., [1, 0, 3, 2]].reshape(columns.shape)
+
+
+def _one_logit(columns: np.ndarray) -> np.ndarray:
+    """Last axis of (background, foreground) times n -> n differences."""
+    pairs = columns.reshape(*columns.shape[:-1], -1, 2)
+    return pairs[..., 1] - pairs[..., 0]
+
+
+def _layer(wanted: Mapping[str, Shape], target: str, source: str, change: Any = None, times: float = 1) -> list[Rule]:
+    """Kernel and bias, `change`d along the output channels, of which the file has `times` as many."""
+    change = change or (lambda array: array)
+    *others, outputs = wanted[f"{target}.kernel"]
+    outputs = int(outputs * times)
+    return [
+        Rule({f"{source}/kernel": (*others, outputs)}, (f"{target}.kernel",), lambda k: (change(k),)),
+        Rule({f"{source}/bias": (outputs,)}, (f"{target}.bias",), lambda b: (change(b),)),
+    ]
+
+
+def _normed(
+    wanted: Mapping[str, Shape], target: str, source: str, norm: str, kernel_shape: Shape, epsilon: float
+) -> list[Rule]:
+    """A head's layer with the norm after it folded in."""
+
+    def fold(kernel: np.ndarray, bias: np.ndarray, *statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        scale, shift = fold_norm(*statistics, bias, epsilon=epsilon)
+        return (kernel * scale).reshape(wanted[f"{target}.kernel"]), shift
+
+    c = kernel_shape[-1:]
+    sources = {f"{source}/kernel": kernel_shape, f"{source}/bias": c} | {f"{norm}/{part}": c for part in STATISTICS}
+    return [Rule(sources, (f"{target}.kernel", f"{target}.bias"), fold)]
+
+
+def _backbone_layer(
+    wanted: Mapping[str, Shape], conv: str, norm: str, source: str, source_norm: str, epsilon: float
+) -> list[Rule]:
+    """A convolution of the backbone; its bias goes into the shift of the norm behind it."""
+    shape = wanted[f"{conv}.kernel"]
+    c = shape[-1:]
+    return [
+        Rule({f"{source}/kernel": shape}, (f"{conv}.kernel",), lambda kernel: (kernel,)),
+        Rule(
+            {f"{source_norm}/{part}": c for part in STATISTICS} | {f"{source}/bias": c},
+            (f"{norm}.scale", f"{norm}.shift"),
+            lambda *parts: fold_norm(*parts, epsilon=epsilon),
+        ),
+    ]
+
+
+def rules(wanted: Mapping[str, Shape], depths: tuple[int, ...], *, epsilon: float) -> list[Rule]:
+    """The whole table. `wanted`: shapes of our parameters."""
+    table = _backbone_layer(wanted, "backbone.stem", "backbone.stem_norm", "conv1", "bn_conv1", epsilon)
+    for stage, depth in enumerate(depths):
+        for block in range(depth):
+            ours, theirs = f"backbone.stages.{stage}.blocks.{block}", f"{stage + 2}{BLOCK_NAMES[block]}_branch"
+            pairs = [(f"convs.{i}", f"norms.{i}", f"2{'abc'[i]}") for i in range(3)]
+            for conv, norm, branch in pairs + ([("shortcut", "shortcut_norm", "1")] if block == 0 else []):
+                table += _backbone_layer(
+                    wanted, f"{ours}.{conv}", f"{ours}.{norm}", f"res{theirs}{branch}", f"bn{theirs}{branch}", epsilon
+                )
+    for level in range(4):
+        table += _layer(wanted, f"fpn.laterals.{level}", f"fpn_c{level + 2}p{level + 2}")
+        table += _layer(wanted, f"fpn.outputs.{level}", f"fpn_p{level + 2}")
+    for i in range(4):
+        target, source = f"mask_head.convs.{i}", f"mrcnn_mask_conv{i + 1}"
+        table += _normed(wanted, target, source, f"mrcnn_mask_bn{i + 1}", wanted[f"{target}.kernel"], epsilon)
+
+    bins, hidden = 7, wanted["box_head.second.kernel"][0]
+    channels = wanted["box_head.first.kernel"][0] // bins**2
+    h, w, i, o = wanted["mask_head.double.kernel"]
+    return [
+        *table,
+        *_layer(wanted, "rpn.shared", "rpn_conv_shared"),
+        *_layer(wanted, "rpn.objectness", "rpn_class_raw", _one_logit, times=2),
+        *_layer(wanted, "rpn.deltas", "rpn_bbox_pred", _xyxy),
+        *_normed(
+            wanted, "box_head.first", "mrcnn_class_conv1", "mrcnn_class_bn1", (bins, bins, channels, hidden), epsilon
+        ),
+        *_normed(wanted, "box_head.second", "mrcnn_class_conv2", "mrcnn_class_bn2", (1, 1, hidden, hidden), epsilon),
+        *_layer(wanted, "box_head.classes", "mrcnn_class_logits"),
+        *_layer(wanted, "box_head.deltas", "mrcnn_bbox_fc", _xyxy),
+        Rule(
+            {"mrcnn_mask_deconv/kernel": (h, w, o, i)},
+            ("mask_head.double.kernel",),
+            lambda kernel: (kernel.swapaxes(2, 3),),
+        ),
+        Rule({"mrcnn_mask_deconv/bias": (o,)}, ("mask_head.double.bias",), lambda bias: (bias,)),
+        *_layer(wanted, "mask_head.masks", "mrcnn_mask"),
+    ]

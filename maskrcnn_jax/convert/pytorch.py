@@ -1,0 +1,101 @@
+"""What torchvision and Detectron2 share: PyTorch's layouts, as rules.
+
+| layer                  | PyTorch                 | here                     |
+| convolution            | [out, in, row, column]  | [row, column, in, out]   |
+| transposed convolution | [in, out, row, column]  | [row, column, in, out]   |
+| linear                 | [out, in]               | [in, out]                |
+| flattened RoI          | (channel, row, column)  | (row, column, channel)   |
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from maskrcnn_jax.config import RESNET_DEPTHS, BackboneConfig
+from maskrcnn_jax.convert.table import Rule, Shape, fold_norm
+
+Reorder = Callable[[np.ndarray], np.ndarray]  # of a layer's output channels, which come first in PyTorch
+
+
+def same(array: np.ndarray) -> np.ndarray:
+    """No reordering."""
+    return array
+
+
+def conv(
+    wanted: Mapping[str, Shape],
+    target: str,
+    source: str,
+    *,
+    outputs: int | None = None,
+    reorder: Reorder = same,
+    reverse_inputs: bool = False,
+) -> list[Rule]:
+    """Kernel, and bias where our layer has one. `outputs`: channels in the file, if not as many as ours."""
+    h, w, i, o = wanted[f"{target}.kernel"]
+    outputs = outputs or o
+
+    def kernel(weight: np.ndarray) -> tuple[np.ndarray]:
+        weight = weight[:, ::-1] if reverse_inputs else weight
+        return (reorder(weight).transpose(2, 3, 1, 0),)
+
+    rules = [Rule({f"{source}.weight": (outputs, i, h, w)}, (f"{target}.kernel",), kernel)]
+    if f"{target}.bias" in wanted:
+        rules.append(Rule({f"{source}.bias": (outputs,)}, (f"{target}.bias",), lambda bias: (reorder(bias),)))
+    return rules
+
+
+def transposed_conv(wanted: Mapping[str, Shape], target: str, source: str) -> list[Rule]:
+    """The mask head's 2x2 layer."""
+    h, w, i, o = wanted[f"{target}.kernel"]
+    return [
+        Rule({f"{source}.weight": (i, o, h, w)}, (f"{target}.kernel",), lambda k: (k.transpose(2, 3, 0, 1),)),
+        Rule({f"{source}.bias": (o,)}, (f"{target}.bias",), lambda bias: (bias,)),
+    ]
+
+
+def linear(
+    wanted: Mapping[str, Shape],
+    target: str,
+    source: str,
+    *,
+    bins: int | None = None,
+    outputs: int | None = None,
+    reorder: Reorder = same,
+) -> list[Rule]:
+    """Kernel and bias; with `bins` the inputs are a flattened RoI of that many bins a side."""
+    i, o = wanted[f"{target}.kernel"]
+    outputs = outputs or o
+
+    def kernel(weight: np.ndarray) -> tuple[np.ndarray]:
+        weight = reorder(weight)
+        if bins:
+            weight = weight.reshape(o, i // bins**2, bins, bins).transpose(0, 2, 3, 1).reshape(o, i)
+        return (weight.T,)
+
+    return [
+        Rule({f"{source}.weight": (outputs, i)}, (f"{target}.kernel",), kernel),
+        Rule({f"{source}.bias": (outputs,)}, (f"{target}.bias",), lambda bias: (reorder(bias),)),
+    ]
+
+
+def norm(wanted: Mapping[str, Shape], target: str, source: str, epsilon: float) -> list[Rule]:
+    """A frozen batch norm as scale and shift."""
+    parts = ("weight", "bias", "running_mean", "running_var")
+    return [
+        Rule(
+            {f"{source}.{part}": wanted[f"{target}.scale"] for part in parts},
+            (f"{target}.scale", f"{target}.shift"),
+            lambda *statistics: fold_norm(*statistics, epsilon=epsilon),
+        )
+    ]
+
+
+def count_blocks(names: Mapping[str, object], prefix: str) -> BackboneConfig:
+    """The backbone whose third stage (C4) has as many blocks as there are numbers after `prefix` in the names.
+
+    An unknown number is taken for ResNet101, whose table then lists what is missing.
+    """
+    blocks = {name[len(prefix) :].split(".")[0] for name in names if name.startswith(prefix)}
+    depths = next((d for d in RESNET_DEPTHS.values() if d[2] == len(blocks)), RESNET_DEPTHS[101])
+    return BackboneConfig(depths=depths)

@@ -1,0 +1,89 @@
+"""Torchvision's Mask R-CNN v1, ResNet50-FPN (as published in 2019) or 101 deep: names and rules.
+
+Images are RGB, so that the stem stays as it is; classes are COCO's ids with their gaps, background first, and box and
+mask outputs have a row for background. Frozen batch norm has an epsilon of 1e-5, but of 0 once the weights of 2019 are
+loaded, which were trained so; no file says which.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+from maskrcnn_jax.config import MaskRCNNConfig
+from maskrcnn_jax.convert.pickles import Entry
+from maskrcnn_jax.convert.pytorch import conv, count_blocks, linear, norm, transposed_conv
+from maskrcnn_jax.convert.table import Rule, Shape
+
+EPSILON, EPSILON_2019 = 1e-5, 0.0
+IGNORED = {r".*\.num_batches_tracked": "a counter of training, which no output depends on"}
+# As written before torchvision 0.14, and what they are called since.
+OLD_NAMES = (
+    (r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)", r"\1.0.\2"),
+    (r"rpn\.head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1"),
+    (
+        r"roi_heads\.mask_head\.mask_fcn([1-4])\.(weight|bias)",
+        lambda m: f"roi_heads.mask_head.{int(m[1]) - 1}.0.{m[2]}",
+    ),
+)
+
+
+def is_torchvision(names: Mapping[str, Entry]) -> bool:
+    """Whether the names are those of torchvision's detection models."""
+    return any(name.startswith("backbone.body.") for name in names)
+
+
+def is_old(names: Mapping[str, Entry]) -> bool:
+    """Whether they are the names of 2019."""
+    return "rpn.head.conv.weight" in names
+
+
+def modern(names: Mapping[str, Entry]) -> dict[str, Entry]:
+    """The same arrays under today's names."""
+    renamed = {}
+    for name, entry in names.items():
+        for old, new in OLD_NAMES:
+            name = re.sub(rf"^{old}$", new, name)
+        renamed[name] = entry
+    return renamed
+
+
+def config(names: Mapping[str, Entry]) -> MaskRCNNConfig:
+    """`torchvision_coco`, as deep as the names say."""
+    preset = MaskRCNNConfig.torchvision_coco()
+    backbone = count_blocks(names, "backbone.body.layer3.")
+    return dataclasses.replace(preset, backbone=dataclasses.replace(preset.backbone, depths=backbone.depths))
+
+
+def rules(wanted: Mapping[str, Shape], depths: tuple[int, ...], *, epsilon: float) -> list[Rule]:
+    """The whole table. `wanted`: shapes of our parameters."""
+    body = "backbone.body"
+    table = [
+        *conv(wanted, "backbone.stem", f"{body}.conv1"),
+        *norm(wanted, "backbone.stem_norm", f"{body}.bn1", epsilon),
+    ]
+    for stage, depth in enumerate(depths):
+        for block in range(depth):
+            ours, theirs = f"backbone.stages.{stage}.blocks.{block}", f"{body}.layer{stage + 1}.{block}"
+            for i in range(3):
+                table += conv(wanted, f"{ours}.convs.{i}", f"{theirs}.conv{i + 1}")
+                table += norm(wanted, f"{ours}.norms.{i}", f"{theirs}.bn{i + 1}", epsilon)
+            if block == 0:
+                table += conv(wanted, f"{ours}.shortcut", f"{theirs}.downsample.0")
+                table += norm(wanted, f"{ours}.shortcut_norm", f"{theirs}.downsample.1", epsilon)
+    for level in range(4):
+        table += conv(wanted, f"fpn.laterals.{level}", f"backbone.fpn.inner_blocks.{level}.0")
+        table += conv(wanted, f"fpn.outputs.{level}", f"backbone.fpn.layer_blocks.{level}.0")
+    for i in range(4):
+        table += conv(wanted, f"mask_head.convs.{i}", f"roi_heads.mask_head.{i}.0")
+    return [
+        *table,
+        *conv(wanted, "rpn.shared", "rpn.head.conv.0.0"),
+        *conv(wanted, "rpn.objectness", "rpn.head.cls_logits"),
+        *conv(wanted, "rpn.deltas", "rpn.head.bbox_pred"),
+        *linear(wanted, "box_head.first", "roi_heads.box_head.fc6", bins=7),
+        *linear(wanted, "box_head.second", "roi_heads.box_head.fc7"),
+        *linear(wanted, "box_head.classes", "roi_heads.box_predictor.cls_score"),
+        *linear(wanted, "box_head.deltas", "roi_heads.box_predictor.bbox_pred"),
+        *transposed_conv(wanted, "mask_head.double", "roi_heads.mask_predictor.conv5_mask"),
+        *conv(wanted, "mask_head.masks", "roi_heads.mask_predictor.mask_fcn_logits"),
+    ]

@@ -1,0 +1,178 @@
+"""Stage by stage: does a converted model give what the original program gave for one image?
+
+The golden is an `.npz` in our conventions (letterboxed pixels, x1 y1 x2 y2, background first, one logit an anchor):
+
+    image            [h, w, 3] letterboxed values 0-255        window           [4], the part that is not padding
+    c2 .. c5, p2 .. p6, objectness, rpn_deltas                 X.index          where in the flattened X the values lie
+    ranked.index, ranked.objectness, ranked.deltas             the RPN's outputs of all anchors that count for proposals
+    proposals        [p, 4]                                    class_logits.rows, class_logits, box_deltas.rows, ...
+    detections.boxes, detections.classes, detections.scores    masks.rows, masks: probabilities of those detections
+    detections.roi   the proposal that each was made of      score_threshold  of the detections, if not the config's
+
+Only `image` must be there; what is absent is not compared. Each stage is fed what was recorded before it, so that a
+fault shows where it is made; proposals and detections are compared as sets, since their scores hold ties.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from maskrcnn_jax.boxes.geometry import iou
+from maskrcnn_jax.config import DetectionConfig, MaskRCNNConfig
+from maskrcnn_jax.convert.table import ConversionError
+from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.structures import Pyramid, Stages
+
+MAPS = ("c2", "c3", "c4", "c5", "p2", "p3", "p4", "p5", "p6")
+TOLERANCE = 1e-4  # of features, logits and deltas, as a share of the golden's largest value
+MASK_TOLERANCE = 1e-3  # of probabilities
+PIXELS = 2e-3  # between proposals made of the same outputs of the RPN
+SET_IOU, SET_SCORE = 0.99, 1e-3  # when a proposal or detection counts as the recorded one
+FEW = 0.01  # share that may differ: rows whose samples touch a map's border, boxes that change places among ties
+SPARE = 10  # detection slots beside the config's
+UNRANKED = -1e4  # logit of the anchors that a golden leaves out: they never become proposals
+
+
+class Comparison(NamedTuple):
+    """One row: what was measured must not be over its bar."""
+
+    stage: str
+    measure: str
+    error: float
+    bar: float
+
+    @property
+    def passed(self) -> bool:
+        """False for NaN as well."""
+        return bool(self.error <= self.bar)
+
+
+def read_golden(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz`. Raises ConversionError if it is none, or lacks an image."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            golden = dict(arrays)
+    except (OSError, ValueError, EOFError, AttributeError) as error:
+        raise ConversionError(
+            f"{path}: no golden ({error}); it is an .npz, see maskrcnn_jax/convert/verify.py"
+        ) from error
+    if golden.get("image", np.zeros(0)).ndim != 3:
+        raise ConversionError(f"{path}: no golden: it holds no image [h, w, 3]")
+    return golden
+
+
+def compare(model: MaskRCNN, golden: Mapping[str, np.ndarray]) -> list[Comparison]:
+    """Run the model on the golden's image and compare every stage that was recorded."""
+    model = nnx.clone(model)
+    model.config = dataclasses.replace(model.config, detection=_detection(model.config.detection, golden))
+    graph, state = nnx.split(model)
+    images = jnp.asarray(golden["image"])[None]
+    size = (images.shape[1], images.shape[2])
+    windows = jnp.asarray(golden.get("window", (0, 0, size[1], size[0])), jnp.float32)[None]
+
+    def run(method: Callable[..., object], *arrays: object) -> object:
+        return jax.jit(lambda state, *a: method(nnx.merge(graph, state), *a))(state, *arrays)
+
+    ours = run(lambda m, i, w: m.stages(i, w), images, windows)
+    assert isinstance(ours, Stages)
+    rows = [
+        _values(name, getattr(ours, name), golden) for name in (*MAPS, "objectness", "rpn_deltas") if name in golden
+    ]
+
+    if "ranked.index" in golden:
+        index = golden["ranked.index"]
+        objectness = jnp.full(ours.objectness.shape, UNRANKED).at[0, index].set(golden["ranked.objectness"])
+        deltas = jnp.zeros(ours.rpn_deltas.shape).at[0, index].set(golden["ranked.deltas"])
+        found = model.propose(objectness, deltas, windows, size=size, training=False)
+        distance = _farthest(golden["proposals"], np.asarray(found.boxes[0])[np.asarray(found.valid[0])])
+        rows.append(
+            Comparison("proposals from the recorded outputs of the RPN", "largest distance, px", distance, PIXELS)
+        )
+    if "proposals" in golden:
+        boxes = np.asarray(ours.proposals.boxes[0])[np.asarray(ours.proposals.valid[0])]
+        same = _same(golden["proposals"], boxes)
+        rows.append(
+            Comparison("proposals, end to end", f"share without partner at IoU {SET_IOU}", _unmatched(same), FEW)
+        )
+
+    pyramid = Pyramid(ours.p2, ours.p3, ours.p4, ours.p5, ours.p6)
+    if "class_logits" in golden:
+        recorded = jnp.asarray(golden["proposals"])[None]
+        logits, deltas = run(lambda m, p, boxes: m.classify(p, boxes, size=size), pyramid, recorded)  # pyright: ignore[reportGeneralTypeIssues]
+        rows += [_per_row("class_logits", logits[0], golden), _per_row("box_deltas", deltas[0], golden)]
+    if "detections.boxes" in golden:
+        rows.append(_detections(ours, golden, model.config))
+    if "masks" in golden:
+        chosen = golden["masks.rows"]
+        boxes = jnp.asarray(golden["detections.boxes"])[chosen][None]
+        logits = run(lambda m, p, b: m.outline(p, b, size=size), pyramid, boxes)
+        own = np.asarray(logits)[0][np.arange(len(chosen)), :, :, golden["detections.classes"][chosen]]
+        error = np.abs(1 / (1 + np.exp(-own)) - golden["masks"]).max()
+        rows.append(Comparison("mask probabilities", "largest error", float(error), MASK_TOLERANCE))
+    return rows
+
+
+def _values(name: str, ours: jax.Array, golden: Mapping[str, np.ndarray]) -> Comparison:
+    theirs = golden[name].ravel()
+    error = np.abs(np.asarray(ours[0]).ravel()[golden[f"{name}.index"]] - theirs).max() / np.abs(theirs).max()
+    return Comparison(name, "largest error / largest value", float(error), TOLERANCE)
+
+
+def _per_row(name: str, ours: jax.Array, golden: Mapping[str, np.ndarray]) -> Comparison:
+    theirs = golden[name]
+    errors = np.abs(np.asarray(ours)[golden[f"{name}.rows"]] - theirs).reshape(len(theirs), -1).max(1)
+    share = (errors / np.abs(theirs).max() > TOLERANCE).mean()
+    return Comparison(name, f"share of rows over {TOLERANCE:g} of the largest value", float(share), FEW)
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.asarray(iou(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32))) >= SET_IOU
+
+
+def _unmatched(same: np.ndarray, first: int | None = None) -> float:
+    """Share of rows, or of the `first` columns, whichever is larger, without a partner."""
+    return float(max(1 - same.any(1).mean(), 1 - same[:, :first].any(0).mean())) if same.size else float(len(same) > 0)
+
+
+def _farthest(a: np.ndarray, b: np.ndarray) -> float:
+    """How far, in any coordinate, the box of either set that is farthest from the other set is away (Hausdorff)."""
+    distance = np.abs(a[:, None] - b[None]).max(-1)
+    return float(max(distance.min(1).max(), distance.min(0).max()))
+
+
+def _detection(config: DetectionConfig, golden: Mapping[str, np.ndarray]) -> DetectionConfig:
+    """As recorded, with more slots: one detection too many must not push the last one out."""
+    threshold = float(golden.get("score_threshold", config.score_threshold))
+    return dataclasses.replace(config, score_threshold=threshold, max_detections=config.max_detections + SPARE)
+
+
+def _detections(ours: Stages, golden: Mapping[str, np.ndarray], config: MaskRCNNConfig) -> Comparison:
+    """Recorded detections that are not found again, and, among as many of ours, those that were not recorded.
+
+    With `crop_and_resize` the last samples of a RoI at the far border of the image lie on the last cells' centres, or,
+    depending on the last bit of the box, just outside, where they read 0. Rounding decides, so that even one program in
+    two builds may differ: detections made of such RoIs are left out, and what they push aside is not counted.
+    """
+    valid = np.asarray(ours.detections.valid[0])
+    boxes, classes, scores = (np.asarray(a[0])[valid] for a in ours.detections[:3])
+    same = (
+        _same(golden["detections.boxes"], boxes)
+        & (golden["detections.classes"][:, None] == classes)
+        & (np.abs(golden["detections.scores"][:, None] - scores) <= SET_SCORE)
+    )
+    measure = f"share without partner of its class, IoU {SET_IOU}, score {SET_SCORE:g}"
+    if config.roi.pooling == "corners" and "detections.roi" in golden:
+        height, width = golden["image"].shape[:2]
+        rois = golden["proposals"][golden["detections.roi"]]
+        inside = (rois[:, 2] < width) & (rois[:, 3] < height)
+        lost = float(1 - same[inside].any(1).mean())
+        return Comparison(
+            "detections, end to end", f"{measure}; {(~inside).sum()} at the far border left out", lost, FEW
+        )
+    return Comparison("detections, end to end", measure, _unmatched(same, len(same)), FEW)

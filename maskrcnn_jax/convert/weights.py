@@ -1,0 +1,135 @@
+"""A weight file of Matterport, torchvision or Detectron2 as a `MaskRCNN`.
+
+The three are told apart by what is in the file, never by its name: HDF5 is Matterport's; a PyTorch archive or a pickle
+is torchvision's or Detectron2's by the names of its arrays.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flax import nnx
+
+from maskrcnn_jax import checkpoint
+from maskrcnn_jax.config import MaskRCNNConfig
+from maskrcnn_jax.convert import detectron2, matterport, pickles, torch_archive, torchvision
+from maskrcnn_jax.convert.pickles import Entry, PickleError
+from maskrcnn_jax.convert.table import ConversionError, Rule, convert
+from maskrcnn_jax.model import MaskRCNN
+
+SOURCES = "Matterport's mask_rcnn_coco.h5, torchvision's Mask R-CNN v1 or Detectron2's mask_rcnn_R_101_FPN_3x"
+
+
+class Source(NamedTuple):
+    """An open file: whose it is, its arrays, and how they become ours."""
+
+    name: str
+    entries: dict[str, Entry]
+    config: MaskRCNNConfig
+    rules: Callable[..., list[Rule]]
+    ignored: Mapping[str, str]
+    norm_epsilon: float  # unless told otherwise
+
+
+class Converted(NamedTuple):
+    """`origin`: what a checkpoint says of where its weights come from."""
+
+    model: MaskRCNN
+    origin: dict[str, Any]
+
+
+def load(path: str | Path, *, norm_epsilon: float | None = None) -> MaskRCNN:
+    """The model of a weight file, with the config that its conventions need; parameters as float32.
+
+    `norm_epsilon` of the batch norms that are folded: 1e-3 for Matterport, 1e-5 for Detectron2; torchvision's cannot be
+    read off its file and is taken for 0 where the names are those of the published file of 2019, else 1e-5.
+
+    Raises ConversionError, a `checkpoint.CheckpointError`, with all that is wrong with the file.
+    """
+    return read(path, norm_epsilon=norm_epsilon).model
+
+
+def load_config(path: str | Path) -> MaskRCNNConfig:
+    """The config that `load` would give the model. Raises ConversionError."""
+    with open_source(Path(path)) as source:
+        return source.config
+
+
+def read(path: str | Path, *, norm_epsilon: float | None = None) -> Converted:
+    """`load`, with the origin. Raises ConversionError."""
+    path = Path(path)
+    with open_source(path) as source, _explained(path):
+        epsilon = source.norm_epsilon if norm_epsilon is None else norm_epsilon
+        if not 0 <= epsilon < 1:
+            raise ConversionError(f"a norm epsilon of {epsilon} makes no sense; it is between 0 and 1e-3 everywhere")
+        skeleton = nnx.eval_shape(lambda: MaskRCNN(source.config, rngs=nnx.Rngs(0)))
+        wanted = {name: tuple(p.shape) for name, p in checkpoint.named_parameters(skeleton).items()}
+        rules = source.rules(wanted, source.config.backbone.depths, epsilon=epsilon)
+        parameters = convert(source.entries, rules, wanted, source.ignored)
+        origin = {
+            "source": source.name,
+            "file": path.name,
+            "sha256": _sha256(path),
+            "norm_epsilon": epsilon,
+            "arrays": len(source.entries),
+            "parameters": sum(p.size for p in parameters.values()),
+        }
+        return Converted(checkpoint.build(source.config, parameters, name=str(path)), origin)
+
+
+@contextmanager
+def open_source(path: Path) -> Iterator[Source]:
+    """The file's arrays, while it is open. Raises ConversionError."""
+    with _explained(path), _entries(path) as entries:
+        if matterport.is_matterport(entries):
+            source = ("Matterport Mask R-CNN", matterport, matterport.EPSILON)
+        elif detectron2.is_detectron2(entries):
+            source = ("Detectron2 Mask R-CNN", detectron2, detectron2.EPSILON)
+        elif torchvision.is_torchvision(entries):
+            epsilon = torchvision.EPSILON_2019 if torchvision.is_old(entries) else torchvision.EPSILON
+            source = ("torchvision Mask R-CNN", torchvision, epsilon)
+            entries = torchvision.modern(entries)
+        else:
+            some = ", ".join(list(entries)[:3])
+            raise ConversionError(f"its {len(entries)} arrays ({some}, ...) are of another model; known are {SOURCES}")
+        name, module, epsilon = source
+        yield Source(name, entries, module.config(entries), module.rules, module.IGNORED, epsilon)
+
+
+@contextmanager
+def _entries(path: Path) -> Iterator[dict[str, Entry]]:
+    if not path.is_file():
+        raise ConversionError("there is no such file")
+    with path.open("rb") as file:
+        start = file.read(16)
+        file.seek(0)
+        if start.startswith(matterport.HDF5_START):
+            with matterport.open_h5(path) as entries:
+                yield entries
+        elif start.startswith(torch_archive.ZIP_START):
+            with torch_archive.open_zip(path) as entries:
+                yield entries
+        elif start.startswith(torch_archive.STACKED_START):
+            with torch_archive.open_stacked(path) as entries:
+                yield entries
+        elif start.startswith(b"\x80"):
+            yield pickles.arrays(pickles.load(file))
+        else:
+            raise ConversionError(f"neither HDF5 nor a PyTorch archive nor a pickle; known are {SOURCES}")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Errors that name the file."""
+    try:
+        yield
+    except (ConversionError, PickleError, OSError) as error:
+        text = str(error)
+        raise ConversionError(text if text.startswith(f"{path}:") else f"{path}: {text}") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,57 @@
+"""The five losses of recorded samples, and their gradients, of a converted model."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from maskrcnn_jax import checkpoint
+from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.roi.loss import roi_losses
+from maskrcnn_jax.roi.targets import RoITargets
+from maskrcnn_jax.rpn.loss import rpn_losses
+from maskrcnn_jax.rpn.targets import RPNTargets
+
+NAMES = ("rpn_class", "rpn_box", "roi_class", "roi_box", "roi_mask")
+
+
+def losses_and_gradients(
+    model: MaskRCNN, images: Any, windows: Any, for_rpn: RPNTargets, for_heads: RoITargets
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """(losses, gradient of their sum by parameter name). `for_heads` has its positives first."""
+    rpn, roi, size = model.config.rpn, model.config.roi, (images.shape[1], images.shape[2])
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def run(state, images, windows, for_rpn, for_heads):
+        def total(state):
+            ours = nnx.merge(graph, state)
+            _, pyramid = ours.features(images, windows)
+            objectness, deltas = ours.rpn(pyramid)
+            class_logits, box_deltas = ours.classify(pyramid, for_heads.boxes, size=size)
+            mask_logits = ours.outline(pyramid, for_heads.boxes[:, : for_heads.masks.shape[1]], size=size)
+            first = rpn_losses(
+                objectness,
+                deltas,
+                for_rpn,
+                class_normaliser=rpn.class_normaliser,
+                box_normaliser=rpn.box_normaliser,
+                box_beta=rpn.box_beta,
+            )
+            second = roi_losses(
+                class_logits,
+                box_deltas,
+                mask_logits,
+                for_heads,
+                class_normaliser=roi.class_normaliser,
+                box_normaliser=roi.box_normaliser,
+                box_beta=roi.box_beta,
+            )
+            return sum((*first, *second)), (*first, *second)
+
+        return jax.value_and_grad(total, has_aux=True)(state)
+
+    (_, losses), gradient = run(state, images, windows, for_rpn, for_heads)
+    named = checkpoint.named_parameters(nnx.merge(graph, gradient))
+    return dict(zip(NAMES, map(float, losses), strict=True)), {k: np.asarray(v, np.float64) for k, v in named.items()}
