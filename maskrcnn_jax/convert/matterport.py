@@ -52,6 +52,8 @@ def open_h5(path: Path) -> Iterator[dict[str, Entry]]:
             # A whole saved model keeps its weights one group further down, beside the optimizer's.
             visit(file.get("model_weights", file), "")
             yield entries
+    except ConversionError:
+        raise
     except (OSError, RuntimeError, KeyError) as error:
         raise ConversionError(f"the file is cut short or damaged ({error})") from error
 

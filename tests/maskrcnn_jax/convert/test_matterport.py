@@ -11,6 +11,7 @@ from maskrcnn_jax import convert
 from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.convert.table import ConversionError
 from maskrcnn_jax.convert.verify import compare
+from maskrcnn_jax.roi.align import assign_levels
 from maskrcnn_jax.roi.targets import RoITargets
 from maskrcnn_jax.rpn.targets import RPNTargets
 from tests import recorded
@@ -75,8 +76,31 @@ def step(model):
     to_jax = {np.dtype(np.float64): jnp.float32}
     for_heads = RoITargets(*(jnp.asarray(a, to_jax.get(a.dtype, a.dtype))[None] for a in for_heads))
     for_rpn = for_rpn._replace(deltas=for_rpn.deltas.astype(jnp.float32))
+    at_border = {bins: border_nudges(golden["sampled_rois"], model, bins=bins) for bins in (7, 14)}
+    class_boxes = for_heads.boxes + at_border[7]
+    for_heads = for_heads._replace(boxes=for_heads.boxes + at_border[14])
     windows = jnp.array([[0.0, 0.0, 256.0, 256.0]])
-    return losses_and_gradients(model, jnp.asarray(image)[None], windows, for_rpn, for_heads)
+    return losses_and_gradients(model, jnp.asarray(image)[None], windows, for_rpn, for_heads, class_boxes)
+
+
+def border_nudges(rois, model, *, bins):
+    """[r, 4] pixels that put the last samples of RoIs at the far border where TensorFlow put them: a hair inside, or,
+    where its float32 sums came out an ulp beyond the last cell, a hair outside, where they read 0.
+    """
+    levels = np.asarray(
+        assign_levels(
+            jnp.asarray(recorded.xyxy(rois)) * 256,
+            canonical_size=model.config.roi.canonical_size,
+            rounding=model.config.roi.level_rounding,
+        )
+    )
+    span = (256 / 2.0**levels - 1).astype(np.float32)[:, None]
+    low, high = rois[:, :2], rois[:, 2:]
+    step = (high - low) * span / np.float32(bins - 1)
+    lost = low * span + np.float32(bins - 1) * step > span
+    far = np.where(high >= 1, np.where(lost, 2e-4, -2e-4), 0.0)[:, ::-1]
+    assert (lost & (high >= 1)).sum() == {7: 1, 14: 0}[bins]
+    return np.concatenate([np.zeros_like(far), far], 1).astype(np.float32)
 
 
 def test_the_losses(step):
@@ -108,7 +132,9 @@ def test_gradients_of_the_heads(step, weights):
         norms[f"rpn_class_raw/{part}"] = np.sqrt(2) * l2(ours[f"rpn.objectness.{part}"])
 
     folded = {f"mrcnn_mask_conv{i + 1}": (f"mask_head.convs.{i}", f"mrcnn_mask_bn{i + 1}") for i in range(4)}
-    folded |= {f"mrcnn_class_conv{i}": (f"box_head.{n}", f"mrcnn_class_bn{i}") for i, n in ((1, "first"), (2, "second"))}
+    folded |= {
+        f"mrcnn_class_conv{i}": (f"box_head.{n}", f"mrcnn_class_bn{i}") for i, n in ((1, "first"), (2, "second"))
+    }
     for conv, (target, norm) in folded.items():
         kernel, bias = (weights[f"{conv}/{part}"].astype(np.float64) for part in ("kernel", "bias"))
         root = np.sqrt(weights[f"{norm}/moving_variance"].astype(np.float64) + EPSILON)

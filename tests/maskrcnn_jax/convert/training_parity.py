@@ -17,19 +17,22 @@ NAMES = ("rpn_class", "rpn_box", "roi_class", "roi_box", "roi_mask")
 
 
 def losses_and_gradients(
-    model: MaskRCNN, images: Any, windows: Any, for_rpn: RPNTargets, for_heads: RoITargets
+    model: MaskRCNN, images: Any, windows: Any, for_rpn: RPNTargets, for_heads: RoITargets, class_boxes: Any = None
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """(losses, gradient of their sum by parameter name). `for_heads` has its positives first."""
+    """(losses, gradient of their sum by parameter name). `for_heads` has its positives first;
+    `class_boxes` take the place of its boxes in the box head.
+    """
+    class_boxes = for_heads.boxes if class_boxes is None else class_boxes
     rpn, roi, size = model.config.rpn, model.config.roi, (images.shape[1], images.shape[2])
     graph, state = nnx.split(model)
 
     @jax.jit
-    def run(state, images, windows, for_rpn, for_heads):
+    def run(state, images, windows, for_rpn, for_heads, class_boxes):
         def total(state):
             ours = nnx.merge(graph, state)
             _, pyramid = ours.features(images, windows)
             objectness, deltas = ours.rpn(pyramid)
-            class_logits, box_deltas = ours.classify(pyramid, for_heads.boxes, size=size)
+            class_logits, box_deltas = ours.classify(pyramid, class_boxes, size=size)
             mask_logits = ours.outline(pyramid, for_heads.boxes[:, : for_heads.masks.shape[1]], size=size)
             first = rpn_losses(
                 objectness,
@@ -52,6 +55,6 @@ def losses_and_gradients(
 
         return jax.value_and_grad(total, has_aux=True)(state)
 
-    (_, losses), gradient = run(state, images, windows, for_rpn, for_heads)
+    (_, losses), gradient = run(state, images, windows, for_rpn, for_heads, class_boxes)
     named = checkpoint.named_parameters(nnx.merge(graph, gradient))
     return dict(zip(NAMES, map(float, losses), strict=True)), {k: np.asarray(v, np.float64) for k, v in named.items()}
