@@ -12,7 +12,7 @@ import math
 import pickle
 import pickletools
 from collections.abc import Callable
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -62,7 +62,7 @@ TORCH_KINDS = {
 
 
 def load(
-    file: BinaryIO,
+    file: io.BufferedIOBase,
     storage: Callable[[Storage], np.ndarray] | None = None,
     seen: dict[str, Storage] | None = None,
 ) -> Any:
@@ -88,7 +88,7 @@ def load(
     return value
 
 
-def _look_through(file: BinaryIO) -> None:
+def _look_through(file: io.BufferedIOBase) -> None:
     """Read the opcodes up to STOP without carrying any out."""
     try:
         for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
@@ -105,7 +105,7 @@ def _look_through(file: BinaryIO) -> None:
 
 class _Unpickler(pickle.Unpickler):
     def __init__(
-        self, file: BinaryIO, storage: Callable[[Storage], np.ndarray] | None, seen: dict[str, Storage]
+        self, file: io.BufferedIOBase, storage: Callable[[Storage], np.ndarray] | None, seen: dict[str, Storage]
     ) -> None:
         super().__init__(file, encoding="latin1")  # bytes of Python 2 are text of this encoding
         self.storage, self.seen = storage, seen

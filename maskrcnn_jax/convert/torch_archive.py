@@ -7,12 +7,13 @@
 Only arrays come out, see `pickles.py`.
 """
 
+import io
 import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -76,7 +77,7 @@ def open_stacked(path: Path) -> Iterator[dict[str, Entry]]:
         yield pickles.arrays(content)
 
 
-def _find_storages(file: BinaryIO, keys: Any, seen: dict[str, Storage]) -> dict[str, int]:
+def _find_storages(file: io.BufferedIOBase, keys: Any, seen: dict[str, Storage]) -> dict[str, int]:
     """Where each storage's numbers begin."""
     end, places = os.fstat(file.fileno()).st_size, {}
     for key in keys:

@@ -21,6 +21,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from maskrcnn_jax.roi.separable import pool_separably
+
 ADAPTIVE_LIMIT = 8  # samples a bin and side at most, where sampling_ratio = 0 asks for ceil(size / bins)
 
 
@@ -105,6 +107,12 @@ def _neighbours(samples: Samples, length: Int[Array, " r"]):
     return jnp.stack([below, jnp.minimum(below + 1, last)], -1), weight
 
 
+def _weighted(samples: Samples) -> tuple[Float[Array, "r o s"], Float[Array, "r o s"]]:
+    """Positions, and each sample's share in its bin's mean along this axis: 0 where it reads nothing."""
+    count = jnp.maximum(samples.used.sum(1), 1)[:, None, None]
+    return samples.position, (samples.inside & samples.used[:, None, :]) / count
+
+
 def _gather(
     cells: Float[Array, "n c"], rows: Samples, columns: Samples, maps: Maps, reduce: str
 ) -> Float[Array, "r o o c"]:
@@ -137,6 +145,27 @@ def _single_map(features: Float[Array, "h w c"], r: int) -> tuple[Float[Array, "
     return features.reshape(-1, c), Maps(jnp.full(r, h), jnp.full(r, w), jnp.zeros(r, jnp.int32))
 
 
+def bin_grid(
+    boxes: Float[Array, "r 4"],
+    maps: Maps,
+    *,
+    bins: int,
+    scale_x: Float[Array, " r"],
+    scale_y: Float[Array, " r"],
+    sampling_ratio: int,
+    aligned: bool,
+    max_samples: int,
+) -> tuple[Samples, Samples]:
+    """Where the samples of each box lie on its map: (rows, columns)."""
+    offset = 0.5 if aligned else 0.0
+    x1, x2 = (_rounded(boxes[:, i] * scale_x) - offset for i in (0, 2))
+    y1, y2 = (_rounded(boxes[:, i] * scale_y) - offset for i in (1, 3))
+    if not aligned:
+        x2, y2 = jnp.maximum(x2, x1 + 1.0), jnp.maximum(y2, y1 + 1.0)
+    options = dict(bins=bins, sampling_ratio=sampling_ratio, max_samples=max_samples)
+    return bin_samples(y1, y2, maps.height, **options), bin_samples(x1, x2, maps.width, **options)
+
+
 def align_cells(
     cells: Float[Array, "n c"],
     boxes: Float[Array, "r 4"],
@@ -151,14 +180,16 @@ def align_cells(
     max_samples: int,
 ) -> Float[Array, "r o o c"]:
     """RoI Align of boxes that read from different maps of one flat list; the other functions are thin fronts of it."""
-    offset = 0.5 if aligned else 0.0
-    x1, x2 = (_rounded(boxes[:, i] * scale_x) - offset for i in (0, 2))
-    y1, y2 = (_rounded(boxes[:, i] * scale_y) - offset for i in (1, 3))
-    if not aligned:
-        x2, y2 = jnp.maximum(x2, x1 + 1.0), jnp.maximum(y2, y1 + 1.0)
-    options = dict(bins=output_size, sampling_ratio=sampling_ratio, max_samples=max_samples)
-    rows = bin_samples(y1, y2, maps.height, **options)
-    columns = bin_samples(x1, x2, maps.width, **options)
+    rows, columns = bin_grid(
+        boxes,
+        maps,
+        bins=output_size,
+        scale_x=scale_x,
+        scale_y=scale_y,
+        sampling_ratio=sampling_ratio,
+        aligned=aligned,
+        max_samples=max_samples,
+    )
     return _gather(cells, rows, columns, maps, reduce)
 
 
@@ -302,16 +333,16 @@ def pyramid_roi_align(
         span = jnp.array([width - far_edge, height - far_edge] * 2, flat.dtype)
         pooled = crop_cells(cells, (flat - edge) / span, maps, output_size=output_size)
     else:
-        pooled = align_cells(
-            cells,
-            flat,
-            maps,
-            output_size=output_size,
+        options = dict(
             scale_x=(maps.width / width).astype(flat.dtype),
             scale_y=(maps.height / height).astype(flat.dtype),
             sampling_ratio=sampling_ratio,
             aligned=aligned,
-            reduce=reduce,
             max_samples=max_samples,
         )
+        if sampling_ratio == 0 and reduce == "mean":
+            grid = (_weighted(samples) for samples in bin_grid(flat, maps, bins=output_size, **options))
+            rows, columns = (tuple(a.reshape(b, r, *a.shape[1:]) for a in axis) for axis in grid)
+            return pool_separably(levels, roi_levels - min_level, rows, columns)
+        pooled = align_cells(cells, flat, maps, output_size=output_size, reduce=reduce, **options)
     return pooled.reshape(b, r, output_size, output_size, c)

@@ -1,0 +1,61 @@
+"""RoI Align's mean as two matrix products, for RoIs with many samples a bin.
+
+Bilinear interpolation is separable, and so is a mean over a grid: with row weights Y [o, h] and column weights X [o, w]
+of a RoI, its pooled features are Y f X^T, whatever the number of samples. The gather of `align.py` reads four cells for
+each of the (o s)^2 samples instead: little for s = 2, but the adaptive rule (Detectron2) needs room for s = 8. On 2 CPU
+cores beside other jobs, four levels of a 320x512 image with 256 channels, s <= 8: 1000 boxes of 7x7 bins 1.5 s against
+10.9 s, 100 boxes of 14x14 bins 0.5 s against 2.7 s.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+CHUNK = 64  # RoIs at a time: [CHUNK, o, w, c] is the largest thing in memory
+
+
+def interpolation_matrix(
+    position: Float[Array, "*r o s"], weight: Float[Array, "*r o s"], length: int
+) -> Float[Array, "*r o length"]:
+    """How much of each of `length` cells is in each of o bins, whose s samples lie at `position` (in cells, moved onto
+    the border where they are outside) and count with `weight`.
+
+    Two samples a bin, on cell 1 and half way between cells 1 and 2:
+
+    >>> interpolation_matrix(jnp.array([[[1.0, 1.5]]]), jnp.full((1, 1, 2), 0.5), 4).tolist()
+    [[[0.0, 0.75, 0.25, 0.0]]]
+    """
+    distance = jnp.abs(jnp.clip(position, 0.0, length - 1.0)[..., None] - jnp.arange(length))
+    return (jnp.maximum(1.0 - distance, 0.0) * weight[..., None]).sum(-2)
+
+
+def pool_separably(
+    levels: tuple[Float[Array, "b _ _ c"], ...],
+    roi_levels: Int[Array, "b r"],
+    rows: tuple[Float[Array, "b r o s"], Float[Array, "b r o s"]],
+    columns: tuple[Float[Array, "b r o s"], Float[Array, "b r o s"]],
+) -> Float[Array, "b r o o c"]:
+    """Pool every RoI from its own one of `levels` (counted from 0); `rows` and `columns` are (position, weight)."""
+    b, r = roi_levels.shape
+    chunk = max(min(CHUNK, r), 1)
+    spare = -r % chunk
+
+    def chunks(array: Array) -> Array:
+        padded = jnp.pad(array, [(0, 0), (0, spare)] + [(0, 0)] * (array.ndim - 2))
+        return padded.reshape(b, -1, chunk, *array.shape[2:]).swapaxes(0, 1)
+
+    def pool(some: tuple[Array, ...]) -> Array:
+        level, y, weight_y, x, weight_x = some
+        pooled = jnp.zeros(())
+        for i, features in enumerate(levels):
+            here = (level == i)[..., None, None]
+            over_rows = interpolation_matrix(y, weight_y * here, features.shape[1])
+            over_columns = interpolation_matrix(x, weight_x, features.shape[2])
+            # Highest: the default of some accelerators rounds the products to ten bits.
+            options = dict(precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
+            lines = jnp.einsum("broh,bhwc->browc", over_rows, features.astype(jnp.float32), **options)
+            pooled += jnp.einsum("browc,brpw->bropc", lines, over_columns, **options)
+        return pooled
+
+    pooled = jax.lax.map(pool, tuple(map(chunks, (roi_levels, *rows, *columns))))
+    return pooled.swapaxes(0, 1).reshape(b, r + spare, *pooled.shape[3:])[:, :r]

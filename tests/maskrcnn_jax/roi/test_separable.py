@@ -1,0 +1,79 @@
+"""Two matrix products give what the gather gives, gradients included."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskrcnn_jax.roi.align import assign_levels, pyramid_roi_align, roi_align
+from maskrcnn_jax.roi.separable import CHUNK, interpolation_matrix
+
+IMAGE = (64, 96)
+STRIDES = (4, 8, 16, 32)
+
+
+def maps(seed, b=2, c=3):
+    rng = np.random.default_rng(seed)
+    return tuple(jnp.asarray(rng.standard_normal((b, IMAGE[0] // s, IMAGE[1] // s, c)), jnp.float32) for s in STRIDES)
+
+
+def boxes(seed, r, b=2):
+    """Of all sizes, some without area, some over the border, some far outside, one huge."""
+    rng = np.random.default_rng(seed)
+    corners = rng.uniform(-30, 100, (b, r, 2))
+    sides = np.exp(rng.uniform(-1, 5, (b, r, 2))) * (rng.random((b, r, 1)) > 0.1)
+    found = np.concatenate([corners, corners + sides], -1)
+    found[:, 0] = [-300, -300, 500, 500]
+    return jnp.asarray(found, jnp.float32)
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("r", [1, 7, CHUNK + 3])
+def test_equals_the_gather_of_every_level(r, aligned):
+    levels, some = maps(r), boxes(r, r)
+    chosen = assign_levels(some, canonical_size=56)
+    options = dict(output_size=3, sampling_ratio=0, aligned=aligned)
+    pooled = pyramid_roi_align(levels, some, roi_levels=chosen, image_size=IMAGE, **options)
+    assert r < CHUNK or len(np.unique(chosen)) == 4
+    for image in range(2):
+        each = [
+            roi_align(level[image], some[image], spatial_scale=1 / stride, **options)
+            for level, stride in zip(levels, STRIDES, strict=True)
+        ]
+        expected = np.stack(each)[np.asarray(chosen[image]) - 2, np.arange(r)]
+        np.testing.assert_allclose(pooled[image], expected, atol=2e-6)
+
+
+def test_gradients_equal_the_gather_s():
+    """For the maps; a single level, so that `roi_align` is the same thing."""
+    level, some = maps(1)[0], boxes(1, 9)
+    levels, chosen = (level, *maps(2)[1:]), jnp.full((2, 9), 2)
+    cotangent = jnp.asarray(np.random.default_rng(3).standard_normal((2, 9, 3, 3, 3)), jnp.float32)
+    options = dict(output_size=3, sampling_ratio=0)
+
+    def separable(level):
+        pooled = pyramid_roi_align((level, *levels[1:]), some, roi_levels=chosen, image_size=IMAGE, **options)
+        return (pooled * cotangent).sum()
+
+    def gathered(level):
+        pooled = jax.vmap(lambda m, b: roi_align(m, b, spatial_scale=0.25, **options))(level, some)
+        return (pooled * cotangent).sum()
+
+    np.testing.assert_allclose(jax.grad(separable)(level), jax.grad(gathered)(level), atol=1e-5)
+
+
+def test_weights_of_a_bin_add_up_to_the_share_of_its_samples_inside():
+    rng = np.random.default_rng(0)
+    position = jnp.asarray(rng.uniform(-1, 12, (5, 4, 3)), jnp.float32)
+    counted = jnp.asarray(rng.random((5, 4, 3)) > 0.3)
+    weights = interpolation_matrix(position, counted / 3, 12)
+    np.testing.assert_allclose(weights.sum(-1), counted.mean(-1), atol=1e-6)
+    assert (np.asarray(weights) >= 0).all()
+
+
+def test_no_boxes():
+    none = jnp.zeros((2, 0, 4))
+    pooled = pyramid_roi_align(
+        maps(0), none, roi_levels=jnp.zeros((2, 0), int), image_size=IMAGE, output_size=3, sampling_ratio=0
+    )
+    assert pooled.shape == (2, 0, 3, 3, 3)
