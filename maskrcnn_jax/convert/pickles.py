@@ -223,6 +223,11 @@ def _encode(text: str, encoding: str = "latin1", *_: Any) -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    """How protocol 2 writes no bytes; bytes(n) would be as many zeros as the pickle likes."""
+    return b""
+
+
 def _scalar(dtype: _Dtype, raw: Any, *_: Any) -> Entry:
     return _entry(raw, dtype, ())
 
@@ -244,6 +249,7 @@ _NAMES: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): "ndarray",  # only ever an argument of _reconstruct
     ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _Call(_encode),
+    ("__builtin__", "bytes"): _Call(_no_bytes),
 } | {
     (f"numpy.{core}.{module}", name): _Call(stand_in)
     for core in ("core", "_core")
