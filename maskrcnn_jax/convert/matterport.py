@@ -99,8 +99,10 @@ def _normed(
 ) -> list[Rule]:
     """A head's layer with the norm after it folded in."""
 
-    def fold(kernel: np.ndarray, bias: np.ndarray, *statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        scale, shift = fold_norm(*statistics, bias, epsilon=epsilon)
+    def fold(
+        kernel: np.ndarray, bias: np.ndarray, gamma: np.ndarray, beta: np.ndarray, mean: np.ndarray, var: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        scale, shift = fold_norm(gamma, beta, mean, var, bias, epsilon=epsilon)
         return (kernel * scale).reshape(wanted[f"{target}.kernel"]), shift
 
     c = kernel_shape[-1:]

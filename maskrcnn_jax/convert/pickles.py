@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+File = io.BytesIO | io.BufferedReader
+
 
 class PickleError(ValueError):
     """A pickle that holds more than arrays, or less than a whole one."""
@@ -33,7 +35,7 @@ class Storage(NamedTuple):
 
     key: str
     kind: str
-    count: int
+    size: int
 
 
 # Read (or skipped) while looking through a pickle; everything else (INST, OBJ, EXT, PERSID, ...) is no part of weights.
@@ -62,7 +64,7 @@ TORCH_KINDS = {
 
 
 def load(
-    file: io.BufferedIOBase,
+    file: File,
     storage: Callable[[Storage], np.ndarray] | None = None,
     seen: dict[str, Storage] | None = None,
 ) -> Any:
@@ -88,7 +90,7 @@ def load(
     return value
 
 
-def _look_through(file: io.BufferedIOBase) -> None:
+def _look_through(file: File) -> None:
     """Read the opcodes up to STOP without carrying any out."""
     try:
         for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
@@ -104,9 +106,7 @@ def _look_through(file: io.BufferedIOBase) -> None:
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(
-        self, file: io.BufferedIOBase, storage: Callable[[Storage], np.ndarray] | None, seen: dict[str, Storage]
-    ) -> None:
+    def __init__(self, file: File, storage: Callable[[Storage], np.ndarray] | None, seen: dict[str, Storage]) -> None:
         super().__init__(file, encoding="latin1")  # bytes of Python 2 are text of this encoding
         self.storage, self.seen = storage, seen
 
@@ -133,7 +133,7 @@ class _Unpickler(pickle.Unpickler):
         if (
             not isinstance(storage, Storage)
             or min((offset, *size, *stride)) < 0
-            or (not empty and last >= storage.count)
+            or (not empty and last >= storage.size)
         ):
             raise PickleError(f"a tensor of size {size} that reaches beyond its {storage!r:.60}")
 
@@ -270,10 +270,12 @@ def arrays(value: Any) -> dict[str, Entry]:
         value = inner
     if not isinstance(value, dict) or not value:
         raise PickleError("the pickle holds no dictionary of arrays")
-    named = {name: array.entry if isinstance(array, _Array) else array for name, array in value.items()}
-    strange = [name for name, array in named.items() if not isinstance(name, str) or not isinstance(array, Entry)]
-    if strange:
-        raise PickleError(f"no arrays: {', '.join(f'{n!r:.60}' for n in strange[:5])} ({len(strange)} of {len(named)})")
+    named: dict[str, Entry] = {}
+    for name, array in value.items():
+        entry = array.entry if isinstance(array, _Array) else array
+        if not isinstance(name, str) or not isinstance(entry, Entry):
+            raise PickleError(f"no arrays: {name!r:.60} is none")
+        named[name] = entry
     return named
 
 

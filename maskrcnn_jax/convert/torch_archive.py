@@ -41,11 +41,11 @@ def open_zip(path: Path) -> Iterator[dict[str, Entry]]:
 
             def storage(wanted: Storage) -> np.ndarray:
                 info = index.get(f"{root}data/{wanted.key}")
-                size = wanted.count * _dtype(wanted).itemsize
+                size = wanted.size * _dtype(wanted).itemsize
                 # Compressed members could unpack to any size; PyTorch never compresses.
                 if info is None or info.compress_type != zipfile.ZIP_STORED or info.file_size < size:
                     raise PickleError(f"the numbers of storage {wanted.key} are missing, cut short or compressed")
-                return np.frombuffer(archive.read(info), _dtype(wanted), wanted.count)
+                return np.frombuffer(archive.read(info), _dtype(wanted), wanted.size)
 
             program = index[f"{root}data.pkl"]
             if program.file_size > max(os.path.getsize(path), 1) * 10:
@@ -63,7 +63,7 @@ def open_stacked(path: Path) -> Iterator[dict[str, Entry]]:
     def storage(wanted: Storage) -> np.ndarray:
         if wanted.key not in places:
             raise PickleError(f"the numbers of storage {wanted.key} are missing")
-        return np.memmap(path, _dtype(wanted), "r", places[wanted.key], (wanted.count,))
+        return np.memmap(path, _dtype(wanted), "r", places[wanted.key], (wanted.size,))
 
     with path.open("rb") as file:
         magic, version, machine = (pickles.load(file) for _ in range(3))
@@ -77,12 +77,12 @@ def open_stacked(path: Path) -> Iterator[dict[str, Entry]]:
         yield pickles.arrays(content)
 
 
-def _find_storages(file: io.BufferedIOBase, keys: Any, seen: dict[str, Storage]) -> dict[str, int]:
+def _find_storages(file: io.BufferedReader, keys: Any, seen: dict[str, Storage]) -> dict[str, int]:
     """Where each storage's numbers begin."""
     end, places = os.fstat(file.fileno()).st_size, {}
     for key in keys:
         count = int.from_bytes(file.read(8), "little", signed=True)
-        if key not in seen or count != seen[key].count:
+        if key not in seen or count != seen[key].size:
             raise PickleError(f"storage {key!r:.20} is not the size that its tensors say; the file is damaged")
         places[key] = file.tell()
         if file.seek(count * _dtype(seen[key]).itemsize, os.SEEK_CUR) > end:

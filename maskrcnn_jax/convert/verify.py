@@ -14,9 +14,10 @@ fault shows where it is made; proposals and detections are compared as sets, sin
 """
 
 import dataclasses
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ from maskrcnn_jax.boxes.geometry import iou
 from maskrcnn_jax.config import DetectionConfig, MaskRCNNConfig
 from maskrcnn_jax.convert.table import ConversionError
 from maskrcnn_jax.model import MaskRCNN
-from maskrcnn_jax.structures import Pyramid, Stages
+from maskrcnn_jax.structures import Detections, Pyramid
 
 MAPS = ("c2", "c3", "c4", "c5", "p2", "p3", "p4", "p5", "p6")
 TOLERANCE = 1e-4  # of features, logits and deltas, as a share of the golden's largest value
@@ -58,7 +59,7 @@ def read_golden(path: str | Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             golden = dict(arrays)
-    except (OSError, ValueError, EOFError, AttributeError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ConversionError(
             f"{path}: no golden ({error}); it is an .npz, see maskrcnn_jax/convert/verify.py"
         ) from error
@@ -76,38 +77,45 @@ def compare(model: MaskRCNN, golden: Mapping[str, np.ndarray]) -> list[Compariso
     size = (images.shape[1], images.shape[2])
     windows = jnp.asarray(golden.get("window", (0, 0, size[1], size[0])), jnp.float32)[None]
 
-    def run(method: Callable[..., object], *arrays: object) -> object:
+    def run(method: Callable[..., Any], *arrays: Any) -> Any:
         return jax.jit(lambda state, *a: method(nnx.merge(graph, state), *a))(state, *arrays)
 
-    ours = run(lambda m, i, w: m.stages(i, w), images, windows)
-    assert isinstance(ours, Stages)
-    rows = [
-        _values(name, getattr(ours, name), golden) for name in (*MAPS, "objectness", "rpn_deltas") if name in golden
-    ]
+    maps = tuple(name for name in MAPS if name in golden)
+    wanted = {*maps, *(name for name in ("objectness", "rpn_deltas", "proposals") if name in golden)}
+    wanted |= {"detections"} if "detections.boxes" in golden else set()
+    wanted |= set(Pyramid._fields) if {"class_logits", "masks"} & set(golden) else set()
+
+    def stages(model: MaskRCNN, images: jax.Array, windows: jax.Array) -> dict[str, Any]:
+        # What is not returned is not computed.
+        return {name: value for name, value in model.stages(images, windows)._asdict().items() if name in wanted}
+
+    ours = run(stages, images, windows)
+    rows = [_values(name, ours[name], golden) for name in (*maps, "objectness", "rpn_deltas") if name in golden]
 
     if "ranked.index" in golden:
         index = golden["ranked.index"]
-        objectness = jnp.full(ours.objectness.shape, UNRANKED).at[0, index].set(golden["ranked.objectness"])
-        deltas = jnp.zeros(ours.rpn_deltas.shape).at[0, index].set(golden["ranked.deltas"])
+        anchors = len(model.anchors(*size))
+        objectness = jnp.full((1, anchors), UNRANKED).at[0, index].set(golden["ranked.objectness"])
+        deltas = jnp.zeros((1, anchors, 4)).at[0, index].set(golden["ranked.deltas"])
         found = model.propose(objectness, deltas, windows, size=size, training=False)
         distance = _farthest(golden["proposals"], np.asarray(found.boxes[0])[np.asarray(found.valid[0])])
         rows.append(
             Comparison("proposals from the recorded outputs of the RPN", "largest distance, px", distance, PIXELS)
         )
     if "proposals" in golden:
-        boxes = np.asarray(ours.proposals.boxes[0])[np.asarray(ours.proposals.valid[0])]
+        boxes = np.asarray(ours["proposals"].boxes[0])[np.asarray(ours["proposals"].valid[0])]
         same = _same(golden["proposals"], boxes)
         rows.append(
             Comparison("proposals, end to end", f"share without partner at IoU {SET_IOU}", _unmatched(same), FEW)
         )
 
-    pyramid = Pyramid(ours.p2, ours.p3, ours.p4, ours.p5, ours.p6)
+    pyramid = Pyramid(*(ours.get(name) for name in Pyramid._fields))
     if "class_logits" in golden:
         recorded = jnp.asarray(golden["proposals"])[None]
-        logits, deltas = run(lambda m, p, boxes: m.classify(p, boxes, size=size), pyramid, recorded)  # pyright: ignore[reportGeneralTypeIssues]
+        logits, deltas = run(lambda m, p, boxes: m.classify(p, boxes, size=size), pyramid, recorded)
         rows += [_per_row("class_logits", logits[0], golden), _per_row("box_deltas", deltas[0], golden)]
     if "detections.boxes" in golden:
-        rows.append(_detections(ours, golden, model.config))
+        rows.append(_detections(ours["detections"], golden, model.config))
     if "masks" in golden:
         chosen = golden["masks.rows"]
         boxes = jnp.asarray(golden["detections.boxes"])[chosen][None]
@@ -152,15 +160,15 @@ def _detection(config: DetectionConfig, golden: Mapping[str, np.ndarray]) -> Det
     return dataclasses.replace(config, score_threshold=threshold, max_detections=config.max_detections + SPARE)
 
 
-def _detections(ours: Stages, golden: Mapping[str, np.ndarray], config: MaskRCNNConfig) -> Comparison:
+def _detections(ours: Detections, golden: Mapping[str, np.ndarray], config: MaskRCNNConfig) -> Comparison:
     """Recorded detections that are not found again, and, among as many of ours, those that were not recorded.
 
     With `crop_and_resize` the last samples of a RoI at the far border of the image lie on the last cells' centres, or,
     depending on the last bit of the box, just outside, where they read 0. Rounding decides, so that even one program in
     two builds may differ: detections made of such RoIs are left out, and what they push aside is not counted.
     """
-    valid = np.asarray(ours.detections.valid[0])
-    boxes, classes, scores = (np.asarray(a[0])[valid] for a in ours.detections[:3])
+    valid = np.asarray(ours.valid[0])
+    boxes, classes, scores = (np.asarray(a[0])[valid] for a in ours[:3])
     same = (
         _same(golden["detections.boxes"], boxes)
         & (golden["detections.classes"][:, None] == classes)

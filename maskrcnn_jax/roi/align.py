@@ -107,10 +107,12 @@ def _neighbours(samples: Samples, length: Int[Array, " r"]):
     return jnp.stack([below, jnp.minimum(below + 1, last)], -1), weight
 
 
-def _weighted(samples: Samples) -> tuple[Float[Array, "r o s"], Float[Array, "r o s"]]:
+def _weighted(samples: Samples, b: int) -> tuple[Float[Array, "b r o s"], Float[Array, "b r o s"]]:
     """Positions, and each sample's share in its bin's mean along this axis: 0 where it reads nothing."""
     count = jnp.maximum(samples.used.sum(1), 1)[:, None, None]
-    return samples.position, (samples.inside & samples.used[:, None, :]) / count
+    weight = (samples.inside & samples.used[:, None, :]) / count
+    shape = (b, -1, *samples.position.shape[1:]) if samples.position.size else (b, 0, *samples.position.shape[1:])
+    return samples.position.reshape(shape), weight.reshape(shape)
 
 
 def _gather(
@@ -310,7 +312,7 @@ def pyramid_roi_align(
     reduce: str = "mean",
     max_samples: int = ADAPTIVE_LIMIT,
 ) -> Float[Array, "b r o o c"]:
-    """Pool every box of a batch from its own level of the pyramid, in one gather.
+    """Pool every box of a batch from its own level of the pyramid, in one gather (adaptive means: `separable.py`).
 
     `levels` are P2, P3, ... of all images; `roi_levels` (from `assign_levels`) counts from `min_level`. `pooling`
     "bins" is RoI Align, each level's scale being its height over the image's; "corners" is `crop_and_resize` with
@@ -333,7 +335,10 @@ def pyramid_roi_align(
         span = jnp.array([width - far_edge, height - far_edge] * 2, flat.dtype)
         pooled = crop_cells(cells, (flat - edge) / span, maps, output_size=output_size)
     else:
-        options = dict(
+        rows, columns = bin_grid(
+            flat,
+            maps,
+            bins=output_size,
             scale_x=(maps.width / width).astype(flat.dtype),
             scale_y=(maps.height / height).astype(flat.dtype),
             sampling_ratio=sampling_ratio,
@@ -341,8 +346,6 @@ def pyramid_roi_align(
             max_samples=max_samples,
         )
         if sampling_ratio == 0 and reduce == "mean":
-            grid = (_weighted(samples) for samples in bin_grid(flat, maps, bins=output_size, **options))
-            rows, columns = (tuple(a.reshape(b, r, *a.shape[1:]) for a in axis) for axis in grid)
-            return pool_separably(levels, roi_levels - min_level, rows, columns)
-        pooled = align_cells(cells, flat, maps, output_size=output_size, reduce=reduce, **options)
+            return pool_separably(levels, roi_levels - min_level, _weighted(rows, b), _weighted(columns, b))
+        pooled = _gather(cells, rows, columns, maps, reduce)
     return pooled.reshape(b, r, output_size, output_size, c)

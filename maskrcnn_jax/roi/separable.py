@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+EXACT = jax.lax.Precision.HIGHEST  # the default of some accelerators rounds factors to ten bits
 CHUNK = 64  # RoIs at a time: [CHUNK, o, w, c] is the largest thing in memory
 
 
@@ -51,10 +52,8 @@ def pool_separably(
             here = (level == i)[..., None, None]
             over_rows = interpolation_matrix(y, weight_y * here, features.shape[1])
             over_columns = interpolation_matrix(x, weight_x, features.shape[2])
-            # Highest: the default of some accelerators rounds the products to ten bits.
-            options = dict(precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
-            lines = jnp.einsum("broh,bhwc->browc", over_rows, features.astype(jnp.float32), **options)
-            pooled += jnp.einsum("browc,brpw->bropc", lines, over_columns, **options)
+            lines = jnp.einsum("broh,bhwc->browc", over_rows, features.astype(jnp.float32), precision=EXACT)
+            pooled += jnp.einsum("browc,brpw->bropc", lines, over_columns, precision=EXACT)
         return pooled
 
     pooled = jax.lax.map(pool, tuple(map(chunks, (roi_levels, *rows, *columns))))
