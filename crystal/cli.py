@@ -74,7 +74,8 @@ class Train:
     out: Path
     preset: Literal["tiny", "paper"] = "tiny"
     init: str | None = None
-    """Weights to start from: a checkpoint or run folder, or "shapes", the small ones that come with the package."""
+    """Weights to start from: a checkpoint or run folder; a file of COCO weights as Matterport (h5), torchvision (pth)
+    or Detectron2 (pkl) published it; or "shapes", the small ones that come with the package."""
     steps: int | None = None
     """Steps in all; the preset's phases keep their shares."""
     checkpoint_every: int | None = None

@@ -11,24 +11,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from crystal.assess import quick_map, truth_of
 from crystal.config import PRESETS, Phase, TrainConfig, override
 from crystal.dataset import Split, load_split, raise_if_left_out
+from crystal.initial import initial_config, initial_model
 from crystal.loader import Batch, TrainingIterator, training_loader
 from crystal.predict import Predictor
 from crystal.progress import console, one_bar
 from crystal.run_folder import Checkpoints, Log, RunError, claim
-from maskrcnn_jax import checkpoint
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import GroundTruth
 from maskrcnn_jax.training.optimizer import make_optimizer, make_schedule
 from maskrcnn_jax.training.state import create_state, to_model
 from maskrcnn_jax.training.step import make_step
-from maskrcnn_jax.training.transfer import replace_classes
 
-SHAPES = Path(__file__).parent / "pretrained" / "shapes"  # made by `python -m crystal.pretrain`
 Validate = Callable[[MaskRCNN], dict[str, float]]
 
 
@@ -39,25 +36,6 @@ class Interrupted(KeyboardInterrupt):
 def to_truth(batch: Batch) -> GroundTruth:
     """The batch's objects as the model takes them."""
     return GroundTruth(*(jnp.asarray(a) for a in (batch.boxes, batch.classes, batch.masks, batch.valid, batch.crowd)))
-
-
-def weights_path(init: str) -> Path:
-    """The folder that `--init` names; "shapes" is that of the package."""
-    return SHAPES if init == "shapes" else Path(init)
-
-
-def initial_model(config: TrainConfig, init: str | None) -> tuple[MaskRCNN, str]:
-    """The model that a run starts with, of the config's architecture, and a line on where its weights are from.
-
-    Raises CheckpointError if the weights of `init` do not fit the config.
-    """
-    rngs = nnx.Rngs(config.seed)
-    if init is None:
-        return MaskRCNN(config.model, rngs=rngs), "weights: random"
-    path = weights_path(init)
-    as_saved = dataclasses.replace(config.model, classes=checkpoint.load_config(path).classes)
-    model, kept = replace_classes(checkpoint.load(path, config=as_saved), config.model.classes, rngs=rngs)
-    return model, f"weights: {'those of the package' if path == SHAPES else path}; {kept}"
 
 
 @contextmanager
@@ -211,7 +189,7 @@ def resolve(
     With `init`, architecture and conventions are those of its weights; class count and schedule stay the preset's.
     """
     config = dataclasses.replace(PRESETS[preset](), seed=seed, clahe=clahe)
-    model = config.model if init is None else checkpoint.load_config(weights_path(init))
+    model = config.model if init is None else initial_config(init)
     config = dataclasses.replace(config, model=dataclasses.replace(model, classes=split.categories))
     if checkpoint_every is not None:
         config = dataclasses.replace(config, checkpoint_every=checkpoint_every)

@@ -6,9 +6,14 @@ class-agnostic) and the heads' hidden layers carry over (Crystals 2021, section 
 
 import dataclasses
 
+import jax
 from flax import nnx
+from jaxtyping import Array, PRNGKeyArray
 
+from maskrcnn_jax.checkpoint import build, named_parameters
 from maskrcnn_jax.model import MaskRCNN
+
+CLASS_SPECIFIC = ("box_head.classes.", "box_head.deltas.", "mask_head.masks.")
 
 
 def replace_classes(model: MaskRCNN, classes: tuple[tuple[int, str], ...], *, rngs: nnx.Rngs) -> tuple[MaskRCNN, str]:
@@ -21,13 +26,14 @@ def replace_classes(model: MaskRCNN, classes: tuple[tuple[int, str], ...], *, rn
         renamed = nnx.clone(model)
         renamed.config = config
         return renamed, f"all weights kept; classes are now {', '.join(name for _, name in classes)}"
-    fresh = MaskRCNN(config, rngs=rngs)
-    fresh.backbone, fresh.fpn, fresh.rpn = model.backbone, model.fpn, model.rpn
-    for layer in ("first", "second"):
-        setattr(fresh.box_head, layer, getattr(model.box_head, layer))
-    for layer in ("convs", "double"):
-        setattr(fresh.mask_head, layer, getattr(model.mask_head, layer))
-    return fresh, (
+
+    def outputs(key: PRNGKeyArray) -> dict[str, Array]:
+        whole = named_parameters(MaskRCNN(config, rngs=nnx.Rngs(params=key)))
+        return {name: whole[name] for name in whole if name.startswith(CLASS_SPECIFIC)}
+
+    # Compiled, so that only what is returned is initialised: 4 s instead of 23 s for a ResNet101 on 2 CPU cores.
+    parameters = named_parameters(model) | jax.jit(outputs)(rngs.params())
+    return build(config, parameters, name="the model"), (
         f"class outputs of box and mask head start anew ({model.config.num_classes} -> {config.num_classes} classes); "
         "backbone, FPN, RPN and hidden layers are kept"
     )

@@ -12,12 +12,12 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
-from crystal.config import Phase, TrainConfig, override
+from crystal.config import Phase, TrainConfig
 from crystal.dataset import load_split
 from crystal.loader import training_loader
 from crystal.pretrain import write_scenes
 from crystal.run_folder import Log, RunError, claim, load_run, read_metrics
-from crystal.train import Interrupted, Trainer, initial_model, train_command
+from crystal.train import Interrupted, Trainer, train_command
 from maskrcnn_jax import checkpoint
 from tests.small import SMALL, small_model
 
@@ -151,14 +151,6 @@ def test_init_takes_the_architecture_from_the_weights(data, tmp_path, monkeypatc
         train_command(
             data, tmp_path / "other", init=str(tmp_path / "weights"), assignments=["fpn_channels=16"], **options
         )
-
-
-def test_random_weights_follow_the_seed():
-    config = override(dataclasses.replace(CONFIG), ["seed=3"])
-    first, said = initial_model(config, None)
-    assert said == "weights: random"
-    for ours, theirs in zip(weights(first), weights(initial_model(config, None)[0]), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_disk_without_room_for_a_checkpoint_ends_the_run_in_a_sentence(data, tmp_path, monkeypatch):

@@ -1,0 +1,45 @@
+"""What a training run starts from: random weights, a checkpoint or run folder, the small weights that come with the
+package ("shapes"), or a file of COCO weights as Matterport, torchvision or Detectron2 published it.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from flax import nnx
+
+from crystal.config import TrainConfig
+from maskrcnn_jax import checkpoint, convert
+from maskrcnn_jax.config import MaskRCNNConfig
+from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.training.transfer import replace_classes
+
+SHAPES = Path(__file__).parent / "pretrained" / "shapes"  # made by `python -m crystal.pretrain`
+
+
+def _path(init: str) -> Path:
+    return SHAPES if init == "shapes" else Path(init)
+
+
+def initial_config(init: str) -> MaskRCNNConfig:
+    """Architecture and conventions of the weights that `--init` names. Raises `checkpoint.CheckpointError`."""
+    path = _path(init)
+    return convert.load_config(path) if path.is_file() else checkpoint.load_config(path)
+
+
+def initial_model(config: TrainConfig, init: str | None) -> tuple[MaskRCNN, str]:
+    """The model that a run starts with, of the config's architecture, and a line on where its weights are from.
+
+    Raises `checkpoint.CheckpointError` if the weights of `init` do not fit the config.
+    """
+    rngs = nnx.Rngs(config.seed)
+    if init is None:
+        return MaskRCNN(config.model, rngs=rngs), "weights: random"
+    path = _path(init)
+    as_saved = dataclasses.replace(config.model, classes=initial_config(init).classes)
+    if path.is_file():
+        parameters = checkpoint.named_parameters(convert.load(path))
+        model = checkpoint.build(as_saved, parameters, name=str(path))
+    else:
+        model = checkpoint.load(path, config=as_saved)
+    model, kept = replace_classes(model, config.model.classes, rngs=rngs)
+    return model, f"weights: {'those of the package' if path == SHAPES else path}; {kept}"
