@@ -10,7 +10,13 @@ from jaxtyping import Array, Float
 
 
 class BoxHead(nnx.Module):
-    """[r, o, o, c] -> (class logits [r, k], deltas [r, k, 4]); flattened as (row, column, channel)."""
+    """[r, o, o, c] -> (class logits [r, k], deltas [r, k, 4]); flattened as (row, column, channel).
+
+    >>> head = BoxHead(2, pooled_size=3, hidden=8, num_classes=4, rngs=nnx.Rngs(0))
+    >>> logits, deltas = nnx.eval_shape(lambda head: head(jnp.ones((5, 3, 3, 2))), head)
+    >>> logits.shape, deltas.shape
+    ((5, 4), (5, 4, 4))
+    """
 
     def __init__(
         self,
