@@ -20,6 +20,15 @@ if OURS:
     os.environ[CACHE] = tempfile.mkdtemp(prefix="maskrcnn-jax-tests-")
 
 
+# Two workers take whole files, one after the other: what takes minutes must not begin when all else is done.
+SLOWEST_FIRST = ("test_train.py", "test_step.py", "test_demo.py", "test_architecture.py", "test_model.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Put the slowest files first (with `--no-loadscope-reorder`, see pyproject.toml); otherwise the order stays."""
+    items.sort(key=lambda item: (*SLOWEST_FIRST, item.path.name).index(item.path.name))
+
+
 def pytest_unconfigure(config):
     """Remove the compiled programs when the process that made the folder ends."""
     if OURS:
