@@ -41,7 +41,8 @@ class BoxHead(nnx.Module):
         self.num_classes = num_classes
 
     def __call__(self, pooled: Float[Array, "r o o c"]) -> tuple[Float[Array, "r k"], Float[Array, "r k 4"]]:
-        features = jax.nn.relu(self.first(pooled.reshape(pooled.shape[0], -1)))
+        r, rows, columns, c = pooled.shape
+        features = jax.nn.relu(self.first(pooled.reshape(r, rows * columns * c)))  # not -1, which no RoIs leave open
         features = jax.nn.relu(self.second(features))
         logits = self.classes(features).astype(jnp.float32)
         deltas = self.deltas(features).astype(jnp.float32)
