@@ -104,7 +104,16 @@ def mask_iou(a: Masks, b: Masks) -> Float64[np.ndarray, "n m"]:
 
 
 def match(truth: Instances, prediction: Instances, *, iou: float) -> Matching:
-    """Match one image's predictions greedily to its ground truth; arguments as for `average_precision`."""
+    """Match one image's predictions greedily to its ground truth; arguments as for `average_precision`.
+
+    One crystal, found twice: the better score takes it, the other is left without.
+
+    >>> pixels = np.ones((1, 2, 2), bool)
+    >>> found = {"masks": np.repeat(pixels, 2, axis=0), "classes": [1, 1], "scores": [0.6, 0.9]}
+    >>> matching = match({"masks": pixels, "classes": [1]}, found, iou=0.5)
+    >>> matching.order.tolist(), matching.truth.tolist()
+    ([1, 0], [0, -1])
+    """
     true_masks, true_classes = _rle(truth["masks"]), np.asarray(truth["classes"])
     masks, classes = _rle(prediction["masks"]), np.asarray(prediction["classes"])
     scores = np.asarray(prediction["scores"])
@@ -175,6 +184,15 @@ def paper_map(truths: Sequence[Instances], predictions: Sequence[Instances], *, 
 
     Returns:
         mAP in [0, 1]; nan if no image has ground truth. `empty_image_report` tells what was left out.
+
+    Three images: the crystal found, the crystal missed, and one without crystals, which does not count.
+
+    >>> crystal, nothing = np.ones((1, 2, 2), bool), np.zeros((0, 2, 2), bool)
+    >>> truths = [{"masks": masks, "classes": [1] * len(masks)} for masks in (crystal, crystal, nothing)]
+    >>> found = [{"masks": masks, "classes": [1] * len(masks), "scores": [0.9] * len(masks)}
+    ...     for masks in (crystal, nothing, crystal)]
+    >>> paper_map(truths, found, iou=0.5)
+    0.5
     """
     values = [average_precision(truth, prediction, iou=iou) for truth, prediction in _pairs(truths, predictions)]
     counted = [value for value in values if not math.isnan(value)]
@@ -188,6 +206,15 @@ def precision_recall(truths: Sequence[Instances], predictions: Sequence[Instance
     is predicted in them is false.
 
     Arguments as for `paper_map`. Precision is nan without predictions, recall is nan without ground truth.
+
+    One crystal found, one missed, and two predicted where nothing is:
+
+    >>> crystal, nothing = np.ones((1, 2, 2), bool), np.zeros((0, 2, 2), bool)
+    >>> truths = [{"masks": masks, "classes": [1] * len(masks)} for masks in (crystal, crystal, nothing)]
+    >>> found = [{"masks": masks, "classes": [1] * len(masks), "scores": [0.9] * len(masks)}
+    ...     for masks in (crystal, nothing, np.repeat(crystal, 2, axis=0))]
+    >>> [round(number, 3) for number in precision_recall(truths, found, iou=0.5)]
+    [0.333, 0.5]
     """
     matchings = [match(truth, prediction, iou=iou) for truth, prediction in _pairs(truths, predictions)]
     hits = sum(int((m.truth >= 0).sum()) for m in matchings)
@@ -197,7 +224,13 @@ def precision_recall(truths: Sequence[Instances], predictions: Sequence[Instance
 
 
 def empty_image_report(truths: Sequence[Instances], predictions: Sequence[Instances], *, iou: float) -> EmptyImages:
-    """Count the images without ground truth, which `paper_map` leaves out, and the predictions in them (all false)."""
+    """Count the images without ground truth, which `paper_map` leaves out, and the predictions in them (all false).
+
+    >>> nothing = {"masks": np.zeros((0, 2, 2), bool), "classes": []}
+    >>> found = {"masks": np.ones((2, 2, 2), bool), "classes": [1, 1], "scores": [0.9, 0.8]}
+    >>> empty_image_report([nothing], [found], iou=0.5)
+    EmptyImages(images=1, false_positives=2)
+    """
     matchings = [match(truth, prediction, iou=iou) for truth, prediction in _pairs(truths, predictions)]
     empty = [m for m in matchings if not m.is_truth.any()]
     return EmptyImages(len(empty), sum(int((~m.left_out).sum()) for m in empty))
@@ -231,6 +264,16 @@ def coco_metrics(
 
     Raises:
         ValueError: a result for an image that the truth does not have.
+
+    One crystal of 10x10 pixels, and a box that shares 80 of them: an IoU of 0.8, under the last three of COCO's ten
+    thresholds.
+
+    >>> truth = {"images": [{"id": 1}], "categories": [{"id": 1, "name": "crystal"}], "annotations": [
+    ...     {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "area": 100, "iscrowd": 0}]}
+    >>> result = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 8], "score": 0.9}
+    >>> metrics = coco_metrics(truth, [result], kind="bbox")
+    >>> [round(metrics[name], 3) for name in ("AP", "AP50", "AP75", "APl")]
+    [0.7, 1.0, 1.0, -1.0]
     """
     truth: dict[str, Any] = copy.deepcopy({"info": {}, **coco_truth})
     results: Any = copy.deepcopy([dict(result) for result in coco_results])  # any: the stubs of loadRes know paths only

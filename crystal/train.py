@@ -118,7 +118,8 @@ class Trainer:
         if self.step and self.step == self.checkpoints.newest():
             state, position = self.checkpoints.restore(self.step, state, with_optimizer=self.step > first)
             self.batches.set_state(position)
-        state = state._replace(step=jnp.array(self.step, jnp.int32))
+        # Placed as what was restored is: otherwise a run that is taken up again compiles the same step once more.
+        state = jax.device_put(state._replace(step=jnp.array(self.step, jnp.int32)), jax.local_devices()[0])
         train_step = make_step(graph, optimizer)
 
         waiting: list[dict[str, Any]] = []

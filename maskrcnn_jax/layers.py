@@ -1,4 +1,4 @@
-"""The two layers that every part of the network is built of: a convolution and a norm.
+"""The two layers that every part of the network is built of: a convolution and a norm (He et al. 2015, section 3.4).
 
 Why not `nnx.Conv`: its gradients are slow on CPUs (see `kernels/convolution.py`), and one class keeps the kernel's
 layout the same (HWIO) for the weight converters whichever way it is computed.
@@ -13,7 +13,15 @@ from maskrcnn_jax.kernels.convolution import Padding, conv2d
 
 
 class Conv(nnx.Module):
-    """2-D convolution, NHWC, with bias or without. Parameters are float32, the arithmetic is `dtype`."""
+    """2-D convolution, NHWC, with bias or without. Parameters are float32, the arithmetic is `dtype`.
+
+    A 3x3 kernel of ones counts the neighbours of each cell, itself included:
+
+    >>> conv = Conv(1, 1, 3, bias=False, rngs=nnx.Rngs(0))
+    >>> conv.kernel[...] = jnp.ones((3, 3, 1, 1))
+    >>> conv(jnp.ones((1, 2, 3, 1)))[0, :, :, 0].tolist()
+    [[4.0, 6.0, 4.0], [4.0, 6.0, 4.0]]
+    """
 
     def __init__(
         self,
@@ -48,6 +56,11 @@ class Conv(nnx.Module):
 class Affine(nnx.Module):
     """Scale and shift per channel: batch norm with its statistics, epsilon and the convolution's bias folded in, which
     is what "frozen batch norm" computes. The converters fill it; the step's filter keeps it frozen.
+
+    >>> norm = Affine(2)
+    >>> norm.scale[...], norm.shift[...] = jnp.array([2.0, 1.0]), jnp.array([1.0, 0.0])
+    >>> norm(jnp.array([[[[3.0, 4.0]]]])).ravel().tolist()
+    [7.0, 4.0]
     """
 
     def __init__(self, channels: int, *, scale: float = 1.0):
@@ -62,6 +75,11 @@ class Affine(nnx.Module):
 class GroupNorm(nnx.Module):
     """Wu and He 2018, eq. 1-4: mean and variance over rows, columns and the channels of a group, for each image alone.
     Unlike batch norm it learns from scratch with a few images a step. Statistics in float32.
+
+    One cell with a group of two channels, 1 and 3: mean 2, deviation 1.
+
+    >>> GroupNorm(2, group_size=2)(jnp.array([[[[1.0, 3.0]]]])).round(3).ravel().tolist()
+    [-1.0, 1.0]
     """
 
     def __init__(self, channels: int, *, group_size: int, scale: float = 1.0, epsilon: float = 1e-5):
@@ -85,7 +103,11 @@ class GroupNorm(nnx.Module):
 
 
 def make_norm(kind: str, channels: int, *, group_size: int, scale: float = 1.0) -> Affine | GroupNorm:
-    """The norm a config names: "affine" or "group"."""
+    """The norm a config names: "affine" or "group".
+
+    >>> type(make_norm("group", 8, group_size=4)).__name__
+    'GroupNorm'
+    """
     if kind == "affine":
         return Affine(channels, scale=scale)
     return GroupNorm(channels, group_size=group_size, scale=scale)

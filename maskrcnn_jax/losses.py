@@ -1,4 +1,4 @@
-"""What the losses of both stages share. Cross entropies come from optax."""
+"""What the losses of both stages share (Fast R-CNN eq. 1 to 3). Cross entropies come from optax."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float

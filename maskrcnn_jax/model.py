@@ -81,7 +81,9 @@ class MaskRCNN(nnx.Module):
         a = self.config.anchors
         return pyramid_anchors((height, width), strides=a.strides, sizes=a.sizes, ratios=a.ratios, rounded=a.rounded)
 
-    def features(self, images: Images, windows: Windows | None = None) -> tuple[tuple[Array, ...], Pyramid]:
+    def features(
+        self, images: Images, windows: Windows | None = None
+    ) -> tuple[tuple[Float[Array, "b _ _ _"], ...], Pyramid]:
         """((C1..C5), P2..P6)."""
         maps = self.backbone(self.normalise(images, windows))
         return maps, self.fpn(maps[1:])

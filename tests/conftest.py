@@ -18,6 +18,18 @@ CACHE = "JAX_COMPILATION_CACHE_DIR"
 OURS = CACHE not in os.environ
 if OURS:
     os.environ[CACHE] = tempfile.mkdtemp(prefix="maskrcnn-jax-tests-")
+    # Small programs as well, by default not worth a file: plain calls compile hundreds, one for each operation.
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
+# Two workers take whole files, one after the other: what takes minutes must not begin when all else is done.
+SLOWEST_FIRST = ("test_train.py", "test_step.py", "test_demo.py", "test_architecture.py", "test_model.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Put the slowest files first (with `--no-loadscope-reorder`, see pyproject.toml); otherwise the order stays."""
+    items.sort(key=lambda item: (*SLOWEST_FIRST, item.path.name).index(item.path.name))
 
 
 def pytest_unconfigure(config):

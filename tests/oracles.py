@@ -66,6 +66,17 @@ def clahe(image, clip_limit, tiles):
     return result
 
 
+def rgb_to_lab(colour):
+    """CIE L*, a*, b* of one sRGB colour in bytes (D65, CIE 1976), scaled to bytes: L * 255 / 100, a + 128, b + 128."""
+    linear = [v / 255 / 12.92 if v / 255 <= 0.04045 else ((v / 255 + 0.055) / 1.055) ** 2.4 for v in map(int, colour)]
+    red, green, blue = linear
+    x = (0.412453 * red + 0.357580 * green + 0.180423 * blue) / 0.950456
+    y = 0.212671 * red + 0.715160 * green + 0.072169 * blue
+    z = (0.019334 * red + 0.119193 * green + 0.950227 * blue) / 1.088754
+    f_x, f_y, f_z = (t ** (1 / 3) if t > 216 / 24389 else 841 / 108 * t + 16 / 116 for t in (x, y, z))
+    return np.array([(116 * f_y - 16) * 255 / 100, 500 * (f_x - f_y) + 128, 200 * (f_y - f_z) + 128])
+
+
 def resize_linear(image, height, width, *, repeat_edges):
     """Linear interpolation of a grey image between the four nearest pixel centres; in float64."""
     old_height, old_width = image.shape
@@ -133,6 +144,27 @@ def image_average_precision(truth, prediction, iou):
         best_later = max(precision for _, precision in points[k:])
         area += (points[k][0] - points[k - 1][0]) * best_later
     return area
+
+
+def paper_numbers(truths, predictions, iou):
+    """(mAP over the images with ground truth, precision, recall); nan where there is nothing to divide by."""
+    values, hits, predicted, true = [], 0, 0, 0
+    for truth, prediction in zip(truths, predictions, strict=True):
+        if len(truth["classes"]):
+            values.append(image_average_precision(truth, prediction, iou))
+        overlaps, matched = mask_iou(prediction["masks"], truth["masks"]), set()
+        for i in sorted(range(len(prediction["scores"])), key=lambda i: -prediction["scores"][i]):
+            same = [j for j in range(len(truth["classes"])) if truth["classes"][j] == prediction["classes"][i]]
+            free = [j for j in same if j not in matched and overlaps[i, j] >= iou]
+            if free:
+                matched.add(max(free, key=lambda j: overlaps[i, j]))
+        hits, predicted, true = hits + len(matched), predicted + len(prediction["scores"]), true + len(truth["classes"])
+    nan = float("nan")
+    return (
+        sum(values) / len(values) if values else nan,
+        hits / predicted if predicted else nan,
+        hits / true if true else nan,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -262,8 +294,10 @@ def anchor_grid(height, width, strides, sizes, ratios):
 
 
 def rpn_labels(anchors, gt_boxes, gt_valid, gt_crowd, positive_iou, negative_iou, crowd_iou):
-    """Label of every anchor: an object's, background, or ignored because it is in between or within a crowd."""
-    table = box_iou(gt_boxes, anchors)
+    """Label of every anchor: an object's, background, or ignored because it is in between or within a crowd. IoUs are
+    rounded to float32, so that those equal there are ties here too.
+    """
+    table = box_iou(gt_boxes, anchors).astype(np.float32)
     best, label = match_table(table, positive_iou, negative_iou, True, gt_valid & ~gt_crowd)
     for j in range(len(anchors)):
         for i in range(len(gt_boxes)):

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -84,26 +85,101 @@ def test_the_config_is_read_by_the_model_alone():
     assert imports(MODULES["maskrcnn_jax.config"]) <= set(sys.stdlib_module_names)
 
 
+def public(tree: ast.Module | ast.ClassDef, above: str = "") -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef]]:
+    """Functions, classes and methods of a module, by name, that do not begin with an underscore; and `__call__`."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and (node.name[0] != "_" or node.name == "__call__"):
+            yield above + node.name, node
+            if isinstance(node, ast.ClassDef):
+                yield from public(node, f"{above}{node.name}.")
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_documented(module):
-    """Every module says what it is for, every public class and function at its top level as well."""
+    """Every module says what it is for, every public class and function as well, in the library every method too (for
+    `__call__` the class does).
+    """
     tree = ast.parse(MODULES[module].read_text())
     if MODULES[module].name not in {"__init__.py", "__main__.py"}:
         assert ast.get_docstring(tree), f"{module} has no opening docstring"
     missing = [
-        node.name
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef)
-        and not node.name.startswith("_")
-        and not ast.get_docstring(node)
+        name
+        for name, node in public(tree)
+        if not name.endswith("__call__") and (module in LIBRARY or "." not in name) and not ast.get_docstring(node)
     ]
     assert not missing, f"without docstring in {module}: {', '.join(missing)}"
 
 
-@pytest.mark.parametrize("module", LIBRARY)
+@pytest.mark.parametrize("module", [m for m in MODULES if not m.endswith("__main__") and ".lessons" not in m])
 def test_examples(module):
     result = doctest.testmod(importlib.import_module(module))
     assert result.failed == 0
+
+
+PARTS = ("image", "boxes", "backbone", "rpn", "roi", "kernels", "layers", "losses")
+COMPONENTS = [m for m in LIBRARY if m.split(".")[1:2] and m.split(".")[1] in PARTS and MODULES[m].name != "__init__.py"]
+# A place in a paper, the paper itself, or the code whose numbers are met.
+SOURCE = re.compile(
+    r"(section|eq\.|equation|table|figure|appendix) [\dA-Z(]|et al\. \d{4}|Crystals 2021|the paper"
+    r"|Matterport|torchvision|Detectron2|OpenCV|cv2\.|TensorFlow|scikit-image|pycocotools"
+)
+
+
+@pytest.mark.parametrize("module", [*COMPONENTS, "crystal.evaluate"])
+def test_every_component_has_an_example_and_names_its_source(module):
+    """Of functions and layers at the top of a module; bundles of arrays compute nothing. The source may stand at the
+    head of the file.
+    """
+    tree = ast.parse(MODULES[module].read_text())
+    head = ast.get_docstring(tree) or ""
+    computing = [
+        node
+        for node in tree.body
+        if (isinstance(node, ast.FunctionDef) and node.name[0] != "_")
+        or (isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "nnx.Module" for base in node.bases))
+    ]
+    assert computing
+    for node in computing:
+        text = ast.get_docstring(node) or ""
+        assert ">>>" in text, f"{module}.{node.name} has no example to run"
+        assert SOURCE.search(head + text), f"{module}.{node.name} does not say where it comes from"
+
+
+def without_shape(annotation: ast.expr) -> list[str]:
+    """What in an annotation leaves shapes open: an array outside `Float[Array, "b 4"]` and its like, or `Any`."""
+    if isinstance(annotation, ast.Subscript) and isinstance(annotation.slice, ast.Tuple):
+        last = annotation.slice.elts[-1]
+        if isinstance(last, ast.Constant) and isinstance(last.value, str):
+            return []
+    if isinstance(annotation, ast.Name | ast.Attribute):
+        name = ast.unparse(annotation)
+        return [name] if name.split(".")[-1] in {"Array", "ndarray", "Any", "ArrayLike"} else []
+    return [name for child in ast.iter_child_nodes(annotation) for name in without_shape(child)]
+
+
+def test_without_shape_by_hand():
+    wanted = {
+        "Float[Array, 'n 4']": [],
+        "tuple[Float[Array, 'n 4'], ...] | None": [],
+        "Array | None": ["Array"],
+        "tuple[Float[np.ndarray, 'n'], np.ndarray]": ["np.ndarray"],
+        "Callable[[Any], int]": ["Any"],
+    }
+    for text, expected in wanted.items():
+        assert without_shape(ast.parse(text, mode="eval").body) == expected
+
+
+@pytest.mark.parametrize("module", [*COMPONENTS, "maskrcnn_jax.model"])
+def test_shapes_in_every_public_signature(module):
+    """Every argument and every result is annotated; those that are arrays say their shape."""
+    for name, node in public(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.ClassDef):
+            continue
+        arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        annotations = {a.arg: a.annotation for a in arguments if a.arg not in {"self", "cls"}}
+        for argument, annotation in (annotations | {"its result": node.returns}).items():
+            assert annotation is not None, f"{module}.{name}: {argument} has no type"
+            assert not without_shape(annotation), f"{module}.{name}: {argument} does not say its shape"
 
 
 # What stands before the "|" may be passed by place, in this order; what stands after it by name only.

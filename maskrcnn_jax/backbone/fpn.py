@@ -24,7 +24,13 @@ def upsample(features: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
 
 
 class FPN(nnx.Module):
-    """(C2, C3, C4, C5) -> Pyramid."""
+    """(C2, C3, C4, C5) -> Pyramid.
+
+    >>> fpn = FPN((2, 3, 4, 5), 6, rngs=nnx.Rngs(0))
+    >>> maps = tuple(jnp.zeros((1, 16 >> i, 8 >> i, 2 + i)) for i in range(4))
+    >>> [p.shape[1:] for p in nnx.eval_shape(lambda fpn: fpn(maps), fpn)]
+    [(16, 8, 6), (8, 4, 6), (4, 2, 6), (2, 1, 6), (1, 1, 6)]
+    """
 
     def __init__(self, inputs: tuple[int, ...], channels: int, *, dtype: str = "float32", rngs: nnx.Rngs):
         self.laterals = nnx.List(Conv(i, channels, 1, scale=1.0, dtype=dtype, rngs=rngs) for i in inputs)

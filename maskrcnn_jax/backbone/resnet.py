@@ -22,6 +22,11 @@ class Block(nnx.Module):
     "bottleneck": 1x1, 3x3, 1x1; "basic": 3x3, 3x3. The shortcut is a 1x1 convolution where shape changes. With a
     group norm the branch's last scale starts at 0, so that a fresh block is the identity and depth costs no stability
     (Goyal et al. 2017, section 5.1); with `affine` a fresh scale of 0 would have no meaning, as weights are loaded.
+
+    >>> config = BackboneConfig(block="basic", norm="group", group_size=1)
+    >>> block = Block(2, 2, stride=1, config=config, dtype="float32", rngs=nnx.Rngs(0))
+    >>> block(jnp.array([[[[1.0, 2.0]]]])).ravel().tolist()
+    [1.0, 2.0]
     """
 
     def __init__(self, inputs: int, outputs: int, *, stride: int, config: BackboneConfig, dtype: str, rngs: nnx.Rngs):
@@ -56,7 +61,13 @@ class Block(nnx.Module):
 
 
 class Stage(nnx.Module):
-    """Blocks at one resolution; the first one down-samples."""
+    """Blocks at one resolution; the first one down-samples.
+
+    >>> config = BackboneConfig(block="basic", norm="affine")
+    >>> stage = Stage(2, 3, depth=2, stride=2, config=config, dtype="float32", rngs=nnx.Rngs(0))
+    >>> stage(jnp.ones((1, 4, 6, 2))).shape
+    (1, 2, 3, 3)
+    """
 
     def __init__(
         self, inputs: int, outputs: int, *, depth: int, stride: int, config: BackboneConfig, dtype: str, rngs: nnx.Rngs
@@ -80,7 +91,11 @@ class Stage(nnx.Module):
 
 
 def space_to_depth(image: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 4*c"]:
-    """Each 2x2 cell becomes one cell with its four pixels as channels (row, column, channel)."""
+    """Each 2x2 cell becomes one cell with its four pixels as channels (row, column, channel).
+
+    >>> space_to_depth(jnp.arange(8.0).reshape(1, 2, 4, 1))[0, 0].tolist()
+    [[0.0, 1.0, 4.0, 5.0], [2.0, 3.0, 6.0, 7.0]]
+    """
     b, h, w, c = image.shape
     return image.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // 2, w // 2, 4 * c)
 
@@ -107,6 +122,11 @@ class ResNet(nnx.Module):
 
     The stem is a 7x7 convolution of stride 2 ("conv7"), or, for CPUs, a 3x3 one over 2x2 cells ("space_to_depth"),
     which sees 6x6 pixels for three quarters of the multiplications; then a 3x3 max-pool of stride 2.
+
+    >>> config = BackboneConfig(block="basic", depths=(1, 1, 1, 1), channels=(2, 3, 4, 5), stem_channels=2)
+    >>> net = nnx.eval_shape(lambda: ResNet(config, rngs=nnx.Rngs(0)))
+    >>> [c.shape[1:] for c in nnx.eval_shape(lambda net: net(jnp.zeros((1, 64, 32, 3))), net)]
+    [(32, 16, 2), (16, 8, 2), (8, 4, 3), (4, 2, 4), (2, 1, 5)]
     """
 
     def __init__(self, config: BackboneConfig, *, dtype: str = "float32", rngs: nnx.Rngs):

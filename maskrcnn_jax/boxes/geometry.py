@@ -1,4 +1,7 @@
-"""Area, overlap and clipping of boxes `[x1, y1, x2, y2]` in continuous pixels (glossary: `structures.py`)."""
+"""Area, overlap and clipping of boxes `[x1, y1, x2, y2]` in continuous pixels (glossary: `structures.py`).
+
+Numbers as torchvision's `box_area`, `box_iou` and `clip_boxes_to_image` give them; the overlap is Crystals 2021, eq. 5.
+"""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -48,6 +51,10 @@ def clip(boxes: Float[Array, "*n 4"], height: float, width: float) -> Float[Arra
 
 
 def clip_to_window(boxes: Float[Array, "*n 4"], window: Float[Array, " 4"]) -> Float[Array, "*n 4"]:
-    """As `clip`, to the window `[x1, y1, x2, y2]`: the part of a letterboxed image that is not padding."""
+    """As `clip`, to the window `[x1, y1, x2, y2]`: the part of a letterboxed image that is not padding.
+
+    >>> clip_to_window(jnp.array([[-1.0, 2.0, 9.0, 3.0]]), jnp.array([2.0, 0.0, 8.0, 4.0])).tolist()
+    [[2.0, 2.0, 8.0, 3.0]]
+    """
     low, high = jnp.tile(window[:2], 2), jnp.tile(window[2:], 2)
     return jnp.clip(boxes, low, high)

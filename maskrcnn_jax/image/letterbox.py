@@ -36,6 +36,14 @@ class Letterbox(NamedTuple):
         original: (height, width) before.
         resized: (height, width) of the image inside the letterbox: `original * scale` rounded, at least 1.
         size: (height, width) of the letterbox.
+
+    An image 20 wide and 10 high in a square of 40: doubled, with 10 rows of padding above and below.
+
+    >>> box = fit(10, 20, 40)
+    >>> box.window.tolist(), box.to_letterbox(np.array([[1, 2, 3, 4]])).tolist()
+    ([0.0, 10.0, 40.0, 30.0], [[2.0, 14.0, 6.0, 18.0]])
+    >>> box.to_original(np.array([[2, 14, 6, 18]])).tolist()
+    [[1.0, 2.0, 3.0, 4.0]]
     """
 
     scale: float
@@ -134,7 +142,7 @@ def letterbox(
     *,
     antialias: bool = True,
     fill: float | Float[np.ndarray, " c"] = 0,
-    resize: Callable[[np.ndarray, tuple[int, int]], np.ndarray] | None = None,
+    resize: Callable[[Shaped[np.ndarray, "h w *c"], tuple[int, int]], Shaped[np.ndarray, "tall wide *c"]] | None = None,
 ) -> tuple[Shaped[np.ndarray, "tall wide *c"], Letterbox]:
     """Scale an image to fit into `size`, up or down, and centre it on `fill`.
 

@@ -1,8 +1,8 @@
 """A convolution whose kernel gradient is fast on CPUs.
 
 XLA writes the gradient with respect to the kernel as a convolution with a window as large as the map, which its CPU
-backend computes at a quarter of the speed of the forward pass. Here it is what it is on paper, a matrix product over
-all positions n of the map,
+backend computes at a quarter of the speed of the forward pass. Here it is what it is on paper (convolution as a matrix
+product over unrolled patches: Chellapilla et al. 2006), a product over all positions n of the map,
 
     dK[(i, j, c), o] = sum_n patches[n, (i, j, c)] * gradient[n, o],
 
@@ -26,7 +26,14 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 def plain_conv2d(
     features: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], stride: int, padding: Padding
 ) -> Float[Array, "b hh ww o"]:
-    """The reference: XLA's convolution, or a matrix product for 1x1, with XLA's gradients."""
+    """The reference: XLA's convolution, or a matrix product for 1x1, with XLA's gradients.
+
+    One row of three cells, a 1x3 kernel of 1, 10, 100, a cell of padding left and right:
+
+    >>> row, kernel = jnp.array([0.0, 1.0, 2.0]).reshape(1, 1, 3, 1), jnp.array([1.0, 10.0, 100.0]).reshape(1, 3, 1, 1)
+    >>> plain_conv2d(row, kernel, 1, ((0, 0), (1, 1))).ravel().tolist()
+    [100.0, 210.0, 21.0]
+    """
     if kernel.shape[:2] == (1, 1) and stride == 1 and not any(sum(padding, ())):
         return features @ kernel[0, 0]  # about twice as fast on CPUs
     return lax.conv_general_dilated(features, kernel, (stride, stride), padding, dimension_numbers=LAYOUT)
@@ -67,7 +74,14 @@ def kernel_gradient(
     stride: int,
     padding: Padding,
 ) -> Float[Array, "kh kw i o"]:
-    """Gradient of `plain_conv2d` with respect to its kernel, tile by tile; sums in float32."""
+    """Gradient of `plain_conv2d` with respect to its kernel, tile by tile; sums in float32.
+
+    Each entry of the kernel has seen the row 0, 1, 2 but for what its offset pushes out:
+
+    >>> row, gradient = jnp.array([0.0, 1.0, 2.0]).reshape(1, 1, 3, 1), jnp.ones((1, 1, 3, 1))
+    >>> kernel_gradient(row, gradient, (1, 3), 1, ((0, 0), (1, 1))).ravel().tolist()
+    [1.0, 3.0, 3.0]
+    """
     kh, kw = kernel_size
     b, rows, columns, o = gradient.shape
     c = features.shape[-1]
@@ -94,7 +108,12 @@ def kernel_gradient(
 def conv2d(
     features: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], stride: int, padding: Padding
 ) -> Float[Array, "b hh ww o"]:
-    """`plain_conv2d`, with a kernel gradient that is fast on CPUs too."""
+    """`plain_conv2d`, with a kernel gradient that is fast on CPUs too.
+
+    >>> row, kernel = jnp.array([0.0, 1.0, 2.0]).reshape(1, 1, 3, 1), jnp.ones((1, 3, 1, 1))
+    >>> jax.grad(lambda kernel: conv2d(row, kernel, 1, ((0, 0), (1, 1))).sum())(kernel).ravel().tolist()
+    [1.0, 3.0, 3.0]
+    """
     return plain_conv2d(features, kernel, stride, padding)
 
 

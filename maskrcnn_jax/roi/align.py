@@ -85,6 +85,9 @@ def corner_samples(
 ) -> Samples:
     """One sample a bin, the first and the last on the box's borders; `low`, `high` in [0, 1] of the map's outermost
     cell centres. A single bin samples the middle.
+
+    >>> corner_samples(jnp.array([0.0]), jnp.array([0.5]), jnp.array([9]), bins=3).position.tolist()
+    [[[0.0], [2.0], [4.0]]]
     """
     span = (length - 1).astype(low.dtype)
     if bins == 1:
@@ -158,7 +161,16 @@ def bin_grid(
     aligned: bool,
     max_samples: int,
 ) -> tuple[Samples, Samples]:
-    """Where the samples of each box lie on its map: (rows, columns)."""
+    """Where the samples of each box lie on its map: (rows, columns).
+
+    A box of 8x4 pixels at half scale, two bins a side and one sample a bin, with half a cell taken off:
+
+    >>> maps, half = Maps(*jnp.array([[8], [8], [0]])), jnp.array([0.5])
+    >>> rows, columns = bin_grid(jnp.array([[0.0, 0.0, 8.0, 4.0]]), maps, bins=2, scale_x=half, scale_y=half,
+    ...     sampling_ratio=1, aligned=True, max_samples=1)
+    >>> columns.position.ravel().tolist(), rows.position.ravel().tolist()
+    ([0.5, 2.5], [0.0, 1.0])
+    """
     offset = 0.5 if aligned else 0.0
     x1, x2 = (_rounded(boxes[:, i] * scale_x) - offset for i in (0, 2))
     y1, y2 = (_rounded(boxes[:, i] * scale_y) - offset for i in (1, 3))
@@ -181,7 +193,17 @@ def align_cells(
     reduce: str,
     max_samples: int,
 ) -> Float[Array, "r o o c"]:
-    """RoI Align of boxes that read from different maps of one flat list; the other functions are thin fronts of it."""
+    """RoI Align of boxes that read from different maps of one flat list; the other functions are thin fronts of it.
+
+    Two maps of 2x2 cells, all 1 and all 5; the same box read from each:
+
+    >>> cells = jnp.array([1.0, 1, 1, 1, 5, 5, 5, 5])[:, None]
+    >>> maps = Maps(height=jnp.array([2, 2]), width=jnp.array([2, 2]), start=jnp.array([0, 4]))
+    >>> box, one = jnp.array([[0.0, 0.0, 2.0, 2.0]] * 2), jnp.ones(2)
+    >>> align_cells(cells, box, maps, output_size=1, scale_x=one, scale_y=one, sampling_ratio=2, aligned=True,
+    ...     reduce="mean", max_samples=2).ravel().tolist()
+    [1.0, 5.0]
+    """
     rows, columns = bin_grid(
         boxes,
         maps,
@@ -267,7 +289,15 @@ def crop_and_resize(
 def crop_cells(
     cells: Float[Array, "n c"], boxes01: Float[Array, "r 4"], maps: Maps, *, output_size: int
 ) -> Float[Array, "r o o c"]:
-    """`crop_and_resize` of boxes that read from different maps of one flat list."""
+    """`crop_and_resize` of boxes that read from different maps of one flat list.
+
+    One row of two cells, 1 and 3, and a second map of one cell, 7; the whole of each in two samples a side:
+
+    >>> cells = jnp.array([1.0, 3.0, 7.0])[:, None]
+    >>> maps = Maps(height=jnp.array([1, 1]), width=jnp.array([2, 1]), start=jnp.array([0, 2]))
+    >>> crop_cells(cells, jnp.array([[0.0, 0.0, 1.0, 1.0]] * 2), maps, output_size=2)[:, 0, :, 0].tolist()
+    [[1.0, 3.0], [7.0, 7.0]]
+    """
     rows = corner_samples(boxes01[:, 1], boxes01[:, 3], maps.height, bins=output_size)
     columns = corner_samples(boxes01[:, 0], boxes01[:, 2], maps.width, bins=output_size)
     return _gather(cells, rows, columns, maps, "mean")
@@ -317,6 +347,13 @@ def pyramid_roi_align(
     `levels` are P2, P3, ... of all images; `roi_levels` (from `assign_levels`) counts from `min_level`. `pooling`
     "bins" is RoI Align, each level's scale being its height over the image's; "corners" is `crop_and_resize` with
     boxes divided by (image side - far_edge), after the far edge is taken off.
+
+    An 8x8 image with P2 all 2 and P3 all 3; one box pooled from either:
+
+    >>> levels = jnp.full((1, 2, 2, 1), 2.0), jnp.full((1, 1, 1, 1), 3.0)
+    >>> box, sizes = jnp.array([[[1.0, 1.0, 7.0, 7.0]] * 2]), dict(image_size=(8, 8), output_size=1)
+    >>> pyramid_roi_align(levels, box, roi_levels=jnp.array([[2, 3]]), **sizes).ravel().tolist()
+    [2.0, 3.0]
     """
     b, r, _ = boxes.shape
     c = levels[0].shape[-1]

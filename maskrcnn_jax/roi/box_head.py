@@ -10,7 +10,13 @@ from jaxtyping import Array, Float
 
 
 class BoxHead(nnx.Module):
-    """[r, o, o, c] -> (class logits [r, k], deltas [r, k, 4]); flattened as (row, column, channel)."""
+    """[r, o, o, c] -> (class logits [r, k], deltas [r, k, 4]); flattened as (row, column, channel).
+
+    >>> head = BoxHead(2, pooled_size=3, hidden=8, num_classes=4, rngs=nnx.Rngs(0))
+    >>> logits, deltas = nnx.eval_shape(lambda head: head(jnp.ones((5, 3, 3, 2))), head)
+    >>> logits.shape, deltas.shape
+    ((5, 4), (5, 4, 4))
+    """
 
     def __init__(
         self,
@@ -35,7 +41,8 @@ class BoxHead(nnx.Module):
         self.num_classes = num_classes
 
     def __call__(self, pooled: Float[Array, "r o o c"]) -> tuple[Float[Array, "r k"], Float[Array, "r k 4"]]:
-        features = jax.nn.relu(self.first(pooled.reshape(pooled.shape[0], -1)))
+        r, rows, columns, c = pooled.shape
+        features = jax.nn.relu(self.first(pooled.reshape(r, rows * columns * c)))  # not -1, which no RoIs leave open
         features = jax.nn.relu(self.second(features))
         logits = self.classes(features).astype(jnp.float32)
         deltas = self.deltas(features).astype(jnp.float32)

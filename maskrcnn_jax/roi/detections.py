@@ -33,6 +33,20 @@ def select_detections(
     `one_class` takes each RoI's best class if that is not background (Matterport); otherwise every class over
     `score_threshold` is a candidate with its own box (torchvision, Detectron2), the best `candidates` of them.
     Boxes are clipped to `window`; those with a side under `min_side` are dropped.
+
+    Two RoIs at one place: class 1 at 0.8, and background; the second has 0.4 of class 1, which counts only where every
+    class may, and then falls to the first:
+
+    >>> logits = jnp.log(jnp.array([[0.2, 0.8], [0.6, 0.4]]))
+    >>> boxes, window = jnp.array([[2.0, 2.0, 8.0, 8.0]] * 2), jnp.array([0.0, 0.0, 16.0, 16.0])
+    >>> options = dict(score_threshold=0.3, max_detections=2, candidates=4, min_side=0.0, max_log_scale=None)
+    >>> for one_class, nms_iou in ((True, 1.0), (False, 1.0), (False, 0.5)):
+    ...     found = select_detections(logits, jnp.zeros((2, 2, 4)), boxes, jnp.array([True, True]), window, **options,
+    ...         one_class=one_class, nms_iou=nms_iou, delta_weights=(10, 10, 5, 5))
+    ...     [round(float(score), 2) for score in found.scores], found.classes.tolist()
+    ([0.8, 0.0], [1, 0])
+    ([0.8, 0.4], [1, 1])
+    ([0.8, 0.0], [1, 0])
     """
     p, k = class_logits.shape
     probabilities = jax.nn.softmax(class_logits, axis=-1)

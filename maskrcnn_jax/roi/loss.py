@@ -27,6 +27,15 @@ def roi_losses(
     `class_normaliser`: "sampled" averages over the drawn RoIs; "slots" over all rows, unfilled ones counting as
     background (Matterport). `box_normaliser`: "sampled" divides by the drawn RoIs (torchvision, Detectron2),
     "positive_coordinates" by four times the positives (Matterport). No positives: box and mask are 0.
+
+    A positive of class 1 whose dx is off by 2, and a negative, all logits 0: log 2 over two classes, (2 - beta / 2)
+    over the two drawn RoIs, log 2 at each cell of the mask:
+
+    >>> positive, drawn = jnp.array([[True, False]]), jnp.array([[True, True]])
+    >>> deltas, masks = jnp.zeros((1, 2, 2, 4)).at[0, 0, 1, 0].set(2.0), jnp.zeros((1, 1, 2, 2, 2))
+    >>> t = RoITargets(jnp.zeros((1, 2, 4)), jnp.array([[1, 0]]), jnp.zeros((1, 2, 4)), masks[..., 0], positive, drawn)
+    >>> [round(float(loss), 4) for loss in roi_losses(jnp.zeros((1, 2, 2)), deltas, masks, t, box_beta=1.0)]
+    [0.6931, 0.75, 0.6931]
     """
     entropy = optax.softmax_cross_entropy_with_integer_labels(class_logits, targets.classes)
     rows = jnp.ones_like(targets.valid) if class_normaliser == "slots" else targets.valid

@@ -15,6 +15,13 @@ from maskrcnn_jax.layers import Conv
 class Deconv2x2(nnx.Module):
     """Transposed convolution, 2x2 with stride 2. Its windows do not overlap, so it is a 1x1 convolution to four times
     the channels and a rearrangement, which is the same and much faster. Kernel [2, 2, in, out].
+
+    Each cell becomes 2x2 cells: itself times the kernel's four entries.
+
+    >>> double = Deconv2x2(1, 1, rngs=nnx.Rngs(0))
+    >>> double.kernel[...] = jnp.array([1.0, 2.0, 3.0, 4.0]).reshape(2, 2, 1, 1)
+    >>> double(jnp.array([1.0, 10.0]).reshape(1, 1, 2, 1))[0, :, :, 0].tolist()
+    [[1.0, 2.0, 10.0, 20.0], [3.0, 4.0, 30.0, 40.0]]
     """
 
     def __init__(self, inputs: int, outputs: int, *, dtype: str = "float32", rngs: nnx.Rngs):
@@ -35,7 +42,12 @@ class Deconv2x2(nnx.Module):
 
 
 class MaskHead(nnx.Module):
-    """[r, o, o, c] -> mask logits [r, 2 * o, 2 * o, k]."""
+    """[r, o, o, c] -> mask logits [r, 2 * o, 2 * o, k].
+
+    >>> head = MaskHead(2, channels=4, layers=1, num_classes=3, rngs=nnx.Rngs(0))
+    >>> nnx.eval_shape(lambda head: head(jnp.ones((5, 14, 14, 2))), head).shape
+    (5, 28, 28, 3)
+    """
 
     def __init__(
         self,

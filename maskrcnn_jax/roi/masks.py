@@ -56,7 +56,11 @@ def paste(
     threshold: float = 0.5,
     border: str = "edge",
 ) -> Bool[np.ndarray, "height width"]:
-    """`paste_patch` in a full frame of False."""
+    """`paste_patch` in a full frame of False.
+
+    >>> paste(np.ones((2, 2)), np.array([1.0, 0.0, 3.0, 1.0]), height=2, width=4).astype(int).tolist()
+    [[0, 1, 1, 0], [0, 0, 0, 0]]
+    """
     frame = np.zeros((height, width), bool)
     patch, top, left = paste_patch(mask, box, height=height, width=width, threshold=threshold, border=border)
     frame[top : top + patch.shape[0], left : left + patch.shape[1]] = patch

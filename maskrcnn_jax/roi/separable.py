@@ -36,7 +36,15 @@ def pool_separably(
     rows: tuple[Float[Array, "b r o s"], Float[Array, "b r o s"]],
     columns: tuple[Float[Array, "b r o s"], Float[Array, "b r o s"]],
 ) -> Float[Array, "b r o o c"]:
-    """Pool every RoI from its own one of `levels` (counted from 0); `rows` and `columns` are (position, weight)."""
+    """Pool every RoI from its own one of `levels` (counted from 0); `rows` and `columns` are (position, weight).
+
+    One RoI of one bin with one sample, at row 1 and half way between the columns 0 and 1 of the second level:
+
+    >>> levels = jnp.zeros((1, 4, 4, 1)), jnp.arange(4.0).reshape(1, 2, 2, 1)
+    >>> one, at = jnp.ones((1, 1, 1, 1)), jnp.full((1, 1, 1, 1), 0.5)
+    >>> pool_separably(levels, jnp.array([[1]]), (one, one), (at, one)).ravel().tolist()
+    [2.5]
+    """
     b, r = roi_levels.shape
     chunk = max(min(CHUNK, r), 1)
     spare = -r % chunk

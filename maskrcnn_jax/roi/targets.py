@@ -33,6 +33,9 @@ def jittered_copies(
 
     Early in training hardly a proposal overlaps an object by half, and the heads would see no positives; exact copies
     teach the box head that nothing ever has to move.
+
+    >>> jittered_copies(jax.random.key(0), jnp.array([[0.0, 0.0, 4.0, 2.0]]), copies=2, jitter=0.0).tolist()
+    [[0.0, 0.0, 4.0, 2.0], [0.0, 0.0, 4.0, 2.0]]
     """
     repeated = jnp.repeat(boxes, copies, axis=0)
     sides = jnp.tile(repeated[:, 2:] - repeated[:, :2], 2)
@@ -54,7 +57,15 @@ def mask_targets(
 
     `frames` is the box that each mask covers (its ground-truth box, or the whole image for full masks). `sampling`
     "corners" interpolates with `crop_and_resize`, "bins" takes the mean of adaptive RoI Align; `binary` rounds at 0.5.
-    Outside its frame an object is 0.
+    Outside its frame an object is 0 ("bins": more than one mask cell outside, as RoI Align has it).
+
+    An object that fills the left half of its frame; the RoI is that half and as much again to its left, where nothing
+    is:
+
+    >>> mask, frame = jnp.array([[[1, 1, 0, 0]] * 4], jnp.uint8), jnp.array([[8.0, 0.0, 16.0, 8.0]])
+    >>> options = dict(size=4, sampling="corners", binary=True)
+    >>> mask_targets(jnp.array([[4.0, 0.0, 12.0, 8.0]]), jnp.array([0]), mask, frame, **options)[0, 0].tolist()
+    [0.0, 0.0, 1.0, 1.0]
     """
     m = masks.shape[1]
     frame = frames[gt_index]
@@ -112,6 +123,16 @@ def roi_targets(
     A RoI is positive at an IoU of `positive_iou` or more with an object, else negative, unless it overlaps a crowd by
     `crowd_iou` or more. Without objects all are negative. `far_edge` pixels come off x2 and y2 of proposals and truth
     before anything is measured (Matterport, see `config.py`); the boxes returned have them back.
+
+    Two proposals, the second on an object of class 3 but a quarter of its width to the left; the positive comes first:
+
+    >>> proposals, boxes = jnp.array([[20.0, 0, 24, 4], [0.0, 0, 8, 4]]), jnp.array([[2.0, 0, 10, 4]])
+    >>> truth = boxes, jnp.array([3]), jnp.ones((1, 2, 2)), jnp.array([True]), jnp.array([False])
+    >>> rule = dict(positive_iou=0.5, crowd_iou=0.001, negatives_per_positive=None, truth_copies=0, truth_jitter=0.0)
+    >>> t = roi_targets(jax.random.key(0), proposals, jnp.array([True, True]), *truth, samples=2, max_positive=1,
+    ...     delta_weights=(10, 10, 5, 5), mask_size=4, mask_sampling="corners", binary_masks=True, **rule)
+    >>> t.boxes[0].tolist(), t.classes.tolist(), t.deltas[0].tolist(), t.masks[0, 0].tolist()
+    ([0.0, 0.0, 8.0, 4.0], [3, 0], [2.5, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 1.0])
     """
     objects = gt_valid & ~gt_crowd
     jitter_key, draw_key = jax.random.split(key)

@@ -14,7 +14,16 @@ from maskrcnn_jax.structures import Pyramid
 
 
 class RPNHead(nnx.Module):
-    """Pyramid -> (objectness logits [b, a], deltas [b, a, 4]), in the order of `pyramid_anchors`."""
+    """Pyramid -> (objectness logits [b, a], deltas [b, a, 4]), in the order of `pyramid_anchors`.
+
+    Levels of 4x4, 2x2 and three of 1x1 cells, three anchors at each: 69 in all.
+
+    >>> head = RPNHead(2, 4, anchors_per_cell=3, rngs=nnx.Rngs(0))
+    >>> levels = Pyramid(*(jnp.ones((1, side, side, 2)) for side in (4, 2, 1, 1, 1)))
+    >>> logits, deltas = nnx.eval_shape(lambda head: head(levels), head)
+    >>> logits.shape, deltas.shape
+    ((1, 69), (1, 69, 4))
+    """
 
     def __init__(self, inputs: int, channels: int, *, anchors_per_cell: int, dtype: str = "float32", rngs: nnx.Rngs):
         self.shared = Conv(inputs, channels, 3, dtype=dtype, rngs=rngs)

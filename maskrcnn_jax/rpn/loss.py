@@ -35,6 +35,14 @@ def rpn_losses(
 
     `class_normaliser`: "sampled" (drawn anchors) or "slots" (the number asked for, times images); `box_normaliser`:
     those, or "positive_coordinates". Nothing drawn or no positives: 0, with finite gradients.
+
+    A positive whose dx is off by 2 and a negative, both undecided: log 2 each, and (2 - beta / 2) over 2 drawn anchors:
+
+    >>> drawn = jnp.array([[True, False]])
+    >>> targets = RPNTargets(jnp.array([[1, 0]]), drawn, jnp.array([[True, True]]), jnp.zeros((1, 2, 4)))
+    >>> deltas = jnp.zeros((1, 2, 4)).at[0, 1, 0].set(2.0)
+    >>> [round(float(loss), 4) for loss in rpn_losses(jnp.zeros((1, 2)), deltas, targets, box_beta=1.0)]
+    [0.6931, 0.75]
     """
     logits = jnp.take_along_axis(objectness, targets.indices, axis=1)
     predicted = jnp.take_along_axis(deltas, targets.indices[..., None], axis=1)

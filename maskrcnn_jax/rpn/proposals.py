@@ -42,6 +42,15 @@ def propose(
     decoded and suppressed at `nms_iou`; then the `after_nms` best of all remain. `score` says what the suppression and
     the last cut rank by: "logit", or "probability", which ties where float32's sigmoid saturates. Boxes with a side
     under `min_side` are dropped.
+
+    Three anchors, not moved: the second overlaps the best by 9/11 and falls, the third is clipped to the window:
+
+    >>> anchors = jnp.array([[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0], [20.0, 0.0, 40.0, 10.0]])
+    >>> options = dict(level_sizes=(3,), per_level=True, score="logit", before_nms=3, after_nms=3, nms_iou=0.7)
+    >>> found = propose(jnp.array([2.0, 1.0, 3.0]), jnp.zeros((3, 4)), anchors, jnp.array([0.0, 0.0, 32.0, 32.0]),
+    ...     **options, min_side=0.0, delta_weights=(1, 1, 1, 1), max_log_scale=None)
+    >>> found.boxes[found.valid].tolist(), found.scores[found.valid].tolist()
+    ([[20.0, 0.0, 32.0, 10.0], [0.0, 0.0, 10.0, 10.0]], [3.0, 2.0])
     """
     groups = _best_per_level(objectness, level_sizes if per_level else (objectness.shape[0],), before_nms)
     index = jnp.concatenate(groups)

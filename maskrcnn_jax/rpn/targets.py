@@ -33,6 +33,14 @@ def label_anchors(
     """Positive at `positive_iou` or as an object's best anchor, negative under `negative_iou`, else ignored; a
     negative that overlaps a crowd by `crowd_iou` or more is ignored as well (Matterport's rule: nobody said what is
     in there).
+
+    Four anchors in a row: one on the object, one that shares a third with it, one within a crowd, one on nothing:
+
+    >>> anchors = jnp.array([[0.0, 0, 4, 4], [2.0, 0, 6, 4], [8.0, 0, 12, 4], [20.0, 0, 24, 4]])
+    >>> boxes, crowd = jnp.array([[0.0, 0, 4, 4], [8.0, 0, 16, 4]]), jnp.array([False, True])
+    >>> rule = dict(positive_iou=0.7, negative_iou=0.3, crowd_iou=0.001)
+    >>> label_anchors(anchors, boxes, jnp.array([True, True]), crowd, **rule).label.tolist()
+    [1, -1, -1, 0]
     """
     overlaps = iou(gt_boxes, anchors)
     objects = gt_valid & ~gt_crowd
@@ -60,6 +68,16 @@ def rpn_targets(
     """Label all anchors, draw `samples` of them, at most `max_positive` positive, and encode their objects.
 
     Without any object all anchors are negative, and the draw is all negatives.
+
+    Two anchors, the second a quarter of its width left of the object; both are drawn, the positive first:
+
+    >>> import jax
+    >>> anchors, boxes = jnp.array([[20.0, 0, 24, 4], [0.0, 0, 8, 4]]), jnp.array([[2.0, 0, 10, 4]])
+    >>> rule = dict(positive_iou=0.5, negative_iou=0.3, crowd_iou=0.001, delta_weights=(10, 10, 5, 5))
+    >>> objects, crowd = jnp.array([True]), jnp.array([False])
+    >>> t = rpn_targets(jax.random.key(0), anchors, boxes, objects, crowd, samples=2, max_positive=1, **rule)
+    >>> t.indices.tolist(), t.positive.tolist(), t.deltas[0].tolist()
+    ([1, 0], [True, False], [2.5, 0.0, 0.0, 0.0])
     """
     matches = label_anchors(
         anchors,

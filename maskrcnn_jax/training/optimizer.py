@@ -10,7 +10,12 @@ Schedule = Literal["constant", "cosine"]
 
 
 def make_schedule(learning_rate: float, *, steps: int, warmup: int = 0, decay: Schedule = "cosine") -> optax.Schedule:
-    """Linear from 0 over `warmup` steps, then constant, or half a cosine down to 0 at `steps` (SGDR eq. 5)."""
+    """Linear from 0 over `warmup` steps, then constant, or half a cosine down to 0 at `steps` (SGDR eq. 5).
+
+    >>> rate = make_schedule(1.0, steps=110, warmup=10)
+    >>> [round(float(rate(step)), 3) for step in (0, 5, 10, 60, 110)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
     if decay == "cosine":
         return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, max(steps, warmup + 1))
     return optax.join_schedules(
@@ -19,7 +24,11 @@ def make_schedule(learning_rate: float, *, steps: int, warmup: int = 0, decay: S
 
 
 def is_kernel(params: Any) -> Any:
-    """A tree of booleans: True where weight decay applies, that is at kernels (rank 2 or 4), not norms or biases."""
+    """A tree of booleans: True where weight decay applies, that is at kernels (rank 2 or 4), not norms or biases.
+
+    >>> is_kernel({"kernel": jnp.zeros((3, 3, 1, 1)), "bias": jnp.zeros(1)})
+    {'bias': False, 'kernel': True}
+    """
     return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
 
 
@@ -35,6 +44,14 @@ def make_optimizer(
     AdamW (Loshchilov and Hutter 2019), which networks with group norm that start from scratch want.
 
     SGD adds the decay to the gradient (L2), AdamW takes it off the weights beside the gradient.
+
+    A gradient of length 50 is cut to 5, times a learning rate of 0.1:
+
+    >>> rule = make_optimizer(optax.constant_schedule(0.1), weight_decay=0.0)
+    >>> weights = jnp.zeros(2)
+    >>> updates, _ = rule.update(jnp.array([30.0, 40.0]), rule.init(weights), weights)
+    >>> [round(float(update), 4) for update in updates]
+    [-0.3, -0.4]
     """
     if kind == "adamw":
         rule = optax.adamw(schedule, weight_decay=weight_decay, mask=is_kernel)

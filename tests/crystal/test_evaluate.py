@@ -96,6 +96,20 @@ def test_equals_the_oracle_for_arrays_and_for_rle(seed, iou):
     assert average_precision(as_rle(truth), as_rle(prediction), iou=iou) == pytest.approx(expected, abs=1e-12)
 
 
+@given(seed=seeds, iou=st.sampled_from([0.5, 0.65]), images=st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_a_set_of_images_equals_the_oracle(seed, iou, images):
+    """Some images without ground truth, some without predictions, some without either."""
+    random = np.random.default_rng(seed)
+    truths = [random_truth(random) if random.random() < 0.7 else NOTHING for _ in range(images)]
+    predictions = [random_prediction(random, t) if random.random() < 0.7 else NOTHING for t in truths]
+    expected = oracles.paper_numbers(truths, predictions, iou)
+    ours = paper_map(truths, predictions, iou=iou), *precision_recall(truths, predictions, iou=iou)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-12)
+    empty = [len(p["scores"]) for t, p in zip(truths, predictions, strict=True) if not len(t["classes"])]
+    assert empty_image_report(truths, predictions, iou=iou) == (len(empty), sum(empty))
+
+
 @given(seed=seeds)
 @settings(max_examples=30, deadline=None)
 def test_mask_iou_equals_the_oracle_and_is_symmetric(seed):

@@ -6,6 +6,7 @@ from flax import nnx
 
 from maskrcnn_jax.layers import Affine, Conv, GroupNorm, make_norm
 from tests import oracles, recorded
+from tests.traced import assert_finite_gradients, assert_jit_changes_nothing
 
 FEATURES = jax.random.normal(jax.random.key(0), (2, 6, 8, 4))
 
@@ -53,6 +54,15 @@ def test_group_norm_equals_the_oracle():
     assert np.isfinite(norm(jnp.full((1, 2, 2, 4), 300.0))).all()
     gradient = jax.grad(lambda features: norm(features).sum())(jnp.zeros((1, 2, 2, 4)))
     assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("kind", ["conv", "affine", "group"])
+def test_jit_one_trace_finite_gradients_and_images_alone(kind):
+    layer = Conv(4, 4, 3, rngs=nnx.Rngs(0)) if kind == "conv" else make_norm(kind, 4, group_size=2)
+    assert_jit_changes_nothing(lambda features: layer(features), (FEATURES,), (FEATURES * 9 - 5,), atol=2e-5)
+    assert_finite_gradients(lambda features: layer(features), 0 * FEATURES)
+    spoilt = FEATURES.at[1].set(jnp.nan)  # an image that is only padding
+    np.testing.assert_allclose(layer(spoilt)[0], layer(FEATURES)[0], atol=1e-6)
 
 
 def test_choice_of_norm_and_its_refusal():

@@ -8,6 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from maskrcnn_jax.losses import masked_mean, smooth_l1
 from tests import oracles, strategies
+from tests.traced import assert_jit_changes_nothing
 
 numbers = hnp.arrays(np.float32, 9, elements=st.floats(-100, 100, width=32))
 mean = jax.jit(masked_mean)
@@ -31,6 +32,14 @@ def test_masked_mean_by_hand():
     assert value == 0
     assert gradient.tolist() == [0, 0, 0]
     assert masked_mean(jnp.zeros((0, 2)), jnp.zeros((0, 2), bool)) == 0
+
+
+def test_jit_changes_nothing_and_one_trace_serves_all():
+    values = np.random.default_rng(0).normal(size=(2, 9)).astype(np.float32)
+    for valid in (values[0] > 0, values[0] > 9):
+        assert_jit_changes_nothing(masked_mean, (values[0], valid), (values[1], ~valid), rtol=1e-6)
+    for beta in (1.0, 1 / 9, 0.0):
+        assert_jit_changes_nothing(lambda d, b=beta: smooth_l1(d, b), (values[0],), (values[1],), rtol=1e-6)
 
 
 @pytest.mark.parametrize("beta", [1.0, 1 / 9, 0.0])

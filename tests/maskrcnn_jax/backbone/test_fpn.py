@@ -6,6 +6,7 @@ from flax import nnx
 
 from maskrcnn_jax.backbone.fpn import FPN, upsample
 from tests import oracles, recorded
+from tests.traced import assert_finite_gradients, assert_jit_changes_nothing
 
 
 def maps(seed=0):
@@ -42,6 +43,11 @@ def test_equals_the_oracle(fpn):
         )
         np.testing.assert_allclose(pyramid[i][0], expected, atol=1e-4)
     np.testing.assert_array_equal(pyramid.p6, pyramid.p5[:, ::2, ::2])
+
+
+def test_jit_one_trace_and_finite_gradients(fpn):
+    assert_jit_changes_nothing(lambda maps: fpn(maps), (maps(),), (maps(1),), atol=1e-5)
+    assert_finite_gradients(lambda maps: fpn(maps), jax.tree.map(jnp.zeros_like, maps()))
 
 
 def test_information_flows_down_only(fpn):

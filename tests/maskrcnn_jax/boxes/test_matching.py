@@ -8,6 +8,7 @@ from hypothesis import given
 
 from maskrcnn_jax.boxes import matching
 from tests import oracles, recorded, strategies
+from tests.traced import assert_jit_changes_nothing
 
 RULES = {"rpn": (0.7, 0.3, True), "roi": (0.5, 0.5, False), "plain": (0.7, 0.3, False)}
 G, N = 4, 15
@@ -70,11 +71,14 @@ def test_degenerate():
     assert match(jnp.full((2, 3), 0.3), rule="plain").label.tolist() == [-1] * 3  # and the lower one not negative
 
 
-def test_jit_changes_nothing():
-    table = np.random.default_rng(0).uniform(size=(G, N)).astype(np.float32)
-    plain = matching.match(jnp.asarray(table), positive_iou=0.7, negative_iou=0.3, allow_low_quality=True)
-    for a, b in zip(plain, match(table, rule="rpn"), strict=True):
-        np.testing.assert_array_equal(a, b)
+def test_jit_changes_nothing_and_one_trace_serves_all():
+    tables = np.random.default_rng(0).uniform(size=(2, G, N)).astype(np.float32)
+    rule = dict(positive_iou=0.7, negative_iou=0.3, allow_low_quality=True)
+    assert_jit_changes_nothing(
+        lambda table, gt_valid: matching.match(table, **rule, gt_valid=gt_valid),
+        (tables[0], np.arange(G) < 3),
+        (tables[1], np.arange(G) < 0),
+    )
 
 
 def test_torchvision():

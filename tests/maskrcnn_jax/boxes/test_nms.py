@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from maskrcnn_jax.boxes.nms import nms
 from tests import oracles, recorded, strategies
+from tests.traced import assert_jit_changes_nothing
 
 N = 24
 suppress = jax.jit(nms, static_argnames=("iou_threshold", "max_outputs"))
@@ -112,23 +113,44 @@ def test_jit_and_vmap_change_nothing():
         assert plain.tolist() == jitted.tolist() == batched[i].tolist()
 
 
-def test_five_thousand_boxes():
+def test_one_trace_serves_all():
+    rng = np.random.default_rng(3)
+    cases = []
+    for _ in range(2):
+        corner = rng.uniform(0, 20, (N, 2))
+        boxes = np.float32(np.concatenate([corner, corner + rng.uniform(0, 20, (N, 2))], 1))
+        cases.append((boxes, np.float32(rng.uniform(size=N)), rng.random(N) < 0.8, rng.integers(0, 3, N)))
+    assert_jit_changes_nothing(
+        lambda boxes, scores, valid, groups: nms(
+            boxes, scores, iou_threshold=0.4, max_outputs=9, valid=valid, groups=groups
+        ),
+        *cases,
+    )
+
+
+@pytest.mark.parametrize("kind", ["all different", "ties, groups and boxes of no area"])
+def test_five_thousand_boxes(kind):
     rng = np.random.default_rng(2)
     corner = rng.uniform(0, 900, (5000, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(5, 120, (5000, 2))], 1).astype(np.float32)
-    scores = rng.permutation(5000).astype(np.float32)
+    scores, groups = rng.permutation(5000).astype(np.float32), np.zeros(5000, np.int32)
+    if kind != "all different":
+        scores, groups = np.floor(scores / 50), rng.integers(0, 4, 5000)
+        boxes[::7, 2] = boxes[::7, 0]
     # The oracle, a row at a time rather than a pair at a time.
     x1, y1, x2, y2 = boxes.T
     areas = (x2 - x1) * (y2 - y1)
-    order, expected = np.argsort(-scores), []
+    order, expected = np.argsort(-scores, kind="stable"), []
     while len(order):
         best, order = order[0], order[1:]
         expected.append(int(best))
         w = np.minimum(x2[best], x2[order]) - np.maximum(x1[best], x1[order])
         h = np.minimum(y2[best], y2[order]) - np.maximum(y1[best], y1[order])
         shared = np.maximum(w, 0) * np.maximum(h, 0)
-        order = order[shared / (areas[best] + areas[order] - shared) <= 0.5]
-    assert survivors(boxes, scores, 0.5) == expected
+        union = np.maximum(areas[best] + areas[order] - shared, np.float32(1e-9))  # two boxes of no area share none
+        order = order[(shared / union <= 0.5) | (groups[order] != groups[best])]
+    assert survivors(boxes, scores, 0.5, groups=groups) == expected
+    assert 1000 < len(expected) < 4600
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])

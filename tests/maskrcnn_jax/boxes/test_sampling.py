@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from maskrcnn_jax.boxes.sampling import sample_balanced
+from tests.traced import assert_jit_changes_nothing
 
 N, TOTAL, MOST = 20, 8, 3
 labels = hnp.arrays(np.int32, N, elements=st.integers(-1, 1))
@@ -75,8 +76,21 @@ def test_degenerate():
     assert not empty.valid.any()
 
 
-def test_jit_changes_nothing():
-    label = np.resize([1, 0, -1, 0], N)
-    plain = sample_balanced(jax.random.key(5), jnp.asarray(label), total=TOTAL, max_positive=MOST)
-    for a, b in zip(plain, draw(jax.random.key(5), label), strict=True):
-        np.testing.assert_array_equal(a, b)
+def test_jit_changes_nothing_and_one_trace_serves_all():
+    assert_jit_changes_nothing(
+        partial(sample_balanced, total=TOTAL, max_positive=MOST),
+        (jax.random.key(5), np.resize([1, 0, -1, 0], N)),
+        (jax.random.key(6), np.zeros(N, int)),
+    )
+
+
+@given(labels, st.integers(0, 1000))
+def test_equals_a_ranking_of_the_same_random_numbers(label, seed):
+    """Both kinds are ranked by one uniform number each; the best of them are drawn."""
+    priority = np.asarray(jax.random.uniform(jax.random.key(seed), (N,)))
+    drawn = [
+        sorted(np.flatnonzero(label == kind), key=lambda i: -priority[i])[:slots] for kind, slots in ((1, MOST), (0, N))
+    ]
+    expected = (drawn[0] + drawn[1])[:TOTAL]
+    s = draw(jax.random.key(seed), label)
+    assert np.asarray(s.indices)[np.asarray(s.valid)].tolist() == expected

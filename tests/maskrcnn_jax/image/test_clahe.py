@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskrcnn_jax.image.clahe import clahe, clahe_rgb, equalize
+from crystal.render import draw_drop
+from maskrcnn_jax.image.clahe import _clahe, clahe, clahe_rgb, equalize
 from tests import oracles
+from tests.traced import assert_jit_changes_nothing
 
 DROPS = Path(__file__).parents[3].parent / "shared" / "data" / "drops"
 PRIMES = (1, 2, 3, 5, 7, 11, 13, 31, 53, 97, 127, 149)
@@ -63,6 +65,19 @@ def test_equals_opencv_at_random_settings(seed):
             clip_limit = float(random.choice([0, random.uniform(0, 4), random.uniform(0, 40), 40]))
             different = np.asarray(clahe(image, clip_limit=clip_limit, tiles=tiles)) != opencv(image, clip_limit, tiles)
             assert not different.any(), (image.shape, tiles, clip_limit, int(different.sum()))
+
+
+@pytest.mark.parametrize("tiles", [(8, 8), (12, 12), (3, 16)])
+def test_equals_opencv_on_rendered_drops(tiles):
+    """What training sees: grey and colour, at a size that the tiles divide and one of prime sides."""
+    for seed, (height, width) in enumerate([(240, 288), (229, 307)]):
+        image = draw_drop(seed, height=height, width=width, light=0.6).image
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        for clip_limit in (0.0, 2.0, 3.7, 40.0):
+            ours = clahe(grey, clip_limit=clip_limit, tiles=tiles)
+            np.testing.assert_array_equal(ours, opencv(grey, clip_limit, tiles))
+        np.testing.assert_array_equal(clahe_rgb(image, tiles=tiles), opencv_rgb(image, 2.0, tiles))
+        np.testing.assert_array_equal(equalize(grey), cv2.equalizeHist(grey))
 
 
 @pytest.mark.parametrize("tiles", [(1, 1), (16, 16), (1, 16), (8, 8)])
@@ -183,8 +198,17 @@ def test_equalize_keeps_the_order_and_fills_the_range(seed, low, span):
         np.testing.assert_array_equal(result, image.ravel())
 
 
-def test_equalize_without_jit():
-    image = np.random.default_rng(6).integers(0, 256, (9, 11), dtype=np.uint8)
+def test_equalize_without_jit_and_with_one_trace():
+    images = np.random.default_rng(6).integers(0, 256, (2, 9, 11), dtype=np.uint8)
     with jax.disable_jit():
-        plain = np.asarray(equalize(image))
-    np.testing.assert_array_equal(equalize(image), plain)
+        plain = np.asarray(equalize(images[0]))
+    np.testing.assert_array_equal(equalize(images[0]), plain)
+    assert_jit_changes_nothing(equalize, (images[0],), (images[1],))
+
+
+def test_another_image_or_clip_limit_does_not_compile_again():
+    images = np.random.default_rng(7).integers(0, 256, (3, 19, 23), dtype=np.uint8)
+    before = _clahe._cache_size()
+    for image, clip_limit in zip(images, (0.0, 1.5, 40.0), strict=True):
+        clahe(image, clip_limit=clip_limit, tiles=(5, 7))
+    assert _clahe._cache_size() == before + 1

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax.image.lab import lab_to_rgb, rgb_to_lab
+from tests import oracles
+from tests.traced import assert_jit_changes_nothing
 
 
 def every_colour(step):
@@ -21,6 +23,15 @@ def test_equals_opencv_on_all_colours(first):
     colours = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=-1).astype(np.uint8)[None]
     np.testing.assert_array_equal(rgb_to_lab(colours), cv2.cvtColor(colours, cv2.COLOR_RGB2LAB))
     np.testing.assert_array_equal(lab_to_rgb(colours), cv2.cvtColor(colours, cv2.COLOR_LAB2RGB))
+
+
+def test_equals_the_oracle_within_a_level():
+    """The formulas in float64: half a level is the rounding to bytes, the rest that of OpenCV's integers on the way."""
+    colours = every_colour(37)[0]
+    expected = np.array([oracles.rgb_to_lab(colour) for colour in colours])
+    distance = np.abs(np.asarray(rgb_to_lab(colours)) - expected)
+    assert distance.max() <= 1.5
+    assert distance.mean() <= 0.3
 
 
 def test_there_and_back_is_close():
@@ -45,3 +56,5 @@ def test_shapes_and_jit():
         plain = np.asarray(rgb_to_lab(colours)), np.asarray(lab_to_rgb(colours))
     np.testing.assert_array_equal(rgb_to_lab(colours), plain[0])
     np.testing.assert_array_equal(lab_to_rgb(colours), plain[1])
+    for function in (rgb_to_lab, lab_to_rgb):
+        assert_jit_changes_nothing(function, (colours,), (colours[::-1],))

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskrcnn_jax.image.letterbox import fit, letterbox
+from maskrcnn_jax.roi.masks import paste
 from tests import oracles
 
 GOLDENS = Path(__file__).parents[2] / "goldens" / "matterport_resize.npz"
@@ -151,6 +152,18 @@ def test_a_mask_comes_back_where_it_was():
     ys, xs = np.nonzero(boxed[..., 0] >= 0.5)
     edges = np.array([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]])
     np.testing.assert_allclose(box.to_original(edges), [[33, 20, 100, 61]], atol=0.5)
+
+
+@given(height=st.integers(30, 400), width=st.integers(30, 400), size=st.integers(64, 512), seed=st.integers(0, 99))
+def test_a_mask_in_its_box_goes_there_and_back(height, width, size, seed):
+    """As a detection travels: a soft mask over a box of the letterbox, pasted into the original image."""
+    random = np.random.default_rng(seed)
+    mask, corner = random.random((14, 14)), random.uniform(0, 0.6, 2)
+    box = np.concatenate([corner, corner + random.uniform(0.2, 0.4, 2)]) * [width, height, width, height]
+    placed = fit(height, width, size)
+    back = placed.to_original(placed.to_letterbox(box[None]))[0]
+    there, again = (paste(mask, b, height=height, width=width) for b in (box, back))
+    assert (there & again).sum() >= 0.99 * (there | again).sum()
 
 
 @pytest.mark.parametrize(("shape", "size"), [((0, 5, 3), 8), ((5, 0, 3), 8), ((5, 5, 3), 0)])

@@ -7,6 +7,8 @@ import pytest
 
 from maskrcnn_jax.kernels import convolution
 from maskrcnn_jax.kernels.convolution import conv2d, kernel_gradient, plain_conv2d
+from tests import oracles
+from tests.traced import assert_jit_changes_nothing
 
 CASES = [  # batch, height, width, in, out, kernel, stride, padding
     (2, 8, 10, 3, 4, 3, 1, (1, 1)),
@@ -42,6 +44,24 @@ def test_gradients_equal_those_of_xla(case, one_piece, monkeypatch):
     np.testing.assert_array_equal(conv2d(features, kernel, stride, padding), out)
     np.testing.assert_allclose(ours[0], theirs[0], atol=1e-4)
     np.testing.assert_allclose(ours[1], theirs[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_oracle(case):
+    b, h, w, i, o, k, stride, pad = case
+    features, kernel = random(b, h, w, i), random(k, k, i, o, seed=1)
+    ours = jax.jit(conv2d, static_argnums=(2, 3))(features, kernel, stride, (pad, pad))
+    for image in range(b):
+        expected = oracles.conv2d(np.asarray(features[image]), np.asarray(kernel), stride, (pad, pad))
+        np.testing.assert_allclose(ours[image], expected, atol=1e-4)
+
+
+def test_jit_changes_nothing_and_one_trace_serves_all():
+    cases = [(random(2, 6, 5, 3, seed=s), random(3, 3, 3, 2, seed=s + 1)) for s in (0, 2)]
+    padding = ((1, 1), (1, 1))
+    assert_jit_changes_nothing(lambda f, k: conv2d(f, k, 1, padding), *cases, atol=1e-5)
+    by_kernel = jax.grad(lambda k, f: (conv2d(f, k, 1, padding) ** 2).sum())
+    assert_jit_changes_nothing(lambda f, k: by_kernel(k, f), *cases, rtol=1e-4, atol=1e-4)
 
 
 def test_kernel_gradient_equals_a_loop_over_positions():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from maskrcnn_jax.roi import align
 from tests import oracles, recorded, strategies
+from tests.traced import assert_finite_gradients, assert_jit_changes_nothing
 
 OPTIONS = ("output_size", "spatial_scale", "sampling_ratio", "aligned", "reduce", "max_samples")
 roi_align = jax.jit(align.roi_align, static_argnames=OPTIONS)
@@ -124,9 +125,30 @@ def test_gradients_are_finite_and_match_differences(reduce):
     assert float(difference) == pytest.approx(float((by_map * direction).sum()), rel=2e-2)
 
 
-def test_jit_changes_nothing():
-    plain = align.roi_align(jnp.asarray(MAP), jnp.asarray(some_boxes()), output_size=3)
-    np.testing.assert_allclose(roi_align(MAP, some_boxes(), output_size=3), plain, atol=1e-5)
+@pytest.mark.parametrize("sampling_ratio", [0, 1, 3])
+@pytest.mark.parametrize("size", [5, 7, 14])
+def test_equals_the_oracle_at_the_sizes_in_use(size, sampling_ratio):
+    """Boxes of no area, off the map, huge, half outside, flipped and one of chance; both alignments."""
+    boxes = some_boxes()[4:]
+    for aligned in (True, False):
+        options = dict(output_size=size, spatial_scale=0.5, sampling_ratio=sampling_ratio, aligned=aligned)
+        ours = roi_align(MAP[..., :1], boxes, max_samples=9, **options)
+        expected = oracles.roi_align(MAP[..., :1], boxes, max_samples=9, **options)
+        np.testing.assert_allclose(ours, expected, atol=5e-5)
+
+
+def test_jit_changes_nothing_and_one_trace_serves_all():
+    assert_jit_changes_nothing(
+        partial(align.roi_align, output_size=3), (MAP, some_boxes()), (MAP[::-1], some_boxes()[::-1] + 3), atol=1e-5
+    )
+
+
+@given(strategies.boxes(6, limit=20), strategies.flags(6), st.sampled_from([np.nan, np.inf, 1e30]))
+def test_what_stands_in_padded_rows_changes_no_other(boxes, valid, garbage):
+    other = np.where(valid[:, None], boxes, np.float32(garbage))
+    for pool in (roi_align, crop_and_resize):
+        a, b = pool(MAP, boxes, output_size=3), pool(MAP, other, output_size=3)
+        np.testing.assert_array_equal(a[valid], b[valid])
 
 
 @pytest.mark.parametrize("aligned", [0, 1])
@@ -177,6 +199,15 @@ def test_crop_equals_the_oracle(boxes):
     features = np.random.default_rng(0).normal(size=(9, 17, 2)).astype(np.float32)
     expected = oracles.crop_and_resize(features, boxes, 5)
     np.testing.assert_allclose(crop_and_resize(features, boxes, output_size=5), expected, atol=5e-5)
+
+
+def test_crop_jit_one_trace_gradients_and_no_boxes():
+    rng = np.random.default_rng(5)
+    some, others = np.float32(rng.uniform(-0.2, 1.2, (2, 6, 4)))
+    crop = partial(align.crop_and_resize, output_size=3)
+    assert_jit_changes_nothing(crop, (MAP, some), (MAP[::-1], others), atol=1e-5)
+    assert_finite_gradients(crop, MAP, np.concatenate([some, some[:, [0, 1, 0, 1]]]))
+    assert crop_and_resize(MAP, np.zeros((0, 4), np.float32), output_size=3).shape == (0, 3, 3, 3)
 
 
 @pytest.mark.parametrize("size", [1, 7, 14])
@@ -241,6 +272,20 @@ def test_each_box_reads_its_own_level_of_its_own_image(pooling):
         else:
             expected = oracles.crop_and_resize(features, boxes[b, r][None] / np.array([128, 64, 128, 64]), 3)
         np.testing.assert_allclose(ours[b, r], expected[0], atol=5e-5)
+
+
+@pytest.mark.parametrize("pooling", ["bins", "corners"])
+def test_one_trace_serves_every_level(pooling):
+    rng = np.random.default_rng(6)
+    corner = rng.uniform(0, 40, (2, 2, 4, 2))
+    boxes = np.float32(np.concatenate([corner, corner + rng.uniform(2, 60, (2, 2, 4, 2))], -1))
+    options = dict(image_size=(64, 128), output_size=2, pooling=pooling)
+    assert_jit_changes_nothing(
+        lambda levels, boxes, roi_levels: align.pyramid_roi_align(levels, boxes, roi_levels=roi_levels, **options),
+        (pyramid(0), boxes[0], np.full((2, 4), 2)),
+        (pyramid(1), boxes[1], rng.integers(2, 6, (2, 4))),
+        atol=1e-5,
+    )
 
 
 def test_matterport_pyramid():

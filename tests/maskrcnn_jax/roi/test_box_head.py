@@ -4,6 +4,7 @@ import numpy as np
 from flax import nnx
 
 from maskrcnn_jax.roi.box_head import BoxHead
+from tests.traced import assert_finite_gradients, assert_jit_changes_nothing
 
 
 def test_two_hidden_layers_over_row_column_channel():
@@ -24,6 +25,16 @@ def test_two_hidden_layers_over_row_column_channel():
     kernel, bias = weights(head.deltas)
     for k in range(4):  # class by class: x, y, w, h
         np.testing.assert_allclose(deltas[:, k], (hidden @ kernel + bias)[:, 4 * k : 4 * k + 4], atol=1e-5)
+
+
+def test_jit_one_trace_gradients_and_no_rois():
+    head = BoxHead(2, pooled_size=3, hidden=8, num_classes=4, rngs=nnx.Rngs(0))
+    some, others = np.float32(np.random.default_rng(0).normal(size=(2, 5, 3, 3, 2)))
+    assert_jit_changes_nothing(lambda pooled: head(pooled), (some,), (others,), atol=1e-6)
+    assert_finite_gradients(lambda pooled: head(pooled), 0 * some)
+    np.testing.assert_allclose(head(jnp.asarray(some[::-1]))[0], head(jnp.asarray(some))[0][::-1], atol=1e-6)
+    logits, deltas = head(jnp.zeros((0, 3, 3, 2)))
+    assert (logits.shape, deltas.shape) == ((0, 4), (0, 4, 4))
 
 
 def test_starts_undecided_and_without_moving():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from maskrcnn_jax.boxes.coding import MAX_LOG_SCALE
 from maskrcnn_jax.roi.detections import select_detections
 from tests import oracles, recorded
+from tests.traced import assert_finite_gradients, assert_jit_changes_nothing
 
 P, K = 14, 4
 WINDOW = np.float32([2, 3, 50, 40])
@@ -101,10 +102,13 @@ def test_least_side_few_candidates_far_edge_and_nothing():
     np.testing.assert_allclose(shifted.boxes[filled], expected.boxes[filled] + edge, atol=1e-5)
 
 
-def test_jit_changes_nothing():
-    case = [jnp.asarray(a) for a in (*some_case(1), WINDOW)]
-    for a, b in zip(select_detections(*case, one_class=True, **DEFAULTS), select[True](*case), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
+def test_jit_changes_nothing_one_trace_finite_gradients():
+    cases = [(*some_case(seed), WINDOW) for seed in (1, 2)]
+    run = partial(select_detections, one_class=True, **DEFAULTS)
+    assert_jit_changes_nothing(run, *cases, atol=1e-5)
+    logits, deltas, boxes, valid = some_case(3)
+    valid, window = jnp.asarray(valid), jnp.asarray(WINDOW)
+    assert_finite_gradients(lambda c, d, b: run(c, d, b, valid, window), 90 * logits, 90 * deltas, boxes)
 
 
 @pytest.mark.parametrize(

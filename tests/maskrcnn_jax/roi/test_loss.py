@@ -8,6 +8,7 @@ import pytest
 from maskrcnn_jax.roi.loss import roi_losses
 from maskrcnn_jax.roi.targets import RoITargets
 from tests import oracles, recorded
+from tests.traced import assert_jit_changes_nothing
 
 B, R, Q, M, K = 2, 7, 3, 4, 5
 RULES = {
@@ -83,6 +84,14 @@ def test_gradients_reach_valid_slots_alone(rule):
     assert (total == 0) == (rule != "matterport")
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_one_trace_serves_all_and_images_have_no_order(rule):
+    cases = some_case(3), some_case(4, (0, 0), (0, 0))
+    assert_jit_changes_nothing(partial(roi_losses, **RULES[rule]), *cases, rtol=2e-6)
+    swapped = jax.tree.map(lambda values: values[::-1], cases[0])
+    np.testing.assert_allclose(JITTED[rule](*swapped), JITTED[rule](*cases[0]), rtol=1e-6)
+
+
 def test_torchvision_classes_and_boxes():
     g = recorded.load("torchvision_losses")
     labels = g["frloss.labels"]
@@ -142,3 +151,7 @@ def test_matterport():
     loss_class, _, _ = roi_losses(*case, **RULES["torchvision"])
     _, loss_box, loss_mask = JITTED["matterport"](*case)
     np.testing.assert_allclose([loss_class, loss_box, loss_mask], g["ls_values"][2:5], rtol=1e-6)
+    # Its recorded empty cases: no positive for the boxes, none for the masks.
+    empty = t._replace(positive=jnp.zeros((2, 10), bool), classes=0 * t.classes)
+    _, loss_box, loss_mask = JITTED["matterport"](*case[:3], empty)
+    assert [loss_box, loss_mask] == g["ls_values"][5:7].tolist() == [0, 0]

@@ -4,7 +4,8 @@ import numpy as np
 from flax import nnx
 
 from maskrcnn_jax.roi.mask_head import Deconv2x2, MaskHead
-from tests import recorded
+from tests import oracles, recorded
+from tests.traced import assert_finite_gradients, assert_jit_changes_nothing
 
 
 def test_transposed_convolution_by_hand():
@@ -25,6 +26,18 @@ def test_transposed_convolution_of_keras():
     np.testing.assert_allclose(layer(jnp.asarray(g["kp_x"])), g["kp_deconv2x2s2_out"], atol=1e-5)
 
 
+def test_equals_the_oracle():
+    """A 3x3 layer, the doubling, and one mask a class, each but the last followed by a ReLU."""
+    head = MaskHead(2, channels=3, layers=1, num_classes=2, rngs=nnx.Rngs(0))
+    pooled = np.float32(np.random.default_rng(0).normal(size=(1, 4, 4, 2)))
+    hidden = np.maximum(oracles.conv2d(pooled[0], np.asarray(head.convs[0].kernel[...]), 1, ((1, 1), (1, 1))), 0)
+    doubled = np.zeros((8, 8, 3))
+    for y, x in np.ndindex(8, 8):
+        doubled[y, x] = hidden[y // 2, x // 2] @ np.asarray(head.double.kernel[...])[y % 2, x % 2]
+    expected = np.maximum(doubled, 0) @ np.asarray(head.masks.kernel[...])[0, 0]
+    np.testing.assert_allclose(nnx.jit(lambda head, pooled: head(pooled))(head, pooled)[0], expected, atol=1e-5)
+
+
 def test_shape_and_independence_of_rois():
     head = MaskHead(3, channels=8, layers=2, num_classes=2, rngs=nnx.Rngs(0))
     pooled = jax.random.normal(jax.random.key(0), (4, 5, 5, 3))
@@ -32,6 +45,8 @@ def test_shape_and_independence_of_rois():
     logits = run(head, pooled)
     assert logits.shape == (4, 10, 10, 2)
     np.testing.assert_allclose(run(head, pooled[::-1]), logits[::-1], atol=1e-6)
-    np.testing.assert_allclose(head(pooled), logits, atol=1e-5)
+    assert_jit_changes_nothing(lambda pooled: head(pooled), (pooled,), (pooled * 0,), atol=1e-5)
+    assert_finite_gradients(lambda pooled: head(pooled), 0 * pooled)
+    assert head(pooled[:0]).shape == (0, 10, 10, 2)
     assert len(head.convs) == 2
     assert (logits < 0).any(), "no activation after the last layer"

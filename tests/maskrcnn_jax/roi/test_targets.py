@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from maskrcnn_jax.roi import targets
 from tests import oracles, recorded, strategies
+from tests.traced import assert_jit_changes_nothing
 
 G, P, S, Q, M = 3, 20, 16, 6, 8
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -124,12 +125,15 @@ def test_more_positives_than_slots_and_no_objects():
     assert not empty.valid.any()
 
 
-def test_jit_changes_nothing():
-    boxes = jnp.array([[5.0, 5, 25, 25], [40, 10, 60, 30], [70, 70, 90, 90]])
-    case = (KEY, jnp.asarray(some_proposals(np.asarray(boxes), 1)), jnp.asarray(VALID), boxes, jnp.asarray(CLASSES))
-    case += (jnp.asarray(MASKS), jnp.ones(G, bool), jnp.zeros(G, bool))
-    for a, b in zip(targets.roi_targets(*case, **DEFAULTS), draw(*case), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
+def test_jit_changes_nothing_and_one_trace_serves_all():
+    boxes = np.float32([[5, 5, 25, 25], [40, 10, 60, 30], [70, 70, 90, 90]])
+    nothing = np.zeros(G, bool)
+    assert_jit_changes_nothing(
+        partial(targets.roi_targets, **DEFAULTS),
+        (KEY, some_proposals(boxes, 1), VALID, boxes, CLASSES, MASKS, ~nothing, nothing),
+        (KEY, some_proposals(boxes, 2), ~VALID, boxes[::-1], CLASSES, 1 - MASKS, nothing, nothing),
+        atol=1e-5,
+    )
 
 
 # -- masks -------------------------------------------------------------------------------------------------------------

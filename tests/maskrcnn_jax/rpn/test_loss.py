@@ -8,6 +8,7 @@ import pytest
 from maskrcnn_jax.rpn.loss import rpn_losses
 from maskrcnn_jax.rpn.targets import RPNTargets
 from tests import oracles, recorded
+from tests.traced import assert_jit_changes_nothing
 
 B, A, S = 2, 30, 8
 RULES = {
@@ -79,6 +80,18 @@ def test_nothing_drawn_and_padded_slots(rule):
     assert not any(g.any() for g in gradients)
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_one_trace_serves_all_and_slots_have_no_order(rule):
+    cases = some_case(3), some_case(4, (0, 0), (0, 0))
+    assert_jit_changes_nothing(partial(rpn_losses, **RULES[rule]), *cases, rtol=2e-6)
+    objectness, deltas, t = cases[0]
+    order = np.random.default_rng(0).permutation(S)
+    shuffled = jax.tree.map(lambda values: values[:, order], t)
+    np.testing.assert_allclose(
+        JITTED[rule](objectness, deltas, shuffled), JITTED[rule](objectness, deltas, t), rtol=1e-6
+    )
+
+
 def test_torchvision():
     """Values and gradients; which anchors are drawn is read off the recorded gradient."""
     g = recorded.load("torchvision_losses")
@@ -114,3 +127,9 @@ def test_matterport():
     deltas = jnp.asarray(recorded.xyxy(g["ls_rpn_bbox"]))
     values = JITTED["matterport"](jnp.float32(logits[..., 1] - logits[..., 0]), deltas, t)
     np.testing.assert_allclose(values, g["ls_values"][:2], rtol=1e-6)
+    # Its recorded empty cases: every anchor neutral, and none of them positive.
+    neutral = t._replace(valid=0 * t.valid > 0, positive=0 * t.positive > 0)
+    logits = jnp.float32(logits[..., 1] - logits[..., 0])
+    assert JITTED["matterport"](logits, deltas, neutral)[0] == g["ls_values"][7] == 0
+    no_positive = t._replace(positive=0 * t.positive > 0)
+    assert JITTED["matterport"](logits, deltas, no_positive)[1] == g["ls_values"][8] == 0

@@ -12,6 +12,7 @@ from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.rpn.anchors import pyramid_anchors
 from maskrcnn_jax.rpn.proposals import propose
 from tests import oracles, recorded
+from tests.traced import assert_finite_gradients, assert_jit_changes_nothing
 
 SIZES = (60, 15)
 ANCHORS = jnp.asarray(pyramid_anchors((32, 40), strides=(8, 16), sizes=(12, 24), ratios=(0.5, 1.0, 2.0)))[:75]
@@ -69,12 +70,18 @@ def test_more_slots_than_anchors_and_nothing_left():
         assert np.isfinite(none.boxes).all()
 
 
+def test_jit_changes_nothing_one_trace_finite_gradients():
+    some, others = (*some_outputs(9), ANCHORS, WINDOW), (*some_outputs(10), ANCHORS + 1, WINDOW * 0.5)
+    assert_jit_changes_nothing(partial(propose, **DEFAULTS), some, others, rtol=1e-6, atol=1e-4)
+    assert_finite_gradients(
+        lambda logits, deltas: propose(logits, deltas, ANCHORS, WINDOW, **DEFAULTS), some[0], 50 * some[1]
+    )
+
+
 def test_probabilities_rank_as_logits_until_they_saturate():
     logits, deltas = some_outputs(9)
     by_logit = per_level(logits, deltas, ANCHORS, WINDOW)
-    by_probability = propose(
-        jnp.asarray(logits), jnp.asarray(deltas), ANCHORS, WINDOW, **DEFAULTS | {"score": "probability"}
-    )  # not jitted, and the same
+    by_probability = jax.jit(partial(propose, **DEFAULTS | {"score": "probability"}))(logits, deltas, ANCHORS, WINDOW)
     np.testing.assert_allclose(best(by_logit)[0], best(by_probability)[0], atol=1e-4)
     np.testing.assert_allclose(by_probability.scores, jax.nn.sigmoid(by_logit.scores), rtol=1e-6)
 
