@@ -45,18 +45,46 @@ def _over_white(bgra: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 3"]:
     return np.rint(bgra[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
 
 
-def _decode(data: bytes) -> np.ndarray | None:
+def _decode(data: bytes, upright: bool) -> np.ndarray | None:
     """[h, w] grey, [h, w, 3] BGR or [h, w, 4] BGRA of any sample type; None where OpenCV cannot read it."""
     buffer = np.frombuffer(data, np.uint8)
+    as_stored = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
     try:
         if not data.startswith(b"\xff\xd8"):  # JPEG has no transparency; the others are looked at with all channels
             image = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
             if image is None or (image.ndim == 3 and image.shape[2] == 4):
                 return image
         # These flags apply the EXIF orientation, which IMREAD_UNCHANGED does not.
-        return cv2.imdecode(buffer, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
+        return cv2.imdecode(buffer, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | as_stored)
     except cv2.error:
         return None
+
+
+def decode_image(data: bytes, path: str | Path, *, upright: bool = True) -> UInt8[np.ndarray, "h w 3"]:
+    """What `read_image` makes of a file's content; `path` is for messages.
+
+    Args:
+        data: the content of a JPEG, PNG, TIFF or BMP file.
+        path: what the messages call it.
+        upright: whether to apply the EXIF orientation.
+
+    Raises:
+        ImageError: truncated, not an image, or claiming more than MAX_PIXELS.
+    """
+    height, width = claimed_size(data) or (0, 0)
+    if height * width > MAX_PIXELS:
+        raise ImageError(
+            f"{path}: claims {width} x {height} pixels, more than {MAX_PIXELS // 10**6} megapixels; crop it or "
+            "scale it down"
+        )
+    image = _decode(data, upright)
+    if image is None or image.size == 0:
+        what = "is empty" if not data else "cannot be decoded: it is damaged, cut short or no image"
+        raise ImageError(f"{path}: {what}; copy or export it again as JPEG, PNG, TIFF or BMP")
+    image = _to_bytes(image)
+    if image.ndim == 2 or image.shape[2] == 1:
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    return cv2.cvtColor(_over_white(image) if image.shape[2] == 4 else image, cv2.COLOR_BGR2RGB)
 
 
 def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
@@ -75,20 +103,7 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
         raise ImageError(
             f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions"
         ) from error
-    height, width = claimed_size(data) or (0, 0)
-    if height * width > MAX_PIXELS:
-        raise ImageError(
-            f"{path}: claims {width} x {height} pixels, more than {MAX_PIXELS // 10**6} megapixels; crop it or "
-            "scale it down"
-        )
-    image = _decode(data)
-    if image is None or image.size == 0:
-        what = "is empty" if not data else "cannot be decoded: it is damaged, cut short or no image"
-        raise ImageError(f"{path}: {what}; copy or export it again as JPEG, PNG, TIFF or BMP")
-    image = _to_bytes(image)
-    if image.ndim == 2 or image.shape[2] == 1:
-        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    return cv2.cvtColor(_over_white(image) if image.shape[2] == 4 else image, cv2.COLOR_BGR2RGB)
+    return decode_image(data, path)
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:

@@ -17,8 +17,10 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -42,6 +44,7 @@ COLUMNS = (
     *("area_px", "centre_x", "centre_y", "length_px", "width_px"),
 )
 JPEG_QUALITY = 92
+MOST_CHARACTERS = 80  # of a name or a folder's; file systems take 255 bytes
 
 
 class OutputError(CrystalError, RuntimeError):
@@ -73,6 +76,26 @@ class OutputName(NamedTuple):
     stem: str
 
 
+def distinct_stem(path: Path, taken: set[str]) -> str:
+    r"""A name for what is made of a file, from its own and its folder's, added to `taken`; capitals do not count.
+
+    Fit for a file of any system: what is not a letter, a digit or one of `_ . - + ( )` and space becomes `_`.
+
+    >>> taken = set()
+    >>> [distinct_stem(Path(p), taken) for p in ("a/drop.json", "b/Drop.json", "b/.dr\nop?.json")]
+    ['drop', 'b_Drop', 'dr_op_']
+    """
+    stem, folder = (
+        re.sub(r"[^\w.+() -]", "_", unicodedata.normalize("NFC", name)).lstrip(". ")[:MOST_CHARACTERS] or "image"
+        for name in (path.stem, path.absolute().parent.name)
+    )
+    longer = f"{folder}_{stem}"
+    tries = itertools.chain((stem, longer), (f"{longer}_{n}" for n in itertools.count(2)))
+    found = next(name for name in tries if name.casefold() not in taken)
+    taken.add(found.casefold())
+    return found
+
+
 def name_outputs(paths: Sequence[Path]) -> dict[Path, OutputName]:
     """Name the results of each image, so that none overwrites another's.
 
@@ -88,10 +111,7 @@ def name_outputs(paths: Sequence[Path]) -> dict[Path, OutputName]:
     names: dict[Path, OutputName] = {}
     taken: set[str] = set()
     for path in paths:
-        longer = f"{path.absolute().parent.name}_{path.stem}"
-        tries = itertools.chain((path.stem, longer), (f"{longer}_{n}" for n in itertools.count(2)))
-        stem = next(name for name in tries if name.casefold() not in taken)
-        taken.add(stem.casefold())
+        stem = distinct_stem(path, taken)
         file_name = path.name if unique else Path(os.path.relpath(path.absolute(), shared)).as_posix()
         names[path] = OutputName(file_name, stem)
     return names
