@@ -24,7 +24,8 @@ from crystal.labelme.coco import convert_file, explain, find_labelme
 from crystal.labelme.document import LabelmeError, Problem, printable
 from crystal.labelme.folder import write_folder
 from crystal.labelme.labels import LabelRules
-from crystal.outputs import OutputError, distinct_stem, explained_writing
+from crystal.names import distinct_stem
+from crystal.outputs import OutputError, explained_writing
 from crystal.png import encode_rgb
 from crystal.pool import in_processes
 from crystal.progress import console, one_bar

@@ -43,7 +43,7 @@ def in_processes(
         yield from pool.map(function, tasks)
     except BrokenProcessPool as error:
         raise PoolError(
-            "a worker process was killed, probably for want of memory; repeat the command with fewer workers"
+            "a worker process died, mostly for want of memory; repeat the command with fewer workers"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -22,7 +22,7 @@ from crystal.labelme.document import Document, LabelmeError, Problem, Shape, pri
 from crystal.labelme.instances import Instance, group_shapes
 from crystal.labelme.labels import LabelRules
 from crystal.labelme.pixels import Part, Rle, drawn_as_labelme, part_of, run_lengths
-from crystal.outputs import distinct_stem
+from crystal.names import distinct_stem
 
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
 NO_RULES = LabelRules()

@@ -26,9 +26,9 @@ from crystal.draw import FONT, voc_colours
 from crystal.labelme.coco import Converted
 from crystal.labelme.instances import Instance
 from crystal.labelme.pixels import draw_shape
+from crystal.names import distinct_stem
 from crystal.opencv import cv2
 from crystal.outlines import cut
-from crystal.outputs import distinct_stem
 from crystal.png import encode_mask, encode_palette, encode_rgb
 
 BACKGROUND = "_background_"
