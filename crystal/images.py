@@ -11,12 +11,13 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from crystal.errors import CrystalError
-from crystal.image_header import claimed_size
+from crystal.image_header import chunks_fit, claimed_size
 from crystal.opencv import cv2
 from maskrcnn_jax.image.letterbox import Letterbox, letterbox
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 MAX_PIXELS = 2**28  # 268 megapixels, 0.8 GB as RGB; the largest plate cameras have half of that
+MOST_PIXELS_A_BYTE = 8 * 1032  # pixels of one bit, deflated as far as deflate goes; JPEG stays far below
 CLIP_LIMIT, TILES = 2.0, 8  # of CLAHE: the paper's section 2.2 leaves OpenCV's usual setting
 TAIL = 0.001  # share of samples at either end that may be cut off when 16 bits become 8: hot and dead pixels
 
@@ -69,7 +70,7 @@ def decode_image(data: bytes, path: str | Path, *, upright: bool = True) -> UInt
         upright: whether to apply the EXIF orientation.
 
     Raises:
-        ImageError: truncated, not an image, or claiming more than MAX_PIXELS.
+        ImageError: truncated, not an image, or claiming more than MAX_PIXELS or than so few bytes can hold.
     """
     height, width = claimed_size(data) or (0, 0)
     if height * width > MAX_PIXELS:
@@ -77,7 +78,11 @@ def decode_image(data: bytes, path: str | Path, *, upright: bool = True) -> UInt
             f"{path}: claims {width} x {height} pixels, more than {MAX_PIXELS // 10**6} megapixels; crop it or "
             "scale it down"
         )
-    image = _decode(data, upright)
+    if height * width > MOST_PIXELS_A_BYTE * len(data):  # memory would be set aside before that is noticed
+        raise ImageError(
+            f"{path}: claims {width} x {height} pixels, more than its {len(data)} bytes can hold; export it again"
+        )
+    image = _decode(data, upright) if chunks_fit(data) else None
     if image is None or image.size == 0:
         what = "is empty" if not data else "cannot be decoded: it is damaged, cut short or no image"
         raise ImageError(f"{path}: {what}; copy or export it again as JPEG, PNG, TIFF or BMP")
