@@ -1,6 +1,7 @@
 """Work on many files in several processes, results in the order of the tasks."""
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,8 +20,12 @@ class PoolError(CrystalError, RuntimeError):
 
 
 def _start_worker() -> None:
-    """A worker keeps to one core and leaves Ctrl-C to the process that started it."""
+    """A worker keeps to one core, leaves Ctrl-C to the process that started it, and is silent: libjpeg and libpng have
+    lines of their own about damaged images, which would cut through a progress bar. Errors are raised where they count.
+    """
     cv2.setNumThreads(1)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -7,6 +7,7 @@ of the pixels that pycocotools gives the annotation.
 
 import hashlib
 import io
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,7 +58,10 @@ class Converted(NamedTuple):
 def _upright(data: bytes) -> bool:
     """Whether a JPEG or PNG is shown as stored by every reader; False where that cannot be told."""
     try:
-        with Image.open(io.BytesIO(data), formats=["JPEG", "PNG"]) as picture:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Image.open(io.BytesIO(data), formats=["JPEG", "PNG"]) as picture,
+        ):
             return picture.getexif().get(ORIENTATION, 1) == 1
     except Exception:  # PIL's parsers raise many kinds on damaged EXIF; then the pixels are written anew
         return False

@@ -155,9 +155,9 @@ def _image(path: Path, content: dict[str, Any]) -> tuple[bytes, bool, tuple[Path
 def _stated(content: dict[str, Any], key: str) -> int | None:
     """A size that the JSON states; what is no number states nothing."""
     value = content.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return int(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _points(value: Any) -> Float[np.ndarray, "n 2"]:
