@@ -167,13 +167,16 @@ def convert_dataset(
 
 
 def _table(problems: Sequence[Problem]) -> Table:
-    table = Table(title=f"left out ({len(problems)})", title_justify="left")
+    shared = os.path.commonpath([problem.path.absolute().parent for problem in problems])
+    title = Text(f"left out ({len(problems)}), below {printable(shared)}")  # Text: brackets in a name are no markup
+    table = Table(title=title, title_justify="left")
     for column in ("file", "shape", "problem"):
         table.add_column(column, overflow="fold")  # nothing is cut off
     for path, of_file in itertools.groupby(problems, key=lambda problem: problem.path):
         for number, problem in enumerate(of_file):
             shape = "" if problem.shape is None else str(problem.shape)
-            table.add_row(Text("" if number else printable(str(path))), shape, Text(problem.text))
+            name = "" if number else printable(os.path.relpath(path.absolute(), shared))
+            table.add_row(Text(name), shape, Text(problem.text))
     return table
 
 

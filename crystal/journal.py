@@ -20,6 +20,7 @@ from crystal.labelme.coco import to_dataset
 from crystal.outputs import explained_writing
 
 SPLITS = ("train", "val", "test")
+FORMAT = 1  # raised where a new version of this code writes other files: then all are converted again
 
 
 class JournalError(CrystalError, RuntimeError):
@@ -40,6 +41,7 @@ class Entry(NamedTuple):
         width: of the image.
         annotations: COCO's, without ids, `category` by name.
         problems: (shape, text) of each shape that was left out.
+        format: of the files.
     """
 
     source: str
@@ -52,6 +54,7 @@ class Entry(NamedTuple):
     width: int
     annotations: list[dict[str, Any]]
     problems: list[list[Any]]
+    format: int = FORMAT
 
 
 def state_of(paths: Iterable[Path]) -> list[list[Any]]:
@@ -133,7 +136,9 @@ class Journal:
     def done(self, source: Path, name: str, rules: Mapping[str, str]) -> Entry | None:
         """The entry of a file that need not be converted again: nothing it depends on has changed."""
         entry = self.entries.get(str(source))
-        if entry is None or (entry.name, entry.rules) != (name, dict(rules)) or not _unchanged(entry.files):
+        if entry is None or (entry.name, entry.rules, entry.format) != (name, dict(rules), FORMAT):
+            return None
+        if not _unchanged(entry.files):
             return None
         return entry if all(self._places(new, final) for new, final in self._pieces(entry)) else None
 
