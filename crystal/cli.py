@@ -1,4 +1,4 @@
-"""The command line: `crystal demo | render | train | evaluate | predict` (also `python -m crystal`).
+"""The command line: `crystal demo | render | convert | train | evaluate | predict` (also `python -m crystal`).
 
 Every foreseen failure ends in one sentence that names the file and the remedy, and an exit code that is not 0:
 1 failed, 2 wrong usage, 130 interrupted. Heavy imports wait until a command needs them, so that --help is quick.
@@ -64,6 +64,41 @@ class Render:
             )
         console.print(f"{self.out}: {self.train} + {self.val} drops")
         return 0
+
+
+@dataclass
+class Convert:
+    """Turn folders of LabelMe files into a dataset: images, one COCO JSON a split, LabelMe's pictures and masks."""
+
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """LabelMe files, or folders searched at any depth."""
+    out: Path
+    labels: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default_factory=tuple)
+    """old=new renames a label, old= drops it, *= drops all that are not named; may be given several times."""
+    val: float = 0.2
+    """Share of the images for validation; whole drops go to one split."""
+    test: float = 0.0
+    """Share of the images to keep for a last test."""
+    seed: int = 0
+    """Draws the splits."""
+    group: str | None = None
+    """Regular expression that finds the drop or plate in a name; by default up to a well such as 01A or B03."""
+    workers: int | None = None
+    """Processes; as many as there are cores by default."""
+
+    def run(self) -> int:
+        from crystal.convert import convert_command
+
+        return convert_command(
+            self.folders,
+            self.out,
+            labels=self.labels,
+            val=self.val,
+            test=self.test,
+            seed=self.seed,
+            group=self.group,
+            workers=self.workers,
+        )
 
 
 @dataclass
@@ -139,7 +174,14 @@ class Predict:
         return predict_command(self.weights, self.images, self.out, score_threshold=self.score, labelme=self.labelme)
 
 
-COMMANDS = {"demo": Demo, "render": Render, "train": Train, "evaluate": Evaluate, "predict": Predict}
+COMMANDS = {
+    "demo": Demo,
+    "render": Render,
+    "convert": Convert,
+    "train": Train,
+    "evaluate": Evaluate,
+    "predict": Predict,
+}
 
 
 def main() -> None:

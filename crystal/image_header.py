@@ -61,3 +61,17 @@ def claimed_size(data: bytes) -> tuple[int, int] | None:
     except struct.error:  # shorter than its own header
         return None
     return None
+
+
+def chunks_fit(data: bytes) -> bool:
+    r"""Whether a PNG's chunks end before the file does; True for other formats.
+
+    A damaged length of four bytes makes a decoder set up to 2 GB aside, and fill it, before it reads the chunk.
+
+    >>> chunks_fit(b"\x89PNG\r\n\x1a\n" + b"\0\0\0\0IEND1234"), chunks_fit(b"\x89PNG\r\n\x1a\n" + b"\x7f\0\0\0IDAT1234")
+    (True, False)
+    """
+    at = 8
+    while data.startswith(b"\x89PNG") and at + 12 <= len(data):  # length, kind, content, checksum
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return at <= max(len(data), 8)

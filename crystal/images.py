@@ -11,12 +11,13 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from crystal.errors import CrystalError
-from crystal.image_header import claimed_size
+from crystal.image_header import chunks_fit, claimed_size
 from crystal.opencv import cv2
 from maskrcnn_jax.image.letterbox import Letterbox, letterbox
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 MAX_PIXELS = 2**28  # 268 megapixels, 0.8 GB as RGB; the largest plate cameras have half of that
+MOST_PIXELS_A_BYTE = 8 * 1032  # pixels of one bit, deflated as far as deflate goes; JPEG stays far below
 CLIP_LIMIT, TILES = 2.0, 8  # of CLAHE: the paper's section 2.2 leaves OpenCV's usual setting
 TAIL = 0.001  # share of samples at either end that may be cut off when 16 bits become 8: hot and dead pixels
 
@@ -45,18 +46,50 @@ def _over_white(bgra: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 3"]:
     return np.rint(bgra[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
 
 
-def _decode(data: bytes) -> np.ndarray | None:
+def _decode(data: bytes, upright: bool) -> np.ndarray | None:
     """[h, w] grey, [h, w, 3] BGR or [h, w, 4] BGRA of any sample type; None where OpenCV cannot read it."""
     buffer = np.frombuffer(data, np.uint8)
+    as_stored = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
     try:
         if not data.startswith(b"\xff\xd8"):  # JPEG has no transparency; the others are looked at with all channels
             image = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
             if image is None or (image.ndim == 3 and image.shape[2] == 4):
                 return image
         # These flags apply the EXIF orientation, which IMREAD_UNCHANGED does not.
-        return cv2.imdecode(buffer, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
+        return cv2.imdecode(buffer, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | as_stored)
     except cv2.error:
         return None
+
+
+def decode_image(data: bytes, path: str | Path, *, upright: bool = True) -> UInt8[np.ndarray, "h w 3"]:
+    """What `read_image` makes of a file's content; `path` is for messages.
+
+    Args:
+        data: the content of a JPEG, PNG, TIFF or BMP file.
+        path: what the messages call it.
+        upright: whether to apply the EXIF orientation.
+
+    Raises:
+        ImageError: truncated, not an image, or claiming more than MAX_PIXELS or than so few bytes can hold.
+    """
+    height, width = claimed_size(data) or (0, 0)
+    if height * width > MAX_PIXELS:
+        raise ImageError(
+            f"{path}: claims {width} x {height} pixels, more than {MAX_PIXELS // 10**6} megapixels; crop it or "
+            "scale it down"
+        )
+    if height * width > MOST_PIXELS_A_BYTE * len(data):  # memory would be set aside before that is noticed
+        raise ImageError(
+            f"{path}: claims {width} x {height} pixels, more than its {len(data)} bytes can hold; export it again"
+        )
+    image = _decode(data, upright) if chunks_fit(data) else None
+    if image is None or image.size == 0:
+        what = "is empty" if not data else "cannot be decoded: it is damaged, cut short or no image"
+        raise ImageError(f"{path}: {what}; copy or export it again as JPEG, PNG, TIFF or BMP")
+    image = _to_bytes(image)
+    if image.ndim == 2 or image.shape[2] == 1:
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    return cv2.cvtColor(_over_white(image) if image.shape[2] == 4 else image, cv2.COLOR_BGR2RGB)
 
 
 def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
@@ -75,20 +108,7 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
         raise ImageError(
             f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions"
         ) from error
-    height, width = claimed_size(data) or (0, 0)
-    if height * width > MAX_PIXELS:
-        raise ImageError(
-            f"{path}: claims {width} x {height} pixels, more than {MAX_PIXELS // 10**6} megapixels; crop it or "
-            "scale it down"
-        )
-    image = _decode(data)
-    if image is None or image.size == 0:
-        what = "is empty" if not data else "cannot be decoded: it is damaged, cut short or no image"
-        raise ImageError(f"{path}: {what}; copy or export it again as JPEG, PNG, TIFF or BMP")
-    image = _to_bytes(image)
-    if image.ndim == 2 or image.shape[2] == 1:
-        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    return cv2.cvtColor(_over_white(image) if image.shape[2] == 4 else image, cv2.COLOR_BGR2RGB)
+    return decode_image(data, path)
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:

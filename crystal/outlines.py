@@ -13,6 +13,8 @@ from pycocotools import mask as rle_tools
 
 from crystal.opencv import cv2
 
+POLYGON_IOU = 0.98  # polygons must give a mask back this well, else run lengths or a mask are written
+
 Mask = Bool[np.ndarray, "h w"] | Mapping[str, Any]
 
 
@@ -65,14 +67,45 @@ def contours(mask: Mask) -> list[np.ndarray]:
     return [points.reshape(-1, 2).astype(np.int32) for points in found]
 
 
-def polygons(mask: Mask, *, tolerance: float = 1.0) -> list[np.ndarray]:
-    """The border of each connected part with fewer points, float [n, 2] (x, y) in pixel indices, n >= 3.
+def _given_back(outlines: list[list[float]], patch: Bool[np.ndarray, "ph pw"], least_iou: float) -> bool:
+    """Whether polygons say what a mask cut to its box says: its pixels, and its extent to a pixel."""
+    corners = np.concatenate([np.reshape(outline, (-1, 2)) for outline in outlines])
+    if (corners.min(0) > 1).any() or (corners.max(0) < np.array(patch.shape[::-1]) - 1).any():
+        return False
+    shapes: Any = outlines  # pycocotools' own annotations know only one of the forms it takes
+    drawn = rle_tools.decode(rle_tools.merge(rle_tools.frPyObjects(shapes, *patch.shape))).astype(bool)
+    return float((drawn & patch).sum() / max((drawn | patch).sum(), 1)) >= least_iou
 
-    Filling a polygon with its border reproduces the part to within `tolerance` pixels, without its holes. Parts of one
-    or two pixels are left out, as no polygon can show them.
+
+def polygons(mask: Mask, *, least_iou: float = POLYGON_IOU) -> tuple[list[list[float]], bool]:
+    """Outer outlines as COCO and LabelMe have them, and whether they say what the mask says.
+
+    Of a few tolerances the coarsest that gives the mask back is taken, or the finest if none does: a mask with a hole
+    or of a few pixels.
+
+    Args:
+        mask: bool [h, w] or compressed RLE.
+        least_iou: mask IoU between the mask and pycocotools' reading of the outlines from which they give it back.
+
+    Returns:
+        A flat list x, y, x, y, ... in continuous pixels for each part of three points or more, and whether together
+        they give the mask back.
     """
-    parts = [cv2.approxPolyDP(points, tolerance, True).reshape(-1, 2).astype(float) for points in contours(mask)]
-    return [points for points in parts if len(points) >= 3]
+    patch, top, left = cut(mask)
+    if not patch.size:
+        return [], False
+    fine = 4  # outlines run through pixel centres; on a finer grid that is nearly the pixels' edge
+    big = cv2.resize(patch.astype(np.uint8), None, fx=fine, fy=fine, interpolation=cv2.INTER_NEAREST)
+    lines = [line for line in cv2.findContours(big, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0] if len(line) >= 3]
+    local: list[list[float]] = []
+    good = False
+    for tolerance in (1.0, 0.6, 0.3, 0.0):
+        rings = [cv2.approxPolyDP(line, tolerance * fine, True) if tolerance else line for line in lines]
+        local = [np.round((ring[:, 0] + 0.5) / fine, 2).ravel().tolist() for ring in rings if len(ring) >= 3]
+        good = bool(local) and _given_back(local, patch, least_iou)
+        if good:
+            break
+    return [[v + (left, top)[k % 2] for k, v in enumerate(outline)] for outline in local], good
 
 
 def measure(mask: Mask) -> tuple[int, float, float, float, float]:

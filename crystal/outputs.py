@@ -3,7 +3,7 @@
     DIR/overlays/<name>.jpg    the image with its outlines; labels are the crystal's number in the CSV and its score
     DIR/crystals.csv           a row a crystal, in pixels of the original image (columns below)
     DIR/predictions.json       a COCO dict: images, categories, annotations = all detections with score and RLE
-    DIR/labelme/<name>.json    polygons to correct by hand (LabelMe 5), if asked for
+    DIR/labelme/<name>.json    outlines to correct by hand, if asked for: `labelme IMAGES --output DIR/labelme`
 
 Everything grows in a hidden folder inside DIR and is renamed when it is whole, so a full disk, an error or Ctrl-C
 leaves what an earlier run wrote, and nothing half-written. Annotations are written as they come, so memory does not
@@ -13,15 +13,13 @@ grow with the batch.
 import contextlib
 import csv
 import errno
-import hashlib
-import itertools
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from jaxtyping import UInt8
@@ -29,8 +27,10 @@ from pycocotools import mask as rle_tools
 
 from crystal.draw import draw_outlines
 from crystal.errors import CrystalError
+from crystal.labelme.export import is_edited, labelme_document, labelme_shapes
+from crystal.names import OutputName
 from crystal.opencv import cv2
-from crystal.outlines import measure, polygons
+from crystal.outlines import measure
 
 if TYPE_CHECKING:
     from crystal.predict import Prediction
@@ -58,77 +58,6 @@ def explained_writing(path: Path) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "free some space or choose another --out" if full else "choose an --out that can be written"
         raise OutputError(f"cannot write {at}: {(error.strerror or str(error)).lower()}; {remedy}") from error
-
-
-class OutputName(NamedTuple):
-    """How an image is called in the results.
-
-    Attributes:
-        file_name: in the tables: its bare name, or, where that occurs twice in the batch, its path below the folder
-            that all images share.
-        stem: of its own files, without suffix; different for all images, also where capitals do not count.
-    """
-
-    file_name: str
-    stem: str
-
-
-def name_outputs(paths: Sequence[Path]) -> dict[Path, OutputName]:
-    """Name the results of each image, so that none overwrites another's.
-
-    >>> names = name_outputs([Path("a/drop.jpg"), Path("a/drop.png"), Path("b/Drop.jpg"), Path("b/drop.jpg")]).values()
-    >>> [name.stem for name in names]
-    ['drop', 'a_drop', 'b_Drop', 'b_drop_2']
-    >>> [name.file_name for name in names]
-    ['a/drop.jpg', 'a/drop.png', 'b/Drop.jpg', 'b/drop.jpg']
-    """
-    paths = list(dict.fromkeys(paths))
-    unique = len({path.name for path in paths}) == len(paths)
-    shared = "" if unique else os.path.commonpath([path.absolute().parent for path in paths])
-    names: dict[Path, OutputName] = {}
-    taken: set[str] = set()
-    for path in paths:
-        longer = f"{path.absolute().parent.name}_{path.stem}"
-        tries = itertools.chain((path.stem, longer), (f"{longer}_{n}" for n in itertools.count(2)))
-        stem = next(name for name in tries if name.casefold() not in taken)
-        taken.add(stem.casefold())
-        file_name = path.name if unique else Path(os.path.relpath(path.absolute(), shared)).as_posix()
-        names[path] = OutputName(file_name, stem)
-    return names
-
-
-def labelme_shapes(rles: Sequence[dict[str, Any]], labels: Sequence[str], scores: Sequence[float]) -> list[dict]:
-    """LabelMe 5 shapes: a polygon for each connected part, parts of one instance under one `group_id`."""
-    shapes: list[dict] = []
-    for number, (rle, label, score) in enumerate(zip(rles, labels, scores, strict=True), 1):
-        parts = polygons(rle)
-        shapes += [
-            {
-                "label": label,
-                "points": points.tolist(),
-                "group_id": number if len(parts) > 1 else None,
-                "description": f"score {score:.3f}",
-                "shape_type": "polygon",
-                "flags": {},
-            }
-            for points in parts
-        ]
-    return shapes
-
-
-def _fingerprint(shapes: list[dict]) -> str:
-    return hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _edited(path: Path) -> bool:
-    """Whether somebody changed a LabelMe file since it was predicted, or made it: hours of work that are not ours."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content["predicted"] != _fingerprint(content["shapes"])
-    except FileNotFoundError:
-        return False
-    except (ValueError, KeyError, TypeError):
-        return True
 
 
 class OutputFolder:
@@ -229,16 +158,8 @@ class OutputFolder:
             [self.classes[prediction.classes[i]][1] for i in shown],
             [float(prediction.scores[i]) for i in shown],
         )
-        content = {
-            "version": "5.0.0",
-            "flags": {},
-            "shapes": shapes,
-            "imagePath": Path(os.path.relpath(path.absolute(), (self.out / "labelme").absolute())).as_posix(),
-            "imageData": None,
-            "imageHeight": size[0],
-            "imageWidth": size[1],
-            "predicted": _fingerprint(shapes),  # LabelMe keeps keys that it does not know
-        }
+        place = self.out / "labelme" / f"{name.stem}.json"
+        content = labelme_document(shapes, image=path, place=place, height=size[0], width=size[1])
         (self._new / "labelme" / f"{name.stem}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
     def publish(self) -> None:
@@ -255,7 +176,7 @@ class OutputFolder:
                 (self.out / "labelme").mkdir(exist_ok=True)
                 for new in sorted((self._new / "labelme").iterdir()):
                     place = self.out / "labelme" / new.name
-                    if _edited(place):
+                    if is_edited(place):
                         self.kept.append(place)
                     else:
                         os.replace(new, place)

@@ -22,8 +22,9 @@ from flax import nnx
 from jaxtyping import Float, Int, UInt8
 
 from crystal.images import ImageError, find_images, prepare, read_image
+from crystal.names import name_outputs
 from crystal.outlines import encode_patch
-from crystal.outputs import OutputFolder, name_outputs
+from crystal.outputs import OutputFolder
 from crystal.progress import console, one_bar
 from crystal.run_folder import load_run
 from maskrcnn_jax.image.letterbox import Letterbox

@@ -9,27 +9,26 @@ visible part only. A crystal of which little is left to see is kept, marked as a
 
 import contextlib
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-from collections.abc import Callable, Generator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as rle
 
+from crystal.labelme.export import instance_shapes
 from crystal.opencv import cv2
+from crystal.outlines import polygons
 from crystal.painting import COARSE, Stage, photograph, set_stage
+from crystal.pool import in_processes
 from crystal.solids import KINDS, Look, Patch, cluster, draw_look, grow, hides_too_much, settle, transmit
 
 JPEG_QUALITY = 88
 LEAST_VISIBLE_SHARE = 0.25  # below this share of its outline a crystal is ignored
 LEAST_VISIBLE_PIXELS = 20  # the same, in pixels of an image whose longer side is 512
 MOST_CRYSTALS = 60
-POLYGON_IOU = 0.98  # a polygon must give the mask back this well, else the mask is stored as RLE
 SPLITS = ("train", "val")
 
 
@@ -190,50 +189,14 @@ def draw_drop(
     return Drop(photograph(optics, stage, light), tuple(instances))
 
 
-def _polygons(mask: np.ndarray) -> list[list[float]]:
-    """Outer outlines of a mask bool[h, w] as flat x, y lists in continuous pixels.
-
-    Of a few tolerances the coarsest that keeps POLYGON_IOU, or the finest if none does (a mask with a hole).
-    """
-    fine = 4  # outlines run through pixel centres; on a finer grid that is nearly the pixels' edge
-    big = cv2.resize(mask.astype(np.uint8), None, fx=fine, fy=fine, interpolation=cv2.INTER_NEAREST)
-    outlines, _ = cv2.findContours(big, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    outlines = [line for line in outlines if len(line) >= 3]
-    polygons: list[list[float]] = []
-    for tolerance in (1.0, 0.6, 0.3, 0.0):
-        polygons = []
-        for line in outlines:
-            ring = cv2.approxPolyDP(line, tolerance * fine, True) if tolerance else line
-            if len(ring) >= 3:
-                polygons.append(np.round((ring[:, 0] + 0.5) / fine, 2).ravel().tolist())
-        if polygons and _gives_back(polygons, mask):
-            break
-    return polygons
-
-
-def _overlap(polygons: list[list[float]], mask: np.ndarray) -> float:
-    """Mask IoU between COCO's reading of the polygons and the mask."""
-    shapes: Any = polygons  # pycocotools' own annotations know only one of the forms it takes
-    drawn = rle.decode(rle.merge(rle.frPyObjects(shapes, *mask.shape))).astype(bool)
-    return float((drawn & mask).sum() / max((drawn | mask).sum(), 1))
-
-
-def _gives_back(polygons: list[list[float]], mask: np.ndarray) -> bool:
-    """Whether the polygons say what a mask cut to its box says: its pixels, and its extent to a pixel."""
-    corners = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in polygons])
-    reaches = (corners.min(0) <= 1).all() and (corners.max(0) >= np.array(mask.shape[::-1]) - 1).all()
-    return bool(reaches) and _overlap(polygons, mask) >= POLYGON_IOU
-
-
 def _annotate(instance: Instance) -> tuple[dict, list[list[float]]]:
-    """The instance's COCO annotation, without ids, and its outlines for LabelMe."""
+    """The instance's COCO annotation, without ids, and its outlines for LabelMe; none where they do not say it all."""
     rows, columns = np.flatnonzero(instance.mask.any(1)), np.flatnonzero(instance.mask.any(0))
     top, left, bottom, right = int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
     crop = instance.mask[top:bottom, left:right]
-    local = _polygons(crop)
-    polygons = [[v + (left, top)[k % 2] for k, v in enumerate(polygon)] for polygon in local]
-    segmentation: list | dict = polygons
-    if instance.ignored or not local or not _gives_back(local, crop):  # COCO wants a crowd as RLE; a hole needs it
+    outlines, exact = polygons(instance.mask)
+    segmentation: list | dict = outlines
+    if instance.ignored or not exact:  # COCO wants a crowd as RLE; a hole needs it
         packed: dict[str, Any] = dict(rle.encode(np.asfortranarray(instance.mask.astype(np.uint8))))
         segmentation = {"size": list(packed["size"]), "counts": packed["counts"].decode()}
     box = [left, top, right - left, bottom - top]
@@ -244,24 +207,21 @@ def _annotate(instance: Instance) -> tuple[dict, list[list[float]]]:
         "bbox": box,
         "iscrowd": int(instance.ignored),
     }
-    return annotation, polygons
+    return annotation, outlines if exact else []
 
 
 def _labelme(name: str, drop: Drop, outlines: list[list[list[float]]]) -> dict:
     """A LabelMe 5 document; the parts of one crystal share a group_id, and a later shape lies over an earlier one."""
     shapes = []
-    for group, (instance, polygons) in enumerate(zip(drop.instances, outlines, strict=True), start=1):
-        for polygon in polygons:
-            points = [list(point) for point in zip(polygon[::2], polygon[1::2], strict=True)]
-            shape = {
-                "label": "crystal",
-                "points": points,
-                "group_id": group if len(polygons) > 1 else None,
-                "description": instance.kind,
-            }
-            shapes.append(
-                shape | {"shape_type": "polygon", "flags": {"crowd": True} if instance.ignored else {}, "mask": None}
-            )
+    for number, (instance, parts) in enumerate(zip(drop.instances, outlines, strict=True), start=1):
+        shapes += instance_shapes(
+            instance.mask,
+            parts,
+            label="crystal",
+            number=number,
+            description=instance.kind,
+            crowd=instance.ignored,
+        )
     height, width = drop.image.shape[:2]
     document = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": name, "imageData": None}
     return document | {"imageHeight": height, "imageWidth": width}
@@ -288,25 +248,6 @@ def _render_one(task: tuple) -> tuple[dict, list[dict]]:
     _write(folder / f"{name}.jpg", jpeg.tobytes())
     _write(folder / f"{name}.json", json.dumps(document, indent=1).encode())
     return {"file_name": f"{name}.jpg", "height": height, "width": width}, [annotation for annotation, _ in annotated]
-
-
-def _start_worker() -> None:
-    """A worker draws on one core and leaves Ctrl-C to the process that started it."""
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _render_all(tasks: list[tuple], workers: int) -> Generator[tuple[dict, list[dict]], None, None]:
-    """Results of all tasks in their order, whatever the number of workers."""
-    if workers <= 1:
-        yield from map(_render_one, tasks)
-        return
-    # Not fork: a parent that has started XLA's threads would hang in its children.
-    pool = ProcessPoolExecutor(min(workers, len(tasks) or 1), multiprocessing.get_context("spawn"), _start_worker)
-    try:
-        yield from pool.map(_render_one, tasks)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _coco(results: list[tuple[dict, list[dict]]], seed: int, light: float) -> dict:
@@ -378,7 +319,8 @@ def render_dataset(
             folder.mkdir(parents=True)
             tasks += [(folder, split, index, seed, light, height, width) for index in range(number)]
         results = []
-        with contextlib.closing(_render_all(tasks, workers)) as drawn:  # so that no worker outlives a Ctrl-C
+        # Closed at once, so that no worker outlives a Ctrl-C.
+        with contextlib.closing(in_processes(_render_one, tasks, workers)) as drawn:
             for result in drawn:
                 results.append(result)
                 if progress is not None:

@@ -10,6 +10,7 @@ import pytest
 
 from crystal import cli
 from maskrcnn_jax import checkpoint
+from tests.labelme_files import shape, write
 from tests.small import small_model
 
 
@@ -70,6 +71,21 @@ def test_predict_does_the_good_files_lists_the_bad_and_fails(monkeypatch, capsys
     assert [image["file_name"] for image in images] == ["good.png"]
 
 
+def test_convert_does_the_good_files_lists_the_bad_and_fails(monkeypatch, capsys, tmp_path):
+    write(tmp_path / "in", "97wo_01A_1", [shape("xtal"), shape("ice")])
+    write(tmp_path / "in", "97wo_01A_2", [shape("xtal-1"), shape("xtal-1", group_id=4)], seed=1)
+    (tmp_path / "in" / "bad.json").write_text("{")
+    arguments = ["--out", tmp_path / "out", "--labels", "xtal=crystal", "--labels", "ice=", "--workers", "1"]
+    code, said, errors = crystal(monkeypatch, capsys, "convert", tmp_path / "in", *arguments)
+    assert (code, errors) == (1, "")
+    assert "bad.json" in said.replace("\n", "")
+    assert "3 instances of crystal" in said
+    sizes = [len(json.loads((tmp_path / "out" / f"{s}.json").read_text())["images"]) for s in ("train", "val")]
+    assert sorted(sizes) == [0, 2]  # one drop is not parted
+    (tmp_path / "in" / "bad.json").unlink()
+    assert crystal(monkeypatch, capsys, "convert", tmp_path / "in", *arguments)[0] == 0
+
+
 def coco(images=(), annotations=()):
     return json.dumps(
         {"images": list(images), "annotations": list(annotations), "categories": [{"id": 1, "name": "crystal"}]}
@@ -91,6 +107,12 @@ MISSING = coco([{"id": 1, "file_name": "gone.jpg", "height": 10, "width": 10}])
         ("predict --weights {w} --images {t}/empty --out {t}/out", {"empty/notes.txt": ""}, "empty"),
         ("evaluate --weights {w} --data {t}/none", {}, "none"),
         ("render --out {t}/full --train 1 --val 1", {"full/something.txt": ""}, "full"),
+        ("convert {t}/none --out {t}/out", {}, "none"),
+        ("convert {t}/empty --out {t}/out", {"empty/notes.txt": ""}, "no LabelMe file"),
+        ("convert {t}/in --out {t}/full", {"in/a.json": "{", "full/something.txt": ""}, "full"),
+        ("convert {t}/in --out {t}/out --labels ice", {"in/a.json": "{"}, "--labels ice"),
+        ("convert {t}/in --out {t}/out --group (", {"in/a.json": "{"}, "--group ("),
+        ("convert {t}/in --out {t}/out --val 2", {"in/a.json": "{"}, "--val 2"),
     ],
 )
 def test_bad_input_ends_in_one_sentence(monkeypatch, capsys, weights, tmp_path, command, files, said):

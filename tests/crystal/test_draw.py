@@ -84,20 +84,28 @@ def test_an_instance_at_the_border_of_the_image():
     assert points.max(0).tolist() == [39, 29]
 
 
+def nothing_but_a_hole():
+    mask = np.zeros_like(squares(1)[0])
+    mask[15:25, 15:25] = True
+    return mask
+
+
 def test_cut_measure_and_polygons():
     mask = squares(1)[0]
     for form in (mask, encode(mask[None])[0]):
         patch, top, left = cut(form)
         assert (patch.shape, top, left) == ((20, 20), 10, 10)
         assert measure(form) == (400, 20.0, 20.0, 20.0, 20.0)
-        [polygon] = polygons(form)
-        assert sorted(map(tuple, polygon.tolist())) == [(10, 10), (10, 29), (29, 10), (29, 29)]
+        [polygon], exact = polygons(form)
+        assert exact
+        assert np.abs(np.sort(np.reshape(polygon, (-1, 2)), 0) - [[10, 10], [10, 10], [30, 30], [30, 30]]).max() < 0.2
     nothing = np.zeros((5, 5), bool)
     assert cut(nothing)[0].size == cut(encode(nothing[None])[0])[0].size == 0
-    assert contours(nothing) == polygons(nothing) == []
+    assert contours(nothing) == []
+    assert polygons(nothing) == ([], False)
     nothing[2, 2] = True
     assert measure(nothing) == (1, 2.5, 2.5, 1.0, 1.0)
-    assert polygons(nothing) == []
+    assert polygons(squares(1)[0] & ~nothing_but_a_hole())[1] is False  # no outline says that there is a hole
 
 
 def test_figures_have_the_promised_shape_and_leave_the_image_alone():

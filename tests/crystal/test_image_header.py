@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from crystal import images
-from crystal.image_header import claimed_size
-from crystal.images import ImageError, read_image
+from crystal.image_header import chunks_fit, claimed_size
+from crystal.images import ImageError, decode_image, read_image
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
@@ -52,7 +52,7 @@ def test_absurd_size_is_refused_before_decoding(tmp_path, suffix, side, monkeypa
     path = tmp_path / f"huge{suffix}"
     path.write_bytes(claims(suffix, side))
     assert claimed_size(path.read_bytes()) == (side, side)
-    monkeypatch.setattr(images, "_decode", lambda data: pytest.fail("decoded"))
+    monkeypatch.setattr(images, "_decode", lambda *arguments: pytest.fail("decoded"))
     with pytest.raises(ImageError, match=rf"huge{suffix}: claims {side} x {side} pixels.*scale it down"):
         read_image(path)
 
@@ -66,3 +66,29 @@ def test_claimed_size_of_sound_and_mutated_files(suffix):
         mutated = np.frombuffer(data, np.uint8)[: rng.integers(1, len(data))].copy()
         mutated[rng.integers(0, len(mutated), 4)] = rng.integers(0, 256, 4)
         claimed_size(mutated.tobytes())  # whatever it answers, no exception
+
+
+def test_a_size_that_so_few_bytes_cannot_hold_is_refused_before_decoding(monkeypatch):
+    monkeypatch.setattr(images, "_decode", lambda *arguments: pytest.fail("decoded"))
+    with pytest.raises(ImageError, match=r"12000 x 12000 pixels, more than its \d+ bytes can hold"):
+        decode_image(claims(".jpg", 12_000), "drop.jpg")
+
+
+def test_an_even_image_is_not_mistaken_for_one_that_cannot_be():
+    even = np.full((4000, 4000), 255, np.uint8)
+    packed = cv2.imencode(".png", even, [cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
+    for data in (packed, cv2.imencode(".jpg", even, [cv2.IMWRITE_JPEG_QUALITY, 1])[1].tobytes()):
+        assert decode_image(data, "even").shape == (4000, 4000, 3)
+
+
+def test_a_chunk_that_leads_beyond_the_end_is_not_followed(monkeypatch):
+    """A decoder would set the claimed length aside first, up to 2 GB."""
+    sound = png((2, 2, 8, 0, 0, 0, 0), b"\0ab\0cd")
+    assert chunks_fit(sound)
+    assert chunks_fit(b"\xff\xd8\xff")  # other formats are not ours to judge
+    at = sound.index(b"IDAT") - 4
+    damaged = sound[:at] + (2**31 - 1).to_bytes(4, "big") + sound[at + 4 :]
+    assert not chunks_fit(damaged)
+    monkeypatch.setattr(images, "_decode", lambda *arguments: pytest.fail("decoded"))
+    with pytest.raises(ImageError, match="damaged"):
+        decode_image(damaged, "drop.png")

@@ -1,0 +1,65 @@
+"""How files are called that are made of others: as those, but different from each other, and fit for any system."""
+
+import itertools
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+MOST_CHARACTERS = 80  # of a name or a folder's; file systems take 255 bytes
+
+
+class OutputName(NamedTuple):
+    """How an image is called in the results.
+
+    Attributes:
+        file_name: in the tables: its bare name, or, where that occurs twice in the batch, its path below the folder
+            that all images share.
+        stem: of its own files, without suffix; different for all images, also where capitals do not count.
+    """
+
+    file_name: str
+    stem: str
+
+
+def distinct_stem(path: Path, taken: set[str]) -> str:
+    r"""A name for what is made of a file, from its own and its folder's, added to `taken`; capitals do not count.
+
+    Fit for a file of any system: what is not a letter, a digit or one of `_ . - + ( )` and space becomes `_`.
+
+    >>> taken = set()
+    >>> [distinct_stem(Path(p), taken) for p in ("a/drop.json", "b/Drop.json", "b/.dr\nop?.json")]
+    ['drop', 'b_Drop', 'dr_op_']
+    """
+    stem, folder = (
+        re.sub(r"[^\w.+() -]", "_", unicodedata.normalize("NFC", name)).lstrip(". ")[:MOST_CHARACTERS] or "image"
+        for name in (path.stem, path.absolute().parent.name)
+    )
+    longer = f"{folder}_{stem}"
+    tries = itertools.chain((stem, longer), (f"{longer}_{n}" for n in itertools.count(2)))
+    found = next(name for name in tries if name.casefold() not in taken)
+    taken.add(found.casefold())
+    return found
+
+
+def name_outputs(paths: Sequence[Path]) -> dict[Path, OutputName]:
+    """Name the results of each image, so that none overwrites another's.
+
+    >>> names = name_outputs([Path("a/drop.jpg"), Path("a/drop.png"), Path("b/Drop.jpg"), Path("b/drop.jpg")]).values()
+    >>> [name.stem for name in names]
+    ['drop', 'a_drop', 'b_Drop', 'b_drop_2']
+    >>> [name.file_name for name in names]
+    ['a/drop.jpg', 'a/drop.png', 'b/Drop.jpg', 'b/drop.jpg']
+    """
+    paths = list(dict.fromkeys(paths))
+    unique = len({path.name for path in paths}) == len(paths)
+    shared = "" if unique else os.path.commonpath([path.absolute().parent for path in paths])
+    names: dict[Path, OutputName] = {}
+    taken: set[str] = set()
+    for path in paths:
+        stem = distinct_stem(path, taken)
+        file_name = path.name if unique else Path(os.path.relpath(path.absolute(), shared)).as_posix()
+        names[path] = OutputName(file_name, stem)
+    return names
