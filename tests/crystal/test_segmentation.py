@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from crystal.segmentation import SegmentationError, check_segmentation, draw_cells, draw_pixels
+from crystal.problems import Effect
+from crystal.segmentation import SegmentationError, check_segmentation, draw_cells, draw_pixels, to_rle
 
 HEIGHT, WIDTH = 40, 60
 
@@ -64,7 +65,7 @@ def test_polygons_are_clipped_at_every_side():
     far = 1e9
     outline, extent, said = check_segmentation([[-far, -far, far, -far, far, far, -far, far]], HEIGHT, WIDTH)
     assert extent == (0, 0, WIDTH, HEIGHT)
-    assert not said
+    assert said == [("the polygon reaches outside the image", Effect.CLIPPED)]
     assert draw_pixels(outline, HEIGHT, WIDTH).all()
 
 
