@@ -67,8 +67,9 @@ def _number(value: Any) -> str:
 
 def _key(score_threshold: float) -> str:
     return (
-        f"<p>{colour_keys(KEY)}</p><p>Drawn and counted: predictions of score {score_threshold:g} and more; found means "
-        f"a mask IoU of {MATCH_IOU:g} or more. AP is one image's average precision at that IoU, over all scores.</p>"
+        f"<p>{colour_keys(KEY)}</p><p>Drawn and counted: predictions of score {score_threshold:g} and more; found "
+        f"means a mask IoU of {MATCH_IOU:g} or more. AP is one image's average precision at that IoU, over all "
+        "scores.</p>"
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from crystal.dataset import DatasetError, Instance, Problem, box_mask, full_mask, load_split, read_split
+from crystal.dataset import DatasetError, Instance, Problem, box_mask, full_mask, load_split
 from crystal.problems import Effect
 from crystal.render import render_dataset
 from maskrcnn_jax.roi.masks import paste

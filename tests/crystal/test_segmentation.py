@@ -5,7 +5,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from crystal.problems import Effect
-from crystal.segmentation import SegmentationError, check_segmentation, draw_cells, draw_pixels, to_rle
+from crystal.segmentation import SegmentationError, check_segmentation, draw_cells, draw_pixels
 
 HEIGHT, WIDTH = 40, 60
 
