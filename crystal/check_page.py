@@ -20,9 +20,11 @@ from crystal.reach import HALF, WELL, Reach, by_side
 MISSED = 18  # pictures of objects out of reach
 MOST_ROWS, MOST_MISSED = 1000, 200  # of the tables
 STYLE = """
+.scroll { margin-bottom: 1rem; }
 .sheet { grid-template-columns: repeat(auto-fill, minmax(min(100%, 250px), 1fr)); }
 .words td, .words th { text-align: left; vertical-align: top; overflow-wrap: anywhere; }
-.words th:first-child, .words td:first-child { min-width: 5.5em; }
+.words th { overflow-wrap: normal; }
+.words th:first-child, .words td:first-child { min-width: 4.5em; }
 .error { color: #a33c00; font-weight: 600; } .warning { color: #6b5500; font-weight: 600; } .note { color: #555; }
 details { margin: .8rem 0; } summary { cursor: pointer; }
 code { font-size: .92em; overflow-wrap: anywhere; }
@@ -30,16 +32,17 @@ code { font-size: .92em; overflow-wrap: anywhere; }
 
 
 def _overview(checked: Checked) -> str:
-    rows = []
+    names = ("images", "objects", "crowds", "images without objects", *(f"{severity}s" for severity in SEVERITIES))
+    columns = []
     for name, problems in checked.problems.items():
         records = checked.splits[name].records if name in checked.splits else ()
         objects = [i for record in records for i in record.instances]
         crowds = sum(i.crowd for i in objects)
         empty = sum(all(i.crowd for i in record.instances) for record in records)
-        numbers = (len(records), len(objects) - crowds, crowds, empty)
         counts = [sum(p.effect.severity == severity for p in problems) for severity in SEVERITIES]
-        rows.append((name, *(f"{n:,}" for n in (*numbers, *counts))))
-    return table(("split", "images", "objects", "crowds", "without objects", "errors", "warnings", "notes"), rows)
+        columns.append((len(records), len(objects) - crowds, crowds, empty, *counts))
+    rows = [(name, *(f"{n:,}" for n in numbers)) for name, *numbers in zip(names, *columns, strict=True)]
+    return table(("", *map(printable, checked.problems)), rows)
 
 
 def _words(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:

@@ -140,7 +140,7 @@ class Reach(NamedTuple):
         return (
             f"{count:,} of {len(self.best):,} objects ({100 * count / len(self.best):.1f} %) are reached by no anchor "
             f"(IoU {HALF:g} or more) {how}: few of them will be found; their shorter side is "
-            f"{np.median(thin):.0f} pixels in the median"
+            f"{np.median(thin):.1f} pixels in the median"
         )
 
 
