@@ -197,13 +197,14 @@ def check_command(dataset: Path, *, out: Path | None, preset: str, assignments: 
 
     config = override(PRESETS[preset](), assignments)
     with Bars() as bars:
-        checked = check(dataset, slots=config.slots, start=bars.add)
+        checked = check(dataset, slots=config.slots, start=lambda name, total: bars.add(escape(name), total))
     lines = rows_of(checked)
     _print(lines, rows)
     reach = reach_of([(name, r) for name, split in checked.splits.items() for r in split.records], config.model)
     console.print(", ".join(f"{checked.count(s)} {s}{'s' * (checked.count(s) != 1)}" for s in SEVERITIES))
     console.print(reach.sentence(), markup=False)
     page = out or (dataset if dataset.is_dir() else dataset.parent) / "check.html"
+    console.print("drawing the page")
     write_check_page(page, dataset, checked, lines, reach)
     console.print(f"{page}: pictures, sizes and what the anchors reach", markup=False)
     return 1 if checked.count("error") else 0

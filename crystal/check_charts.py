@@ -26,6 +26,11 @@ def _doubling(axes: Axes, which: str) -> None:
     axis.set_minor_locator(NullLocator())
 
 
+def _plain(name: str) -> str:
+    """A name as a label: matplotlib would set what stands between dollars as a formula, and hide a leading _."""
+    return name.replace("$", r"\$").lstrip("_") or "-"
+
+
 def logarithmic(
     title: str, values: Float[np.ndarray, " n"], label: str, *, marks: Sequence[float], mark_name: str
 ) -> str:
@@ -57,7 +62,7 @@ def counted(title: str, counts: Mapping[str, Int[np.ndarray, " n"]], label: str)
         for k, (name, own) in enumerate(counts.items()):
             share = np.histogram(own, edges)[0] / max(len(own), 1) * 100
             dash = "-" if k % 2 == 0 else (0, (3, 1.2))
-            axes.stairs(share, edges, color=colours[k % 4], lw=1.7, ls=dash, label=name)
+            axes.stairs(share, edges, color=colours[k % 4], lw=1.7, ls=dash, label=_plain(name))
         axes.set_xlabel(label)
         axes.set_ylabel("% of images")
         axes.set_ylim(0, None)

@@ -13,6 +13,7 @@ import numpy as np
 from crystal.check import Checked, Row
 from crystal.check_charts import best_overlaps, counted, logarithmic, reach_map
 from crystal.check_pictures import Titled, close_up, faulty, figures, sheets
+from crystal.outputs import explained_writing
 from crystal.page import table, write_page
 from crystal.problems import SEVERITIES, Severity, printable
 from crystal.reach import HALF, WELL, Reach, by_side
@@ -167,4 +168,6 @@ def write_check_page(path: Path, dataset: Path, checked: Checked, rows: Sequence
         faulty(checked),
         *sheets(checked),
     ]
+    with explained_writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     write_page(path, title, "".join(body), style=STYLE)
