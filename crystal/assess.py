@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from rich.table import Table
 
-from crystal.dataset import Record, Split, load_split, raise_if_left_out
+from crystal.dataset import Record, Split, fits_pixels, load_split, raise_if_left_out
 from crystal.evaluate import Instances, coco_metrics, empty_image_report, paper_map, precision_recall
 from crystal.images import read_image
 from crystal.predict import Prediction, Predictor
@@ -50,13 +50,13 @@ def coco_truth(split: Split, truths: Sequence[Instances]) -> dict[str, Any]:
             "image_id": record.image_id,
             "category_id": split.categories[instance.category][0],
             "segmentation": mask,
-            "area": float(coco_mask.area(mask)),
+            "area": instance.area if fits_pixels(instance, pixels) else pixels,
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "iscrowd": int(instance.crowd),
         }
         for record, truth in zip(split.records, truths, strict=True)
         for instance, mask in zip(record.instances, truth["masks"], strict=True)
-        for x1, y1, x2, y2 in [instance.box]
+        for (x1, y1, x2, y2), pixels in [(instance.box, int(coco_mask.area(mask)))]
     ]
     return {
         "images": [{"id": r.image_id, "height": r.height, "width": r.width} for r in split.records],

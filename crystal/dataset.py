@@ -20,6 +20,7 @@ __all__ = ["DatasetError", "Instance", "Problem", "Record", "Split", "box_mask",
 
 BACKGROUND_NAMES = {"background", "_background_", "__background__"}
 BOX_TOLERANCE = 2.0  # pixels by which a file's box may differ from its outline's extent before the extent is used
+AREA_SHARE = 0.1  # by which a file's area may differ from its pixels
 
 Categories = tuple[tuple[int, str], ...]
 
@@ -34,7 +35,7 @@ class Instance(NamedTuple):
     segmentation: Segmentation
     crowd: bool
     annotation_id: int
-    area: float | None = None  # as the file says, which may be wrong: for `crystal check` alone
+    area: float | None = None  # as the file says; training does without it, evaluation where it `fits_pixels`
 
 
 class Record(NamedTuple):
@@ -215,6 +216,17 @@ def raise_if_left_out(split: Split) -> None:
             f"{split.source}: done without {len(left_out)} annotation(s) that cannot be used ({first}); "
             "correct or remove them"
         )
+
+
+def fits_pixels(instance: Instance, pixels: int) -> bool:
+    """Whether the file's area can be that of the outline, which covers so many pixels.
+
+    Besides a tenth, half a pixel all round the box: that is what pixels and a polygon's own area differ by.
+    """
+    if instance.area is None:
+        return False
+    x1, y1, x2, y2 = instance.box
+    return abs(instance.area - pixels) <= AREA_SHARE * pixels + (x2 - x1) + (y2 - y1)
 
 
 def full_mask(instance: Instance, height: int, width: int) -> Bool[np.ndarray, "h w"]:

@@ -12,13 +12,12 @@ from jaxtyping import Float
 from pycocotools import mask as coco_mask
 
 from crystal.crossing import crosses_itself
-from crystal.dataset import Instance, Record
+from crystal.dataset import Instance, Record, fits_pixels
 from crystal.errors import CrystalError
 from crystal.examples import read_recorded
 from crystal.problems import Effect, Problem
 from crystal.segmentation import to_rle
 
-AREA_SHARE = 0.1  # share of its area by which a file's may be off: polygons and pixels do not cover quite the same
 SAME_BOX, NEAR, SAME = (
     0.7,
     0.85,
@@ -76,11 +75,9 @@ def _object(record: Record, instance: Instance, mask: Any) -> list[Problem]:
     outline = instance.segmentation
     if isinstance(outline, list) and any(crosses_itself(np.reshape(part, (-1, 2))) for part in outline):
         found.append(problem("the polygon crosses itself", Effect.PARITY))
-    x1, y1, x2, y2 = instance.box
     if instance.area is None:
         found.append(problem("its area is not given", Effect.UNREAD))
-    # Besides a share, half a pixel all round: that is what pixels and an outline's own area differ by.
-    elif abs(instance.area - pixels) > AREA_SHARE * pixels + (x2 - x1) + (y2 - y1):
+    elif not fits_pixels(instance, pixels):
         found.append(problem("its area is wrong", Effect.UNREAD, f" ({instance.area:g}, outlined are {pixels})"))
     if instance.crowd:
         found.append(problem("it is a crowd", Effect.IGNORED))

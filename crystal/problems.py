@@ -36,7 +36,7 @@ class Effect(Enum):
     TWICE_AN_EPOCH = "warning", "shown as two images"
     SMALLEST_LEFT_OUT = "warning", "the largest are used, the rest counts as background"
     EMPTY_MASK = "warning", "its box is used, with an empty mask"
-    UNREAD = "warning", "not read: areas are counted in the outlines"
+    UNREAD = "warning", "not used; evaluation counts the outlined pixels instead"
     BACKGROUND = "note", "used, all of it background"
     IGNORED = "note", "a region to ignore: neither object nor background"
 
