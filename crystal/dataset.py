@@ -71,7 +71,8 @@ def _categories(entries: list[dict[str, Any]]) -> tuple[Categories, dict[int, in
     """The categories, background first, and category id -> index (0 for a background that is listed)."""
     names: dict[int, str] = {}
     for entry in entries:
-        name, number = str(entry.get("name", ""))[:200], _whole(entry, "id", "a category")
+        name, number = entry.get("name", ""), _whole(entry, "id", "a category")
+        name = name if isinstance(name, str) else brief(name)
         if names.setdefault(number, name) != name:
             raise DatasetError(f"two categories have the id {number}; number them anew")
     real = sorted(number for number, name in names.items() if name not in BACKGROUND_NAMES)
@@ -173,7 +174,7 @@ def read_split(source: Path, split: str) -> Split:
             instance, said = _instance(entry, record, index[int(category)])
             problems += [Problem(where, number, *what) for what in said]
             instances[record.image_id] += [instance] if instance else []
-        elif image_id not in refused if type(image_id) is int else True:
+        elif type(image_id) is not int or image_id not in refused:
             problems.append(Problem(where, number, f"no image has the id {brief(image_id)}", Effect.LEFT_OUT))
     found = tuple(record._replace(instances=tuple(instances[number])) for number, record in records.items())
     return Split(categories, found, tuple(problems), source)

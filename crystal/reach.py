@@ -139,7 +139,7 @@ class Reach(NamedTuple):
         count, thin = len(self.missed), self.measured.sides[self.missed].min(1)
         return (
             f"{count:,} of {len(self.best):,} objects ({100 * count / len(self.best):.1f} %) are reached by no anchor "
-            f"(IoU {HALF:g} or more) {how}: few of them will be found; their shorter side is "
+            f"(IoU {HALF:g} or more) {how}: few of them are likely to be found; their shorter side is "
             f"{np.median(thin):.1f} pixels in the median"
         )
 

@@ -16,9 +16,8 @@ from crystal.opencv import cv2
 from crystal.problems import Effect, brief
 
 LEAST_AREA = 1e-3  # square pixels of a polygon's convex hull: below, its points lie on a line
-LONGEST_OUTLINE = (
-    2**20
-)  # pixels along it: pycocotools takes some 40 bytes for each; a 100-megapixel image is 40,000 round
+# Pixels along it. pycocotools takes some 40 bytes for each; a 100-megapixel image is 40,000 round.
+LONGEST_OUTLINE = 2**20
 OVER_THE_EDGE = 1.0  # pixels that a corner may lie outside the image without a word: rounding, and who counts from 1
 
 Segmentation = list[list[float]] | dict[str, Any]
@@ -148,7 +147,8 @@ def check_segmentation(segmentation: Any, height: int, width: int) -> Checked:
         SegmentationError: nothing of it can be used.
     """
     if isinstance(segmentation, dict):
-        return Checked(segmentation, _runs_extent(_runs(segmentation, height, width), height), [])
+        runs = _runs(segmentation, height, width)
+        return Checked({"size": [height, width], "counts": segmentation["counts"]}, _runs_extent(runs, height), [])
     if not isinstance(segmentation, list) or not segmentation:
         raise SegmentationError("there is no outline")
     if not isinstance(segmentation[0], list):
