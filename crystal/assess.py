@@ -9,12 +9,13 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from rich.table import Table
 
-from crystal.dataset import Record, Split, full_mask, load_split, raise_if_left_out
+from crystal.dataset import Record, Split, fits_pixels, load_split, raise_if_left_out
 from crystal.evaluate import Instances, coco_metrics, empty_image_report, paper_map, precision_recall
 from crystal.images import read_image
 from crystal.predict import Prediction, Predictor
 from crystal.progress import console, one_bar
 from crystal.run_folder import load_run, write_atomically
+from crystal.segmentation import to_rle
 
 # Table 1: mAP at IoU 0.50 on 10 images and at 0.65 on 100, images with at least one crystal.
 FEW, MANY = 10, 100
@@ -32,14 +33,35 @@ class Assessment(NamedTuple):
 
 def truth_of(record: Record) -> Instances:
     """The record's instances as `crystal.evaluate` takes them, masks as RLE."""
-    masks = [
-        coco_mask.encode(np.asfortranarray(full_mask(i, record.height, record.width).astype(np.uint8)))
-        for i in record.instances
-    ]
     return {
-        "masks": masks,
+        "masks": [to_rle(i.segmentation, record.height, record.width) for i in record.instances],
         "classes": np.array([i.category for i in record.instances], int),
         "crowd": np.array([i.crowd for i in record.instances], bool),
+    }
+
+
+def coco_truth(split: Split, truths: Sequence[Instances]) -> dict[str, Any]:
+    """The split as COCO's evaluation takes it, made of what was read and checked.
+
+    Not the file itself: pycocotools' C code ends the whole process on outlines that dataset.py leaves out or clips.
+    """
+    annotations = [
+        {
+            "image_id": record.image_id,
+            "category_id": split.categories[instance.category][0],
+            "segmentation": mask,
+            "area": instance.area if fits_pixels(instance, pixels) else pixels,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "iscrowd": int(instance.crowd),
+        }
+        for record, truth in zip(split.records, truths, strict=True)
+        for instance, mask in zip(record.instances, truth["masks"], strict=True)
+        for (x1, y1, x2, y2), pixels in [(instance.box, int(coco_mask.area(mask)))]
+    ]
+    return {
+        "images": [{"id": r.image_id, "height": r.height, "width": r.width} for r in split.records],
+        "categories": [{"id": number, "name": name} for number, name in split.categories[1:]],
+        "annotations": [{"id": number, **annotation} for number, annotation in enumerate(annotations, 1)],
     }
 
 
@@ -98,7 +120,7 @@ def assess(
         "empty_images": empty.images,
         "empty_false_positives": empty.false_positives,
     }
-    truth_json = json.loads(split.source.read_text())
+    truth_json = coco_truth(split, truths)
     for kind in ("segm", "bbox"):
         results = [r for record, p in zip(split.records, found, strict=True) for r in _results(record, p, split, kind)]
         for name, value in coco_metrics(truth_json, results, kind=kind).items():

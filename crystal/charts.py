@@ -1,4 +1,4 @@
-"""Curves of a training run as inline SVG: a small chart a quantity, one line a run (matplotlib).
+"""Small charts as inline SVG (matplotlib), and the curves of training runs: a chart a quantity, one line a run.
 
 Small multiples instead of one busy chart: on a narrow screen they go below each other and stay readable. Colours are
 Okabe and Ito's blue and vermillion, and the lines differ in dash as well, so that they read in grey.
@@ -7,10 +7,11 @@ Okabe and Ito's blue and vermillion, and the lines differ in dash as well, so th
 import html
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 Curve = tuple[np.ndarray, np.ndarray]  # steps, values
@@ -35,31 +36,46 @@ def smooth(steps: np.ndarray, values: np.ndarray) -> Curve:
     return steps[:whole].reshape(-1, stretch).mean(1), values[:whole].reshape(-1, stretch).mean(1)
 
 
-def line_chart(title: str, curves: Mapping[str, Curve], *, top: float | None = None, markers: bool = False) -> str:
+def chart(title: str, draw: Callable[[Axes], None], *, size: tuple[float, float] = (3.6, 2.3)) -> str:
     """An SVG element without fixed size, to be put into a page.
 
     Args:
         title: stands above the chart, and is its text for screen readers.
-        curves: name of the run -> its curve, two runs at most told apart.
-        top: upper end of the vertical axis; from the data if not given. The lower end is 0.
-        markers: whether each value gets a dot, for curves of few points.
+        draw: fills the axes.
+        size: (width, height) in inches, for the proportions and how large text is against them.
     """
     with mpl.rc_context({"font.size": 9, "svg.fonttype": "path", "svg.hashsalt": title}):
-        figure = Figure(figsize=(3.6, 2.3), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)
-        for (name, (steps, values)), (colour, dash) in zip(curves.items(), LINES, strict=False):
-            marker = "o" if markers else None
-            axes.plot(steps, values, label=name, linewidth=1.6, marker=marker, markersize=3.5, color=colour, ls=dash)
         axes.set_title(title, loc="left", fontsize=10)
-        axes.set_xlabel("training step")
-        axes.set_ylim(0, top)
         axes.grid(alpha=0.25)
-        if curves:
-            axes.legend(frameon=False, fontsize=8)
+        draw(axes)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = buffer.getvalue()
     # Inside a page neither the XML declaration, with its link to a document type, nor the name spaces are needed.
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg[svg.index("<svg") :])
     return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
+
+
+def line_chart(title: str, curves: Mapping[str, Curve], *, top: float | None = None, markers: bool = False) -> str:
+    """Curves over the training steps, as a `chart`.
+
+    Args:
+        title: of the chart.
+        curves: name of the run -> its curve, two runs at most told apart.
+        top: upper end of the vertical axis; from the data if not given. The lower end is 0.
+        markers: whether each value gets a dot, for curves of few points.
+    """
+
+    def draw(axes: Axes) -> None:
+        for (name, (steps, values)), (colour, dash) in zip(curves.items(), LINES, strict=False):
+            marker = "o" if markers else None
+            axes.plot(steps, values, label=name, linewidth=1.6, marker=marker, markersize=3.5, color=colour, ls=dash)
+        axes.set_xlabel("training step")
+        axes.set_ylim(0, top)
+        if curves:
+            axes.legend(frameon=False, fontsize=8)
+
+    return chart(title, draw)

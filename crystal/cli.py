@@ -1,4 +1,4 @@
-"""The command line: `crystal demo | render | convert | train | evaluate | predict` (also `python -m crystal`).
+"""The command line: `crystal demo | render | convert | check | train | evaluate | predict` (also `python -m crystal`).
 
 Every foreseen failure ends in one sentence that names the file and the remedy, and an exit code that is not 0:
 1 failed, 2 wrong usage, 130 interrupted. Heavy imports wait until a command needs them, so that --help is quick.
@@ -102,6 +102,30 @@ class Convert:
 
 
 @dataclass
+class Check:
+    """List all that is wrong with a dataset and what training will do about it; write a page that shows it.
+
+    The exit code is 1 where there are errors, 0 where there are only warnings and notes.
+    """
+
+    dataset: tyro.conf.Positional[Path]
+    """A folder with splits, or one COCO JSON file."""
+    out: Path | None = None
+    """The page; DATASET/check.html unless told."""
+    preset: Literal["tiny", "paper"] = "tiny"
+    """Whose anchors and image size the objects are held against."""
+    rows: int = 100
+    """Lines of the table that are printed; 0 for all."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default_factory=tuple)
+    """Change one setting of the preset, as in train."""
+
+    def run(self) -> int:
+        from crystal.check import check_command
+
+        return check_command(self.dataset, out=self.out, preset=self.preset, assignments=list(self.set), rows=self.rows)
+
+
+@dataclass
 class Train:
     """Train a model on DATASET/train; the same command again goes on where it stopped."""
 
@@ -178,6 +202,7 @@ COMMANDS = {
     "demo": Demo,
     "render": Render,
     "convert": Convert,
+    "check": Check,
     "train": Train,
     "evaluate": Evaluate,
     "predict": Predict,

@@ -57,10 +57,8 @@ def _largest(record: Record, slots: int) -> list[Instance]:
     return [record.instances[k] for k in order]
 
 
-def read_prepared(
-    record: Record, *, size: int | tuple[int, int], clahe: bool
-) -> tuple[UInt8[np.ndarray, "h w 3"], Letterbox]:
-    """The record's image as the network sees it (`images.prepare`).
+def read_recorded(record: Record) -> UInt8[np.ndarray, "h w 3"]:
+    """The record's image at its original resolution.
 
     Raises:
         ImageError: it cannot be read.
@@ -72,7 +70,14 @@ def read_prepared(
             f"{record.path}: is {image.shape[1]} x {image.shape[0]} pixels (upright), but the annotations say "
             f"{record.width} x {record.height}; convert the annotations again for this image"
         )
-    return prepare(image, size=size, clahe=clahe)
+    return image
+
+
+def read_prepared(
+    record: Record, *, size: int | tuple[int, int], clahe: bool
+) -> tuple[UInt8[np.ndarray, "h w 3"], Letterbox]:
+    """The record's image as the network sees it (`images.prepare`). Raises as `read_recorded`."""
+    return prepare(read_recorded(record), size=size, clahe=clahe)
 
 
 class Examples:

@@ -24,7 +24,9 @@ from crystal.examples import Batch, Collate, Examples, Vary, read_prepared
 from crystal.opencv import cv2
 from maskrcnn_jax.image.letterbox import Letterbox
 
-MASK_SIZE = 112  # cells a side; see box_mask and tests/crystal/test_dataset.py for what this keeps of an outline
+# Cells a side. Of 1,610 rendered objects over 12 pixels the worst keeps an IoU of 0.977, a needle from corner to corner
+# of a box of 272 x 245 pixels; a hundredth fall below 0.994. With 112 cells the worst kept 0.947.
+MASK_SIZE = 176
 CACHE_BYTES = 2 * 2**30
 EPOCHS = 2**31  # endless; Grain's own endlessness overflows when it is cut into batches of one
 THREADS, AHEAD = 2, 4  # threads that prepare batches, and batches prepared ahead

@@ -1,16 +1,11 @@
 """`report.html` of the demo: one self-contained page with the paper's table, curves, pictures and failures.
 
-Pictures are embedded as JPEG and charts as SVG, so the file can be mailed. The layout is a grid that wraps: side by
-side on a wide screen, one below the other on a telephone. What an outline's colour means stands above the pictures, and
-the numbers stand below each.
+What an outline's colour means stands above the pictures, and the numbers stand below each.
 """
 
-import base64
-import contextlib
 import html
 import math
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +16,7 @@ from crystal.draw import over_histogram
 from crystal.evaluate import average_precision
 from crystal.images import apply_clahe, read_image
 from crystal.opencv import cv2
-from crystal.outputs import explained_writing
+from crystal.page import colour_keys, figure, table, write_page
 from crystal.verdict import KEY, MATCH_IOU, ImageResult, draw_truth, judge
 
 # Qin et al., Crystals 2021, 11, 157, table 1: (row, our key, without CLAHE, with CLAHE).
@@ -50,22 +45,6 @@ LOSSES = (
 TITLE = "Outlining protein crystals with Mask R-CNN"
 RUNS = (("plain", "without CLAHE"), ("clahe", "with CLAHE"))
 PICTURE_WIDTH = 680  # pixels: sharp where three stand side by side, and where one fills a telephone's screen
-STYLE = """
-:root { color-scheme: light; }
-body { margin: 0 auto; max-width: 1180px; padding: 1rem; background: #fff; color: #1a1a1a;
-       font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.25rem; margin-top: 2.2rem; }
-h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; }
-th, td { padding: .35rem .8rem; border-bottom: 1px solid #ccc; text-align: right; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; } .paper { color: #666; font-style: italic; }
-.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); }
-figure { margin: 0; } figure img, .grid svg { width: 100%; height: auto; display: block; }
-figcaption { font-size: .88rem; color: #333; padding-top: .3rem; }
-.key { margin-right: 1em; white-space: nowrap; }
-.key i { display: inline-block; width: 1.6em; height: .55em; margin-right: .3em; border: 2px solid #222; }
-@media (max-width: 560px) { th, td { padding: .3rem .3rem; font-size: .82rem; } }
-"""
 
 
 class RunView(NamedTuple):
@@ -86,30 +65,11 @@ def _number(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) and abs(value) <= 1 else f"{value:,.0f}"
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, paper_columns: int = 0) -> str:
-    def row(cells: Sequence[str], tag: str) -> str:
-        ours = len(cells) - paper_columns
-        return "".join(
-            f"<{tag}{' class=paper' if i >= ours else ''}>{html.escape(cell)}</{tag}>" for i, cell in enumerate(cells)
-        )
-
-    body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in rows)
-    return f"<div class=scroll><table><tr>{row(header, 'th')}</tr>{body}</table></div>"
-
-
-def _figure(picture: np.ndarray, caption: str, alt: str) -> str:
-    """A picture (uint8 RGB) inside the page."""
-    _, encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
-    data = base64.b64encode(encoded.tobytes()).decode("ascii")
-    source = f'<img alt="{html.escape(alt)}" loading="lazy" src="data:image/jpeg;base64,{data}">'
-    return f"<figure>{source}<figcaption>{html.escape(caption)}</figcaption></figure>"
-
-
 def _key(score_threshold: float) -> str:
-    keys = " ".join(f"<span class=key><i style='background:rgb{colour}'></i>{text}</span>" for colour, text in KEY)
     return (
-        f"<p>{keys}</p><p>Drawn and counted: predictions of score {score_threshold:g} and more; found means a mask "
-        f"IoU of {MATCH_IOU:g} or more. AP is one image's average precision at that IoU, over all scores.</p>"
+        f"<p>{colour_keys(KEY)}</p><p>Drawn and counted: predictions of score {score_threshold:g} and more; found "
+        f"means a mask IoU of {MATCH_IOU:g} or more. AP is one image's average precision at that IoU, over all "
+        "scores.</p>"
     )
 
 
@@ -134,10 +94,10 @@ def _numbers(results: Mapping[str, Mapping[str, Any]]) -> str:
     further = [(row, *ours(key)) for row, key in FURTHER if any(key in values for values in results.values())]
     return (
         "<h2>The paper's table</h2>"
-        + _table(["mAP", *names, *(f"paper, {name}" for name in names)], paper, paper_columns=2)
+        + table(["mAP", *names, *(f"paper, {name}" for name in names)], paper, paper_columns=2)
         + "<p>The paper's figures (Qin et al., Crystals 2021, 11, 157) are for MARCO photographs, ours for rendered "
         "drops: they are not comparable one to one. Read across each pair for what CLAHE changes.</p>"
-        "<h2>Further numbers</h2>" + _table(["", *names], further)
+        "<h2>Further numbers</h2>" + table(["", *names], further)
     )
 
 
@@ -157,7 +117,7 @@ def _clahe(path: Path) -> str:
     size = PICTURE_WIDTH, round(image.shape[0] * _scale(image))
     panels = ((image, "as it is", "before"), (apply_clahe(image), "after CLAHE", "after"))
     figures = "".join(
-        _figure(over_histogram(cv2.resize(picture, size, interpolation=cv2.INTER_AREA)), caption, f"{path.name} {when}")
+        figure(over_histogram(cv2.resize(picture, size, interpolation=cv2.INTER_AREA)), caption, f"{path.name} {when}")
         for picture, caption, when in panels
     )
     return (
@@ -172,10 +132,10 @@ def _samples(runs: Mapping[str, RunView], count: int, score_threshold: float) ->
     for together in list(zip(*(images for _, images in views), strict=True))[:count]:
         image = read_image(together[0].path)
         scale, truth, name = _scale(image), together[0].truth, together[0].path.name
-        figures = [_figure(draw_truth(image, truth, scale=scale), "ground truth", f"{name}: ground truth")]
+        figures = [figure(draw_truth(image, truth, scale=scale), "ground truth", f"{name}: ground truth")]
         for (title, _), result in zip(views, together, strict=True):
             verdict = judge(image, result, score_threshold=score_threshold, scale=scale)
-            figures.append(_figure(verdict.picture, f"{title}: {verdict}", f"{name}: prediction {title}"))
+            figures.append(figure(verdict.picture, f"{title}: {verdict}", f"{name}: prediction {title}"))
         blocks.append(f"<h3>{html.escape(name)}</h3><div class=grid>{''.join(figures)}</div>")
     return f"<h2>Ground truth beside prediction</h2>{_key(score_threshold)}{''.join(blocks)}" if blocks else ""
 
@@ -194,8 +154,8 @@ def _failures(runs: Mapping[str, RunView], count: int, score_threshold: float) -
         scale = _scale(image)
         verdict = judge(image, result, score_threshold=score_threshold, scale=scale)
         alt = f"{result.path.name}: "
-        figures = _figure(draw_truth(image, result.truth, scale=scale), "ground truth", alt + "ground truth")
-        figures += _figure(verdict.picture, f"{name}: {verdict.explain()}", f"{alt}prediction {name}")
+        figures = figure(draw_truth(image, result.truth, scale=scale), "ground truth", alt + "ground truth")
+        figures += figure(verdict.picture, f"{name}: {verdict.explain()}", f"{alt}prediction {name}")
         blocks.append(f"<h3>{html.escape(result.path.name)}</h3><div class=grid>{figures}</div>")
     return f"<h2>Failures, worst first</h2>{_key(score_threshold)}{''.join(blocks)}" if blocks else ""
 
@@ -237,15 +197,6 @@ def write_report(
         _samples(runs, samples, score_threshold),
         _failures(runs, failures, score_threshold),
     ]
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    page = f'<!doctype html><html lang="en"><head>{head}<title>{TITLE}</title><style>{STYLE}</style></head>'
     path = demo_dir / "report.html"
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with explained_writing(path):
-        try:
-            unfinished.write_text(f"{page}<body>{''.join(body)}</body></html>\n", encoding="utf-8")
-            os.replace(unfinished, path)
-        finally:
-            with contextlib.suppress(OSError):
-                unfinished.unlink(missing_ok=True)
+    write_page(path, TITLE, "".join(body))
     return path

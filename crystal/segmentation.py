@@ -6,15 +6,19 @@ string. Files in the wild hold all of it wrong as well, and pycocotools' C code 
 has been checked. Runs in input workers: no JAX.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64, Shaped, UInt8
 from pycocotools import mask as coco_mask
 
 from crystal.opencv import cv2
+from crystal.problems import Effect, brief
 
 LEAST_AREA = 1e-3  # square pixels of a polygon's convex hull: below, its points lie on a line
+# Pixels along it. pycocotools takes some 40 bytes for each; a 100-megapixel image is 40,000 round.
+LONGEST_OUTLINE = 2**20
+OVER_THE_EDGE = 1.0  # pixels that a corner may lie outside the image without a word: rounding, and who counts from 1
 
 Segmentation = list[list[float]] | dict[str, Any]
 Extent = tuple[float, float, float, float]  # x1, y1, x2, y2
@@ -22,6 +26,16 @@ Extent = tuple[float, float, float, float]  # x1, y1, x2, y2
 
 class SegmentationError(ValueError):
     """Why an outline cannot be used; dataset.py adds which one it is."""
+
+
+class Checked(NamedTuple):
+    """What can be used of an outline: polygons clipped to the image, bad parts left out, or run lengths as they are;
+    its extent as a box in pixels; and what is to be said about it.
+    """
+
+    outline: Segmentation
+    extent: Extent
+    said: list[tuple[str, Effect]]
 
 
 def _halfplane(points: Float[np.ndarray, "n 2"], axis: int, limit: float, sign: int) -> Float[np.ndarray, "k 2"]:
@@ -50,7 +64,8 @@ def _has_area(points: Float[np.ndarray, "n 2"]) -> bool:
     return len(points) >= 3 and cv2.contourArea(cv2.convexHull(points.astype(np.float32))) >= LEAST_AREA
 
 
-def _polygon(part: Any, height: int, width: int) -> list[float]:
+def _polygon(part: Any, height: int, width: int) -> tuple[list[float], bool]:
+    """The polygon inside the image, and whether it reached beyond."""
     try:
         numbers = np.asarray(part, np.float64)
     except (TypeError, ValueError, OverflowError):
@@ -62,10 +77,13 @@ def _polygon(part: Any, height: int, width: int) -> list[float]:
     points = numbers.reshape(-1, 2)
     if not _has_area(points - points[0]):
         raise SegmentationError("the polygon has no area")
+    over = max(-points.min(), (points - (width, height)).max())
     points = _clipped(points, height, width)
     if not _has_area(points):
         raise SegmentationError("the polygon lies outside the image")
-    return points.ravel().tolist()
+    if np.abs(points - np.roll(points, 1, 0)).max(1).sum() > LONGEST_OUTLINE:
+        raise SegmentationError("the polygon's outline is longer than any object's")
+    return points.ravel().tolist(), bool(over > OVER_THE_EDGE)
 
 
 def _unpacked(packed: bytes) -> Int64[np.ndarray, " n"]:
@@ -92,14 +110,15 @@ def _runs(rle: dict[str, Any], height: int, width: int) -> Int64[np.ndarray, " n
     """Checked run lengths: none negative, and as many pixels as the image has."""
     counts, size = rle.get("counts"), rle.get("size")
     if size != [height, width]:
-        raise SegmentationError(f"the run lengths are for an image of size {str(size)[:40]}, not [{height}, {width}]")
+        raise SegmentationError(f"the run lengths are for an image of size {brief(size)}, not [{height}, {width}]")
     if isinstance(counts, str | bytes):
         runs = _unpacked(counts.encode("ascii", "replace") if isinstance(counts, str) else counts)
     elif isinstance(counts, list) and all(type(c) is int and abs(c) < 2**40 for c in counts):
         runs = np.array(counts, np.int64)
     else:
         raise SegmentationError("the run lengths are neither a string nor a list of whole numbers")
-    if (runs < 0).any() or runs.sum() != height * width:
+    # The largest is looked at first: a sum of many that are too large could wrap round to the right one.
+    if (runs < 0).any() or (runs > height * width).any() or runs.sum() != height * width:
         raise SegmentationError("the run lengths do not add up to the image")
     return runs
 
@@ -116,7 +135,7 @@ def _runs_extent(runs: Int64[np.ndarray, " n"], height: int) -> Extent:
     return float(x1), float((first % height).min()), float(x2), float((last % height).max() + 1)
 
 
-def check_segmentation(segmentation: Any, height: int, width: int) -> tuple[Segmentation, Extent, list[str]]:
+def check_segmentation(segmentation: Any, height: int, width: int) -> Checked:
     """What can be used of an outline as a file gives it.
 
     Args:
@@ -124,30 +143,41 @@ def check_segmentation(segmentation: Any, height: int, width: int) -> tuple[Segm
         height: of the image, in pixels.
         width: of the image.
 
-    Returns:
-        The outline (polygons clipped to the image, bad parts left out; run lengths as they are), its extent as a box in
-        pixels, and a sentence for each part that was left out.
-
     Raises:
         SegmentationError: nothing of it can be used.
     """
     if isinstance(segmentation, dict):
-        return segmentation, _runs_extent(_runs(segmentation, height, width), height), []
+        runs = _runs(segmentation, height, width)
+        return Checked({"size": [height, width], "counts": segmentation["counts"]}, _runs_extent(runs, height), [])
     if not isinstance(segmentation, list) or not segmentation:
         raise SegmentationError("there is no outline")
     if not isinstance(segmentation[0], list):
         segmentation = [segmentation]  # one part, without the list of parts around it
-    parts, complaints = [], []
+    parts, complaints, over = [], [], False
     for part in segmentation:
         try:
-            parts.append(_polygon(part, height, width))
+            polygon, beyond = _polygon(part, height, width)
         except SegmentationError as error:
             complaints.append(str(error))
+            continue
+        parts.append(polygon)
+        over |= beyond
     if not parts:
         raise SegmentationError(complaints[0])
     points = np.concatenate([np.reshape(part, (-1, 2)) for part in parts])
     (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
-    return parts, (x1, y1, x2, y2), complaints
+    said = [(complaint, Effect.REST_USED) for complaint in complaints]
+    said += [("the polygon reaches outside the image", Effect.CLIPPED)] if over else []
+    return Checked(parts, (x1, y1, x2, y2), said)
+
+
+def to_rle(segmentation: Segmentation, height: int, width: int) -> dict[str, Any]:
+    """A checked outline as pycocotools' compressed run lengths, without painting the image."""
+    outline: Any = segmentation
+    if isinstance(segmentation, dict):
+        counts = _runs(segmentation, height, width).tolist()
+        return coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)  # type: ignore[return-value]
+    return coco_mask.merge(coco_mask.frPyObjects(outline, height, width))  # type: ignore[return-value]
 
 
 def _filled(runs: Int64[np.ndarray, " n"], height: int, width: int) -> UInt8[np.ndarray, "h w"]:
@@ -163,8 +193,9 @@ def draw_pixels(
     pycocotools' rounding is a tie, a pixel in some ten thousand outlines falls to the other side.
     """
     x1, y1, x2, y2 = crop or (0, 0, width, height)
-    if isinstance(segmentation, dict):
-        return _filled(_runs(segmentation, height, width), height, width)[y1:y2, x1:x2]
+    if isinstance(segmentation, dict):  # the runs of the crop's columns
+        ends = np.clip(np.cumsum(_runs(segmentation, height, width)), x1 * height, x2 * height)
+        return _filled(np.diff(ends, prepend=x1 * height), height, x2 - x1)[y1:y2]
     # Rounded, because pycocotools rounds to fifths of a pixel: 23.7 - 12 = 11.699... would fall to the other side.
     shifted: Any = [(np.reshape(part, (-1, 2)) - (x1, y1)).round(6).ravel().tolist() for part in segmentation]
     drawn: Any = coco_mask.merge(coco_mask.frPyObjects(shifted, y2 - y1, x2 - x1))
@@ -172,7 +203,7 @@ def draw_pixels(
 
 
 def _at_edges(
-    table: Float[np.ndarray, "n w"], low: float, high: float, first: int, cells: int
+    table: Shaped[np.ndarray, "n w"], low: float, high: float, first: int, cells: int
 ) -> Float[np.ndarray, "e w"]:
     """Rows of a table that belongs to the pixel borders first, first + 1, ..., read at the borders of `cells` equal
     cells between `low` and `high`, linearly in between.
@@ -190,7 +221,7 @@ def draw_cells(segmentation: Segmentation, box: Extent, height: int, width: int,
     pixels = draw_pixels(segmentation, height, width, (left, top, right, bottom))
     # A table of sums up to each pixel border is linear within a pixel, so reading it in between is exact; a cell's sum
     # is the difference across it. Averaging by two matrix products took ten times longer.
-    sums = _at_edges(cv2.integral(np.ascontiguousarray(pixels)).astype(np.float64), y1, y2, top, size)
+    sums = _at_edges(cv2.integral(np.ascontiguousarray(pixels)), y1, y2, top, size)
     sums = _at_edges(np.ascontiguousarray(sums.T), x1, x2, left, size).T
     share = np.diff(np.diff(sums, axis=0), axis=1) * (size * size / ((x2 - x1) * (y2 - y1)))
     return (share >= 0.5 - 1e-9).astype(np.uint8)  # the nudge: sums fall a little short of half

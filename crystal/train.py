@@ -214,7 +214,7 @@ def train_command(
     """`crystal train`."""
     split = load_split(data, "train")
     for problem in split.problems[:5]:
-        console.print(f"note: {problem}")
+        console.print(f"note: {problem}", markup=False)
     if len(split.problems) > 5:
         console.print(f"... and {len(split.problems) - 5} more such notes on {split.source}")
     config = resolve(

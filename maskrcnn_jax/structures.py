@@ -35,8 +35,8 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 class GroundTruth(NamedTuple):
     """Objects of a batch, in g slots. `masks` are relative to their boxes: cell (i, j) of [m, m] covers that share of
-    the box, 1 inside the object, 0 outside; uint8 or float. A full-frame mask of a 512x512 image
-    would take 21 times the bytes of one of 112x112 cells.
+    the box, 1 inside the object, 0 outside; uint8 or float. A full-frame mask of a 512x512 image would take 8 times the
+    bytes of one of 176x176 cells.
     """
 
     boxes: Float[Array, "b g 4"]

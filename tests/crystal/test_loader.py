@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from crystal import examples
 from crystal.augment import Augmentation
@@ -137,6 +138,54 @@ def test_more_instances_than_slots(split):
             x1, y1, x2, y2 = batch.boxes[row].T.astype(float) / 0.8
             kept = sorted(a for a in (x2 - x1) * (y2 - y1) if a)
             assert np.allclose(kept, area[number], rtol=1e-4)
+
+
+def test_every_kind_of_outline_through_a_file(tmp_path):
+    """Written as COCO, read, batched, pasted back: crowds with run lengths of both kinds, gaps, parts, a full house."""
+    rng = np.random.default_rng(5)
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    discs = [
+        (x - cx) ** 2 + (y - cy) ** 2 < r * r for cx, cy, r in ((20, 20, 14), (55, 30, 18), (70, 8, 7), (10, 50, 3))
+    ]
+
+    def packed(mask: np.ndarray) -> dict:
+        rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+        return {"size": [HEIGHT, WIDTH], "counts": rle["counts"].decode()}
+
+    def plain(mask: np.ndarray) -> dict:
+        turns = np.flatnonzero(np.diff(mask.T.ravel().astype(int), prepend=0))
+        return {"size": [HEIGHT, WIDTH], "counts": np.diff(turns, prepend=0, append=mask.size).tolist()}
+
+    parts = [[40.0, 40.0, 52.0, 40.0, 52.0, 56.0, 40.0, 56.0], [56.0, 50.0, 76.0, 50.0, 76.0, 58.0, 60.0, 58.0]]
+    two_parts = coco_mask.decode(coco_mask.frPyObjects(parts, HEIGHT, WIDTH)).any(-1)
+    kinds = [(packed(discs[0]), 90, 1), (plain(discs[1]), 13, 1), (plain(discs[2]), 13, 0), (parts, 90, 0)]
+    kinds.append((packed(discs[3]), 90, 0))  # the smallest: one too many
+    masks = [*discs[:3], two_parts]
+    annotations = [
+        {"id": k, "image_id": 5, "category_id": c, "iscrowd": crowd, "segmentation": outline}
+        for k, (outline, c, crowd) in enumerate(kinds, 1)
+    ]
+    coco = {
+        "images": [{"id": 5, "file_name": "a.png", "height": HEIGHT, "width": WIDTH}],
+        "annotations": annotations,
+        "categories": [{"id": 90, "name": "c"}, {"id": 3, "name": "a"}, {"id": 13, "name": "b"}],
+    }
+    (tmp_path / "train/images").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "train/images/a.png"), rng.integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8))
+    (tmp_path / "train.json").write_text(json.dumps(coco))
+    split = load_split(tmp_path, "train")
+    assert [number for number, _ in split.categories] == [0, 3, 13, 90]
+    with pytest.warns(UserWarning, match=r"1 image\(s\) have more than 4 instances \(up to 5\); the largest 4"):
+        (batch,) = take(split, 1, batch_size=1, slots=4, augment=False, size=(HEIGHT, WIDTH), mask_size=80)
+    assert batch.valid.all()
+    by_box = {tuple(np.rint(box).astype(int)): slot for slot, box in enumerate(batch.boxes[0].tolist())}
+    for mask, (_, category, crowd) in zip(masks, kinds, strict=False):
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        slot = by_box[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+        assert batch.classes[0, slot] == {3: 1, 13: 2, 90: 3}[category]
+        assert batch.crowd[0, slot] == bool(crowd)
+        back = paste(batch.masks[0, slot].astype(float), batch.boxes[0, slot].astype(float), height=HEIGHT, width=WIDTH)
+        assert crowd or (back & mask).sum() / (back | mask).sum() > 0.99
 
 
 # --- order ------------------------------------------------------------------------------------------------------------

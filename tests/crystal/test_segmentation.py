@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from crystal.segmentation import SegmentationError, check_segmentation, draw_cells, draw_pixels
+from crystal.problems import Effect
+from crystal.segmentation import SegmentationError, check_segmentation, draw_cells, draw_pixels, to_rle
 
 HEIGHT, WIDTH = 40, 60
 
@@ -54,6 +55,35 @@ def test_a_crop_is_drawn_as_in_the_whole_image():
     assert sum(differing) <= 2
 
 
+def test_run_lengths_of_an_outline_are_its_pixels():
+    rng = np.random.default_rng(4)
+    for _ in range(30):
+        polygons = [rng.uniform(-5, 60, 2 * int(rng.integers(3, 9))).tolist() for _ in range(int(rng.integers(1, 3)))]
+        mask = rng.random((HEIGHT, WIDTH)) < 0.3
+        for outline in (polygons, packed(mask), unpacked(mask)):
+            outline, _, _ = check_segmentation(outline, HEIGHT, WIDTH)
+            pixels = draw_pixels(outline, HEIGHT, WIDTH)
+            assert np.array_equal(coco_mask.decode(to_rle(outline, HEIGHT, WIDTH)), pixels)
+            if isinstance(outline, dict):
+                assert np.array_equal(draw_pixels(outline, HEIGHT, WIDTH, (7, 3, 41, 29)), pixels[3:29, 7:41])
+
+
+def test_an_endless_outline_is_refused():
+    """A megabyte of corners, to and fro across a large image: pycocotools alone would set aside 4 GB for it."""
+    side = 10_000
+    corners = np.stack([np.linspace(0, side, 50_000), np.tile([0.0, side], 25_000)], 1)
+    with pytest.raises(SegmentationError, match="longer than any object's"):
+        check_segmentation([corners.ravel().tolist()], side, side)
+    outline, _, _ = check_segmentation([[0, 0, side, 0, side, side, 0, side]], side, side)
+    assert int(coco_mask.area(to_rle(outline, side, side))) == side * side
+
+
+@pytest.mark.parametrize("counts", [[2**39] * 2**8, [2**63, 5], [0, HEIGHT * WIDTH + 1, -1]])
+def test_run_lengths_that_would_overflow(counts):
+    with pytest.raises(SegmentationError, match=r"add up|neither"):
+        check_segmentation({"size": [HEIGHT, WIDTH], "counts": counts}, HEIGHT, WIDTH)
+
+
 def test_cells_by_hand():
     square = [[0.0, 0.0, 2.0, 0.0, 2.0, 2.0, 0.0, 2.0]]
     assert draw_cells(square, (0.0, 0.0, 4.0, 2.0), 10, 10, 2).tolist() == [[1, 0], [1, 0]]
@@ -64,7 +94,7 @@ def test_polygons_are_clipped_at_every_side():
     far = 1e9
     outline, extent, said = check_segmentation([[-far, -far, far, -far, far, far, -far, far]], HEIGHT, WIDTH)
     assert extent == (0, 0, WIDTH, HEIGHT)
-    assert not said
+    assert said == [("the polygon reaches outside the image", Effect.CLIPPED)]
     assert draw_pixels(outline, HEIGHT, WIDTH).all()
 
 

@@ -1,0 +1,90 @@
+"""What can be wrong with a dataset, how bad it is, and what training does about it.
+
+An `Effect` is given by the code that has it: `dataset.py` and `segmentation.py` where they leave out or mend,
+`examine.py` where it calls what training calls. So `crystal check` reports what happens, not what somebody once wrote
+down. Errors are what `crystal train` fails on, at once, on the way or at the end, and what makes its measurements
+worthless; warnings are trained on; notes are no fault. Standard library only.
+"""
+
+import reprlib
+from enum import Enum
+from typing import Any, Literal, NamedTuple
+
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+LONGEST = 120  # characters of a name out of a file; more of them are somebody's attempt to fill the screen
+
+_brief = reprlib.Repr()
+_brief.maxstring = _brief.maxother = _brief.maxlong = 40
+_brief.maxlevel, _brief.maxlist, _brief.maxdict = 2, 3, 3
+
+
+class Effect(Enum):
+    """What training does: (severity, in words). The words complete "...; the annotation is left out"."""
+
+    REFUSED = "error", "training refuses the dataset"
+    STOPS = "error", "training stops when it comes to this image"
+    LEFT_OUT = "error", "left out; the rest is trained on, and the command fails at the end"
+    SEEN_BEFORE = "error", "both are used: what is measured on one is no measure of what was learnt from the other"
+    OTHER_CLASSES = "error", "not noticed in training; evaluation mixes up the classes, or fails"
+    REST_USED = "warning", "a part was left out; the rest is used"
+    CLIPPED = "warning", "what lies inside is used"
+    MENDED = "warning", "the outline's extent is used"
+    AN_OBJECT = "warning", "taken for a single object"
+    PARITY = "warning", "used; where it covers itself twice is a hole"
+    ALL_USED = "warning", "each is used, as an object of its own"
+    TWICE_AN_EPOCH = "warning", "shown as two images"
+    SMALLEST_LEFT_OUT = "warning", "the largest are used, the rest counts as background"
+    EMPTY_MASK = "warning", "its box is used, with an empty mask"
+    UNREAD = "warning", "not used; evaluation counts the outlined pixels instead"
+    BACKGROUND = "note", "used, all of it background"
+    IGNORED = "note", "a region to ignore: neither object nor background"
+
+    @property
+    def severity(self) -> Severity:
+        """How bad it is."""
+        severity: Severity = self.value[0]
+        return severity
+
+    @property
+    def words(self) -> str:
+        """What training does."""
+        return self.value[1]
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong, or worth knowing.
+
+    Attributes:
+        file_name: of the image, or of the JSON file where no image is concerned.
+        annotation_id: as in the file; None where it has none or the whole image is concerned.
+        text: what is wrong, the same words for the same fault.
+        effect: what training does.
+        detail: the numbers of this case, to stand behind the text.
+    """
+
+    file_name: str
+    annotation_id: int | None
+    text: str
+    effect: Effect
+    detail: str = ""
+
+    def __str__(self) -> str:
+        which = "" if self.annotation_id is None else f"annotation {brief(self.annotation_id)}: "
+        return f"{printable(self.file_name)}: {which}{self.text}{self.detail}; {self.effect.words}"
+
+
+def printable(name: str) -> str:
+    r"""A name out of a file, safe to print: no control characters or lone surrogates, not endless.
+
+    >>> printable("a\x1b[2J.png")
+    'a\\x1b[2J.png'
+    """
+    if len(name) > LONGEST:
+        name = f"{name[: LONGEST // 2]}...{name[-LONGEST // 2 :]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
+def brief(value: Any) -> str:
+    """Any value out of a JSON file in a few characters, however long or deeply nested it is."""
+    return printable(_brief.repr(value))
