@@ -16,6 +16,7 @@ than 254 names, which LabelMe refuses, label.npy takes the place of label.png.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -25,11 +26,12 @@ from PIL import Image
 from crystal.draw import FONT, voc_colours
 from crystal.labelme.coco import Converted
 from crystal.labelme.instances import Instance
-from crystal.labelme.pixels import draw_shape
+from crystal.labelme.pixels import Rle, draw_shape
 from crystal.names import distinct_stem
 from crystal.opencv import cv2
-from crystal.outlines import cut
+from crystal.outlines import cut, encode_patch
 from crystal.png import encode_mask, encode_palette, encode_rgb
+from crystal.segmentation import draw_pixels
 
 BACKGROUND = "_background_"
 MOST_VALUES = 255  # of label.png with the background; LabelMe keeps 255 for pixels without a label
@@ -92,6 +94,20 @@ def draw_viz(
     return picture
 
 
+def _patch(annotation: dict[str, Any], rle: Rle, height: int, width: int) -> tuple[np.ndarray, int, int]:
+    """A patch that holds a mask: where polygons say it, drawn in their box alone and compared, else cut out."""
+    x, y, w, h = annotation["bbox"]
+    if isinstance(annotation["segmentation"], list):
+        # A pixel more: outlines reach beyond their pixels, and pycocotools pulls in what lies outside of its frame.
+        left, top = max(x - 1, 0), max(y - 1, 0)
+        crop = left, top, min(x + w + 1, width), min(y + h + 1, height)
+        patch = draw_pixels(annotation["segmentation"], height, width, crop).astype(bool)
+        # Ties of pycocotools' rounding may fall to the other side in another frame.
+        if encode_patch(patch, top, left, height=height, width=width)["counts"] == rle["counts"]:
+            return patch, top, left
+    return cut(rle)
+
+
 def write_folder(folder: Path, converted: Converted) -> None:
     """Write a converted image's files into a folder that does not exist yet. Raises OSError."""
     height, width = converted.pixels.shape[:2]
@@ -109,6 +125,9 @@ def write_folder(folder: Path, converted: Converted) -> None:
     with open(folder / "info.yaml", "w", encoding="utf-8") as info:
         yaml.safe_dump({"label_names": names}, info, default_flow_style=False)
     digits = max(len(str(len(names) - 1)), 3)
-    for instance, rle in zip(converted.instances, converted.rles, strict=True):
+    made = zip(converted.instances, converted.annotations, converted.rles, strict=True)
+    for instance, annotation, rle in made:
         name = f"{names.index(instance.name):0{digits}d}_{distinct_stem(Path(instance.name + '.png'), set())}"
-        (folder / "masks" / f"{name}.png").write_bytes(encode_mask(*cut(rle), height=height, width=width))
+        (folder / "masks" / f"{name}.png").write_bytes(
+            encode_mask(*_patch(annotation, rle, height, width), height=height, width=width)
+        )

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as rle_tools
 
+from crystal.labelme import to_coco
 from crystal.names import name_outputs
 from crystal.outputs import OutputFolder
 from crystal.predict import Prediction
@@ -46,6 +47,23 @@ def test_a_labelme_file_finds_its_image(tmp_path):
     assert content["imageData"] is None
     assert (content["imageHeight"], content["imageWidth"]) == (80, 100)
     assert [shape["label"] for shape in content["shapes"]] == ["crystal"]
+
+
+def test_predicted_labelme_files_convert_to_the_same_instances(tmp_path):
+    """With a hole, in two parts, at the border, small; and nothing is written where the images lie."""
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), np.full((80, 100, 3), 128, np.uint8))
+    ring, parts = disc(radius=20) & ~disc(radius=8), disc(centre=(8, 8), radius=12) | disc(centre=(90, 70), radius=6)
+    masks = [ring, parts, disc(centre=(20, 60), radius=6), disc(centre=(85, 10), radius=9)]
+    write(tmp_path / "out", tmp_path / "images" / "a.png", *masks)
+    coco, problems = to_coco(tmp_path / "out" / "labelme")
+    assert problems == []
+    assert len(coco["annotations"]) == len(masks)
+    for mask, annotation in zip(masks, coco["annotations"], strict=True):
+        outline = annotation["segmentation"]
+        back = rle_tools.merge(rle_tools.frPyObjects(outline, 80, 100)) if isinstance(outline, list) else outline
+        assert rle_tools.iou([back], [rle_of(mask)], [0])[0, 0] >= 0.98
+    assert [path.name for path in (tmp_path / "images").iterdir()] == ["a.png"]
 
 
 def test_corrected_labelme_files_are_kept_and_untouched_ones_replaced(tmp_path):
