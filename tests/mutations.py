@@ -32,18 +32,21 @@ class Fault(NamedTuple):
     tests: str
 
 
-ALIGN, CODING, CLAHE = "maskrcnn_jax/roi/align.py", "maskrcnn_jax/boxes/coding.py", "maskrcnn_jax/image/clahe.py"
+ALIGN, GRID = "maskrcnn_jax/roi/align.py", "maskrcnn_jax/roi/grid.py"
+CODING, CLAHE = "maskrcnn_jax/boxes/coding.py", "maskrcnn_jax/image/clahe.py"
 TESTS = "tests/maskrcnn_jax"
 FAULTS = (
-    Fault("x and y swapped in RoI Align", ALIGN,
-          "rows = bin_samples(y1, y2, maps.height", "rows = bin_samples(x1, x2, maps.height",
+    Fault("x and y swapped in RoI Align", GRID,
+          "return bin_samples(y1, y2, maps.height", "return bin_samples(x1, x2, maps.height",
           f"{TESTS}/roi/test_align.py"),
-    Fault("half pixel dropped in RoI Align", ALIGN,
+    Fault("half pixel dropped in RoI Align", GRID,
           "offset = 0.5 if aligned else 0.0", "offset = 0.0", f"{TESTS}/roi/test_align.py"),
-    Fault("a coordinate rounded in RoI Align", ALIGN,
+    Fault("a coordinate rounded in RoI Align", GRID,
           "position = low[:, None, None] + ", "position = jnp.round(low)[:, None, None] + ",
           f"{TESTS}/roi/test_align.py"),
     Fault("mean for max in RoI Align", ALIGN, 'if reduce == "max":', 'if reduce == "":', f"{TESTS}/roi/test_align.py"),
+    Fault("other levels' RoIs pooled as well", "maskrcnn_jax/roi/separable.py",
+          "weight_y * here", "weight_y", f"{TESTS}/roi/test_separable.py"),
     Fault("far edge forgotten in pooling", ALIGN,
           "(flat - edge) / span", "flat / span", f"{TESTS}/roi/test_align.py"),
     Fault("levels rounded for floored", ALIGN,
@@ -106,6 +109,8 @@ FAULTS = (
           "precision = np.maximum.accumulate(precision[::-1])[::-1]", "pass", "tests/crystal/test_evaluate.py"),
     Fault("a truth found twice", "crystal/evaluate.py",
           "overlaps[:, taken[row]] = -1.0", "pass", "tests/crystal/test_evaluate.py"),
+    Fault("colours of Detectron2 not reversed", "maskrcnn_jax/convert/detectron2.py",
+          "reverse_inputs=True", "reverse_inputs=False", f"{TESTS}/convert/test_detectron2.py"),
 )  # fmt: skip
 
 

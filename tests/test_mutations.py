@@ -1,16 +1,14 @@
-"""The faults of `tests/mutations.py` can still be put in: what they replace stands where they say, once."""
+"""The faults of `python -m tests.mutations` can still be put in."""
 
-import ast
+from pathlib import Path
 
-import pytest
+from tests.mutations import FAULTS
 
-from tests.mutations import FAULTS, ROOT
+ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_fault_fits_the_code(fault):
-    text = (ROOT / fault.file).read_text()
-    assert text.count(fault.old) == 1
-    broken = text.replace(fault.old, fault.new)
-    assert ast.dump(ast.parse(broken)) != ast.dump(ast.parse(text))  # it runs, and says something else
-    assert (ROOT / fault.tests).is_file()
+def test_each_fault_has_its_place():
+    for fault in FAULTS:
+        assert (ROOT / fault.file).read_text().count(fault.old) == 1, fault.name
+        assert fault.old != fault.new
+        assert (ROOT / fault.tests).exists()

@@ -4,11 +4,11 @@ Crystals 2021, figure 4 is the picture to keep in mind: a RoI laid over a map is
 sampling points, each point is interpolated bilinearly from the four map cells around it, and the four values become
 one: their maximum in the paper (section 2.4), their mean in the common implementations.
 
-Three readings, top to bottom: one axis (where the samples of a bin lie, and which two cells each lies between), one
-map (`roi_align`, `crop_and_resize`), the pyramid (`assign_levels`, `pyramid_roi_align`). All of them end in the same
-gather from a flat list of cells [n, c]: a pyramid is its levels one after the other, a batch its images one after the
-other, and a RoI knows where its map begins. So a batch needs no `vmap`, whose batched scatter-add in the gradient is
-slower than one with the image's offset folded into the index.
+Where the samples lie is `grid.py`. Three readings here, top to bottom: one axis (which two cells each sample lies
+between), one map (`roi_align`, `crop_and_resize`), the pyramid (`assign_levels`, `pyramid_roi_align`). All of them end
+in the same gather from a flat list of cells [n, c]: a pyramid is its levels one after the other, a batch its images one
+after the other, and a RoI knows where its map begins. So a batch needs no `vmap`, whose batched scatter-add in the
+gradient is slower than one with the image's offset folded into the index.
 
 Conventions: map cell i has its centre at i + 0.5 of the map's own pixels. `aligned=True` takes half a pixel off the
 scaled box so that a sample at a centre reads exactly that cell (Detectron2); `aligned=False` does not, and makes every
@@ -16,88 +16,13 @@ box at least one cell wide (torchvision's default). Samples more than one cell o
 moved onto its border. `crop_and_resize` is TensorFlow's: samples on the box's own borders, one a bin, 0 outside.
 """
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from maskrcnn_jax.roi.grid import Maps, Samples, bin_grid, corner_samples
 from maskrcnn_jax.roi.separable import pool_separably
 
 ADAPTIVE_LIMIT = 8  # samples a bin and side at most, where sampling_ratio = 0 asks for ceil(size / bins)
-
-
-class Maps(NamedTuple):
-    """Where each of r RoIs reads: `height` x `width` cells that begin at row `start` of the flat list."""
-
-    height: Int[Array, " r"]
-    width: Int[Array, " r"]
-    start: Int[Array, " r"]
-
-
-class Samples(NamedTuple):
-    """Sampling coordinates of r RoIs along one axis: o bins with s samples each, in cells of the map."""
-
-    position: Float[Array, "r o s"]
-    inside: Bool[Array, "r o s"]  # False reads 0
-    used: Bool[Array, "r s"]  # False: beyond the RoI's own number of samples
-
-
-def _rounded(product: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """The product itself, kept from being contracted with a sum into one fused multiply-add.
-
-    XLA computes coordinates twice, once for the cell and once for the weight, and may contract only one. Where
-    a sample lies on a whole number the two are then floored to neighbouring cells, and a wrong cell is read. Nothing
-    is contracted across a maximum; `optimization_barrier` is dropped before fusion on CPU.
-    """
-    return jnp.maximum(product, jnp.finfo(product.dtype).min)
-
-
-def bin_samples(
-    low: Float[Array, " r"],
-    high: Float[Array, " r"],
-    length: Int[Array, " r"],
-    *,
-    bins: int,
-    sampling_ratio: int,
-    max_samples: int,
-) -> Samples:
-    """S samples at the middles of s equal parts of each of `bins` bins between `low` and `high` (in cells).
-
-    >>> grid = bin_samples(jnp.array([0.0]), jnp.array([4.0]), jnp.array([8]), bins=2, sampling_ratio=2, max_samples=2)
-    >>> grid.position.tolist()
-    [[[0.5, 1.5], [2.5, 3.5]]]
-    """
-    size = (high - low) / bins
-    slots = sampling_ratio or max_samples
-    if sampling_ratio:
-        count = jnp.full(low.shape, sampling_ratio)
-    else:
-        count = jnp.clip(jnp.ceil(size), 0, max_samples).astype(jnp.int32)
-    sample = jnp.arange(slots)
-    steps = _rounded((sample + 0.5) * (size / jnp.maximum(count, 1))[:, None])
-    position = low[:, None, None] + _rounded(jnp.arange(bins)[:, None] * size[:, None, None]) + steps[:, None, :]
-    inside = (position >= -1.0) & (position <= length[:, None, None])
-    return Samples(position, inside, sample < count[:, None])
-
-
-def corner_samples(
-    low: Float[Array, " r"], high: Float[Array, " r"], length: Int[Array, " r"], *, bins: int
-) -> Samples:
-    """One sample a bin, the first and the last on the box's borders; `low`, `high` in [0, 1] of the map's outermost
-    cell centres. A single bin samples the middle.
-
-    >>> corner_samples(jnp.array([0.0]), jnp.array([0.5]), jnp.array([9]), bins=3).position.tolist()
-    [[[0.0], [2.0], [4.0]]]
-    """
-    span = (length - 1).astype(low.dtype)
-    if bins == 1:
-        position = 0.5 * (low + high)[:, None] * span[:, None]
-    else:
-        step = (high - low) * span / (bins - 1)
-        position = _rounded(low * span)[:, None] + _rounded(jnp.arange(bins) * step[:, None])
-    position = position[..., None]
-    inside = (position >= 0) & (position <= span[:, None, None])
-    return Samples(position, inside, jnp.ones((low.shape[0], 1), bool))
 
 
 def _neighbours(samples: Samples, length: Int[Array, " r"]):
@@ -148,36 +73,6 @@ def _gather(
 def _single_map(features: Float[Array, "h w c"], r: int) -> tuple[Float[Array, "n c"], Maps]:
     h, w, c = features.shape
     return features.reshape(-1, c), Maps(jnp.full(r, h), jnp.full(r, w), jnp.zeros(r, jnp.int32))
-
-
-def bin_grid(
-    boxes: Float[Array, "r 4"],
-    maps: Maps,
-    *,
-    bins: int,
-    scale_x: Float[Array, " r"],
-    scale_y: Float[Array, " r"],
-    sampling_ratio: int,
-    aligned: bool,
-    max_samples: int,
-) -> tuple[Samples, Samples]:
-    """Where the samples of each box lie on its map: (rows, columns).
-
-    A box of 8x4 pixels at half scale, two bins a side and one sample a bin, with half a cell taken off:
-
-    >>> maps, half = Maps(*jnp.array([[8], [8], [0]])), jnp.array([0.5])
-    >>> rows, columns = bin_grid(jnp.array([[0.0, 0.0, 8.0, 4.0]]), maps, bins=2, scale_x=half, scale_y=half,
-    ...     sampling_ratio=1, aligned=True, max_samples=1)
-    >>> columns.position.ravel().tolist(), rows.position.ravel().tolist()
-    ([0.5, 2.5], [0.0, 1.0])
-    """
-    offset = 0.5 if aligned else 0.0
-    x1, x2 = (_rounded(boxes[:, i] * scale_x) - offset for i in (0, 2))
-    y1, y2 = (_rounded(boxes[:, i] * scale_y) - offset for i in (1, 3))
-    if not aligned:
-        x2, y2 = jnp.maximum(x2, x1 + 1.0), jnp.maximum(y2, y1 + 1.0)
-    options = dict(bins=bins, sampling_ratio=sampling_ratio, max_samples=max_samples)
-    return bin_samples(y1, y2, maps.height, **options), bin_samples(x1, x2, maps.width, **options)
 
 
 def align_cells(

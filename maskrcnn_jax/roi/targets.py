@@ -10,7 +10,8 @@ from maskrcnn_jax.boxes.coding import encode
 from maskrcnn_jax.boxes.geometry import iou
 from maskrcnn_jax.boxes.matching import Label, match
 from maskrcnn_jax.boxes.sampling import sample_balanced
-from maskrcnn_jax.roi.align import Maps, align_cells, crop_cells
+from maskrcnn_jax.roi.align import align_cells, crop_cells
+from maskrcnn_jax.roi.grid import Maps
 
 
 class RoITargets(NamedTuple):

@@ -1,0 +1,59 @@
+"""Where samples lie, by hand; what is read there is tested in test_align.py."""
+
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given
+
+from maskrcnn_jax.roi.grid import Maps, bin_grid, bin_samples, corner_samples
+from tests import strategies
+
+
+def axis(low, high, length=8, **options):
+    samples = bin_samples(jnp.array([low]), jnp.array([high]), jnp.array([length]), **options)
+    return samples.position[0].tolist(), samples.inside[0].tolist(), samples.used[0].tolist()
+
+
+def test_samples_stand_in_the_middle_of_equal_parts():
+    position, inside, used = axis(1.0, 5.0, bins=2, sampling_ratio=2, max_samples=8)
+    assert position == [[1.5, 2.5], [3.5, 4.5]]
+    assert inside == [[True, True], [True, True]]
+    assert used == [True, True]
+
+
+def test_the_adaptive_rule_takes_as_many_as_cells_up_to_its_bound():
+    """ceil(size of a bin): 3 of 8 slots for bins of 2.5 cells, both of 2 under a bound of 2, none without size."""
+    assert axis(0.0, 5.0, bins=2, sampling_ratio=0, max_samples=8)[2] == [True] * 3 + [False] * 5
+    assert axis(0.0, 5.0, bins=2, sampling_ratio=0, max_samples=2)[2] == [True] * 2
+    assert axis(3.0, 3.0, bins=2, sampling_ratio=0, max_samples=2)[2] == [False] * 2
+    position = axis(0.0, 6.0, bins=2, sampling_ratio=0, max_samples=8)[0]
+    assert [p[:3] for p in position] == [[0.5, 1.5, 2.5], [3.5, 4.5, 5.5]]
+
+
+def test_more_than_a_cell_outside_reads_nothing():
+    """From -1 to the length itself counts (torchvision), beyond does not."""
+    _, inside, _ = axis(-1.5, 8.5, length=8, bins=10, sampling_ratio=1, max_samples=1)
+    assert [i for (i,) in inside] == [True] * 10
+    _, inside, _ = axis(-2.5, 9.5, length=8, bins=12, sampling_ratio=1, max_samples=1)
+    assert [i for (i,) in inside] == [False] + [True] * 10 + [False]
+
+
+def test_corners_are_sampled_and_a_single_bin_in_the_middle():
+    low, high, length = jnp.array([0.0, 0.5]), jnp.array([1.0, 1.5]), jnp.array([5, 5])
+    three = corner_samples(low, high, length, bins=3)
+    assert three.position[..., 0].tolist() == [[0.0, 2.0, 4.0], [2.0, 4.0, 6.0]]
+    assert three.inside[..., 0].tolist() == [[True, True, True], [True, True, False]]
+    assert corner_samples(low, high, length, bins=1).position.ravel().tolist() == [2.0, 4.0]
+
+
+@given(strategies.boxes(4, limit=50))
+def test_the_grid_of_a_box_is_that_of_its_axes(boxes):
+    """x1 and x2 make the columns, y1 and y2 the rows; boxes narrower than a cell are one wide where not aligned."""
+    maps, one = Maps(*(jnp.full(4, v) for v in (60, 60, 0))), jnp.ones(4)
+    options = dict(bins=2, scale_x=one, scale_y=one, sampling_ratio=1, max_samples=1)
+    for aligned in (True, False):
+        rows, columns = bin_grid(jnp.asarray(boxes), maps, aligned=aligned, **options)
+        for found, low, high in ((rows, boxes[:, 1], boxes[:, 3]), (columns, boxes[:, 0], boxes[:, 2])):
+            first = low - 0.5 if aligned else low
+            size = high - low if aligned else np.maximum(high - low, 1.0)
+            expected = np.stack([first + size / 4, first + size * 3 / 4], 1)
+            np.testing.assert_allclose(found.position[..., 0], expected, atol=1e-4)
