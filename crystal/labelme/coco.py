@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from pycocotools import mask as rle_tools
 
+from crystal.dataset import BOX_TOLERANCE
 from crystal.image_header import claimed_size
 from crystal.images import ImageError, decode_image
 from crystal.labelme.document import Document, LabelmeError, Problem, Shape, printable, read_document
@@ -90,6 +91,19 @@ def _decode(document: Document) -> UInt8[np.ndarray, "h w 3"]:
     return pixels
 
 
+def _box(parts: list[Part], rle: Rle, polygons: bool) -> list[float]:
+    """COCO's x, y, width, height: of the pixels, or of the outline where a spike too thin for pixels leads far beyond
+    them: the loader takes a box that strays from its outline for a mistake.
+    """
+    x, y, w, h = (int(v) for v in rle_tools.toBbox(rle))  # type: ignore[arg-type]
+    if polygons:
+        points = np.concatenate([np.reshape(part, (-1, 2)) for part in parts if isinstance(part, list)])
+        (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
+        if max(abs(x1 - x), abs(y1 - y), abs(x2 - x - w), abs(y2 - y - h)) > BOX_TOLERANCE:
+            return [x1, y1, round(x2 - x1, 3), round(y2 - y1, 3)]
+    return [x, y, w, h]
+
+
 def _annotation(instance: Instance, parts: list[Part], height: int, width: int) -> tuple[dict[str, Any], Rle]:
     rle = run_lengths(parts, height, width)
     polygons = not instance.crowd and all(isinstance(part, list) for part in parts)
@@ -100,7 +114,7 @@ def _annotation(instance: Instance, parts: list[Part], height: int, width: int) 
         "category": instance.category,
         "segmentation": parts if polygons else packed,
         "area": int(rle_tools.area(rle)),  # type: ignore[arg-type]
-        "bbox": [int(v) for v in rle_tools.toBbox(rle)],  # type: ignore[arg-type]
+        "bbox": _box(parts, rle, polygons),
         "iscrowd": int(instance.crowd),
     }
     return annotation, rle

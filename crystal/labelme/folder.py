@@ -22,6 +22,7 @@ import numpy as np
 import yaml
 from jaxtyping import Int, UInt8
 from PIL import Image
+from pycocotools import mask as rle_tools
 
 from crystal.draw import FONT, voc_colours
 from crystal.labelme.coco import Converted
@@ -96,7 +97,7 @@ def draw_viz(
 
 def _patch(annotation: dict[str, Any], rle: Rle, height: int, width: int) -> tuple[np.ndarray, int, int]:
     """A patch that holds a mask: where polygons say it, drawn in their box alone and compared, else cut out."""
-    x, y, w, h = annotation["bbox"]
+    x, y, w, h = (int(v) for v in rle_tools.toBbox(rle))  # type: ignore[arg-type]
     if isinstance(annotation["segmentation"], list):
         # A pixel more: outlines reach beyond their pixels, and pycocotools pulls in what lies outside of its frame.
         left, top = max(x - 1, 0), max(y - 1, 0)

@@ -115,6 +115,19 @@ def test_an_outline_over_the_border_is_cut(tmp_path):
     assert annotation["area"] == 40 * 30
 
 
+def test_the_loader_agrees_with_the_box_of_a_spike(tmp_path):
+    """No pixel's centre lies in the last 30 pixels of the spike."""
+    write(tmp_path, "a", [shape(points=[(10, 10), (20, 10), (20, 14.9), (70, 15), (20, 15.1), (20, 20), (10, 20)])])
+    coco, _ = to_coco(tmp_path)
+    [annotation] = coco["annotations"]
+    assert annotation["bbox"] == [10, 10, 60, 10]
+    assert annotation["area"] == pixels(coco, annotation).sum()
+    (tmp_path / "train.json").write_text(json.dumps(coco))
+    split = load_split(tmp_path, "train")
+    assert split.problems == ()
+    assert split.records[0].instances[0].box == (10, 10, 70, 20)
+
+
 def test_one_odd_file_does_not_cost_the_others(folder, monkeypatch):
     from crystal.labelme import coco as module
 
