@@ -109,9 +109,6 @@ def step(model):
     anchors[first:, [1, 3]] += (rows * (SIZE[0] // 6 - 64))[:, None]
     images = np.zeros((2, *SIZE, 3), np.float32)
     images[0, :320], images[1, :340] = resized(400, 640, 11, 320), resized(333, 500, 12, 340)
-    # One ReLU of the eighth block of C4 sees a number within float32's rounding of 0; torchvision, which normalises
-    # before it resizes, has it on the other side, where this change in the last bits of the image puts it as well.
-    images *= np.float32(1 + 3e-7)
     windows = jnp.array([[0.0, 0.0, 512.0, height] for height in HEIGHTS.values()])
     return losses_and_gradients(model, images, windows, rpn_targets_of(golden, anchors), roi_targets_of(golden))
 
@@ -125,7 +122,8 @@ def test_the_losses(step):
 def test_all_gradients(step, model):
     """Norm, sum and largest value of each, and its projection on a random direction: every trained array there is.
 
-    On another processor another ReLU may fall on the other side of 0, so one array in a hundred may miss the first bar.
+    Float32 leaves some ReLUs of the backbone on the other side of 0: 1 of the 146 norms is 2e-4 off, and after a change
+    of the image by 3e-7 up to 5 others are, so a few may miss the bar of 1e-4; every one is within 1e-3.
     """
     golden = recorded.load("torchvision_training")
     theirs = dict(zip(map(str, golden["grad_names"]), golden["grads"], strict=True))
@@ -147,7 +145,8 @@ def test_all_gradients(step, model):
         bars = np.array([1e-3, 1e-3 * np.sqrt(ours.size), 2e-3, 2e-3]) * theirs[name][[0, 0, 2, 0]]
         assert (error <= bars).all(), name
     assert set(compared) == set(theirs)
-    assert len(missed) <= 0.01 * len(compared), missed
+    assert len(missed) <= 0.05 * len(compared), missed
+    assert not [name for name in missed if not name.startswith("backbone.body.")], missed
 
 
 # -- the file of 2019 --------------------------------------------------------------------------------------------------
