@@ -141,8 +141,9 @@ def test_all_gradients(step, model):
         error = np.abs(compared[name] - theirs[name])
         if error[0] > 1e-4 * theirs[name][0]:
             missed.append(name)
-        # Sums over numbers of both signs are measured by the norm.
-        bars = np.array([1e-3, 1e-3 * np.sqrt(ours.size), 2e-3, 2e-3]) * theirs[name][[0, 0, 2, 0]]
+        # Sums over numbers of both signs are measured by the norm; a projection tells where each number went, and a
+        # flipped ReLU moves one by 2e-3 of the norm.
+        bars = np.array([1e-3, 1e-3 * np.sqrt(ours.size), 2e-3, 1e-2]) * theirs[name][[0, 0, 2, 0]]
         assert (error <= bars).all(), name
     assert set(compared) == set(theirs)
     assert len(missed) <= 0.05 * len(compared), missed
