@@ -31,12 +31,17 @@ def resized(height, width, seed, to_height):
     return cv2.resize(make_image(height, width, seed), (512, to_height), interpolation=cv2.INTER_LINEAR) * 255
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def converted(folder):
+    """The network that the peer was run with, by way of a file as torchvision writes it."""
     weights = {name: pytorch_weight(name, shape) for name, shape in torchvision_layout(101).items()}
-    path = tmp_path_factory.mktemp("torchvision") / "weights.of-any-name"
+    path = folder / "weights.of-any-name"
     write_zip(path, weights | {"backbone.body.bn1.num_batches_tracked": np.array(7)})
     return convert.load(path)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return converted(tmp_path_factory.mktemp("torchvision"))
 
 
 def test_the_files_hold_what_the_peers_were_run_with():
@@ -98,8 +103,7 @@ def roi_targets_of(golden):
     return RoITargets(*(jnp.stack([jnp.asarray(p) for p in column]) for column in zip(*parts, strict=True)))
 
 
-@pytest.fixture(scope="module")
-def step(model):
+def training_step(model):
     """(losses, gradients) on the anchors and RoIs that were drawn there."""
     golden = recorded.load("torchvision_training")
     # The stride of P6 is the padded height over its 6 rows there, 58 and not 64; a height of 352 is none of ours.
@@ -113,6 +117,11 @@ def step(model):
     return losses_and_gradients(model, images, windows, rpn_targets_of(golden, anchors), roi_targets_of(golden))
 
 
+@pytest.fixture(scope="module")
+def step(model):
+    return training_step(model)
+
+
 def test_the_losses(step):
     golden = recorded.load("torchvision_training")
     for ours, theirs in zip(NAMES, LOSSES, strict=True):
@@ -122,14 +131,15 @@ def test_the_losses(step):
 def test_all_gradients(step, model):
     """Norm, sum and largest value of each, and its projection on a random direction: every trained array there is.
 
-    Float32 leaves some ReLUs of the backbone on the other side of 0: 1 of the 146 norms is 2e-4 off, and after a change
-    of the image by 3e-7 up to 5 others are, so a few may miss the bar of 1e-4; every one is within 1e-3.
+    Rounding leaves some ReLUs of the backbone on the other side of 0, and the recorded numbers are float32 as well:
+    where they are more than 1e-4 off the float64 gradient, it is the norm of that which ours must meet.
     """
-    golden = recorded.load("torchvision_training")
+    golden, exact = recorded.load("torchvision_training"), recorded.load("torchvision_exact_norms")
     theirs = dict(zip(map(str, golden["grad_names"]), golden["grads"], strict=True))
+    in_float64 = dict(zip(map(str, exact["names"]), exact["norms"], strict=True))
     wanted = {name: p.shape for name, p in checkpoint.named_parameters(model).items()}
     rules = torchvision.rules(wanted, model.config.backbone.depths, epsilon=1e-5)
-    compared, missed = {}, []
+    compared, rounded = {}, []
     for rule in rules:
         if len(rule.targets) > 1:
             continue  # frozen norms
@@ -138,20 +148,18 @@ def test_all_gradients(step, model):
         (along,) = rule.make(direction)  # a permutation
         l2 = np.sqrt((ours**2).sum())
         compared[name] = np.array([l2, ours.sum(), np.abs(ours).max(), (along * ours).sum()])
-        error = np.abs(compared[name] - theirs[name])
-        if error[0] > 1e-4 * theirs[name][0]:
-            missed.append(name)
+        norm, truth = theirs[name][0], in_float64[rule.targets[0]]
+        if abs(norm - truth) > 1e-4 * truth:
+            rounded.append(name)
+        assert l2 == pytest.approx(truth if name in rounded else norm, rel=1e-4), name
         # Sums over numbers of both signs are measured by the norm; a projection tells where each number went, and a
         # flipped ReLU moves one of the backbone by 2e-3 of the norm. Heads, RPN and FPN have no such depth before them.
-        norm, direction_bar = (1e-3, 1e-2) if name.startswith("backbone.body.") else (1e-4, 1e-3)
-        bars = np.array([norm, norm * np.sqrt(ours.size), 2e-3, direction_bar]) * theirs[name][[0, 0, 2, 0]]
-        assert (error <= bars).all(), name
+        along_bar = 1e-2 if name.startswith("backbone.body.") else 1e-3
+        bars = norm * np.array([1e-4 * np.sqrt(ours.size), along_bar])
+        assert (np.abs(compared[name] - theirs[name])[[1, 3]] <= bars).all(), name
+        assert compared[name][2] == pytest.approx(theirs[name][2], rel=2e-3), name
     assert set(compared) == set(theirs)
-    assert len(missed) <= 0.05 * len(compared), missed
-    assert not [name for name in missed if not name.startswith("backbone.body.")], missed
-
-
-# -- the file of 2019 --------------------------------------------------------------------------------------------------
+    assert rounded == ["backbone.body.layer3.7.conv1.weight"]  # 1.65e-4
 
 
 def test_the_file_of_2019_is_read_under_its_old_names(tmp_path):
