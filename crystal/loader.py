@@ -124,8 +124,8 @@ def training_loader(
         augment: whether and how to vary.
         workers: processes besides this one; 0: threads. With processes the script needs an `if __name__ == "__main__"`.
         cache_bytes: memory for prepared images, over all workers.
-        shard: (index, count) of this process among those that train together. Their j-th batches together are the
-            same images whatever the count, if batch_size * count is.
+        shard: (index, count) of this process among those that train together. Their j-th batches one after the other
+            are the same images in the same order whatever the count, if batch_size * count is; so is the saved place.
 
     Raises:
         DatasetError: no records.
@@ -155,10 +155,10 @@ def training_loader(
         .shuffle()
         .repeat(EPOCHS)
         .random_map(Vary(mask_size, how))
-        .slice(slice(index, None, count))
         .batch(batch_size, batch_fn=Collate(slots))
+        .slice(slice(index, None, count))
     )
-    settings = {"records": len(split.records), "seed": seed, "batch_size": batch_size, "shard": list(shard)}
+    settings = {"records": len(split.records), "seed": seed, "batch_size": batch_size * count}
     return TrainingIterator(batches, settings, workers)
 
 

@@ -209,12 +209,24 @@ class MaskRCNN(nnx.Module):
         """Detections of a batch; `roi/masks.py` pastes their masks back into pixels."""
         return self.stages(images, windows).detections
 
-    def losses(self, images: Images, truth: GroundTruth, key: PRNGKeyArray, windows: Windows | None = None) -> Losses:
-        """The five losses of a batch (Crystals 2021, eq. 1 and 2). `key` decides which anchors and RoIs are drawn."""
+    def losses(
+        self,
+        images: Images,
+        truth: GroundTruth,
+        key: PRNGKeyArray,
+        windows: Windows | None = None,
+        *,
+        axis: str | None = None,
+    ) -> Losses:
+        """The five losses of a batch (Crystals 2021, eq. 1 and 2). `key` decides which anchors and RoIs are drawn.
+
+        Under `shard_map` over `axis` the arguments are this device's part of the batch, and the losses its shares: they
+        add up to the losses of the whole, and the draw of an image does not depend on which device it lies on.
+        """
         b, size = images.shape[0], (images.shape[1], images.shape[2])
         rpn, roi = self.config.rpn, self.config.roi
         windows = self._windows(images, windows)
-        anchor_keys, roi_keys = jax.random.split(key, (2, b))
+        anchor_keys, roi_keys = self._image_keys(key, b, axis)
         _, pyramid = self.features(images, windows)
         objectness, rpn_deltas = self.rpn(pyramid)
 
@@ -238,6 +250,7 @@ class MaskRCNN(nnx.Module):
             class_normaliser=rpn.class_normaliser,
             box_normaliser=rpn.box_normaliser,
             box_beta=rpn.box_beta,
+            axis=axis,
         )
 
         proposals = self.propose(*jax.lax.stop_gradient((objectness, rpn_deltas)), windows, size=size, training=True)
@@ -277,11 +290,20 @@ class MaskRCNN(nnx.Module):
             class_normaliser=roi.class_normaliser,
             box_normaliser=roi.box_normaliser,
             box_beta=roi.box_beta,
+            axis=axis,
         )
         total = rpn_class + rpn.box_weight * rpn_box + roi_class + roi_box + roi_mask
         return Losses(rpn_class, rpn_box, roi_class, roi_box, roi_mask, total)
 
     # -- conventions ---------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _image_keys(key: PRNGKeyArray, b: int, axis: str | None) -> PRNGKeyArray:
+        """[2, b], for anchors and RoIs. On several devices: this one's of those of the whole batch."""
+        if axis is None:
+            return jax.random.split(key, (2, b))
+        keys = jax.random.split(key, (2, b * jax.lax.axis_size(axis)))
+        return jax.lax.dynamic_slice_in_dim(keys, jax.lax.axis_index(axis) * b, b, axis=1)
 
     def _far_edge(self) -> Float[Array, " 4"]:
         return jnp.array([0.0, 0.0, self.config.far_edge, self.config.far_edge])

@@ -21,12 +21,14 @@ def roi_losses(
     class_normaliser: str = "sampled",
     box_normaliser: str = "sampled",
     box_beta: float = 1 / 9,
+    axis: str | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
     """(class, box, mask) of a batch; `targets` have a leading b, masks are those of the first q slots.
 
     `class_normaliser`: "sampled" averages over the drawn RoIs; "slots" over all rows, unfilled ones counting as
     background (Matterport). `box_normaliser`: "sampled" divides by the drawn RoIs (torchvision, Detectron2),
-    "positive_coordinates" by four times the positives (Matterport). No positives: box and mask are 0.
+    "positive_coordinates" by four times the positives (Matterport). No positives: box and mask are 0. `axis`: see
+    `masked_mean`.
 
     A positive of class 1 whose dx is off by 2, and a negative, all logits 0: log 2 over two classes, (2 - beta / 2)
     over the two drawn RoIs, log 2 at each cell of the mask:
@@ -39,7 +41,7 @@ def roi_losses(
     """
     entropy = optax.softmax_cross_entropy_with_integer_labels(class_logits, targets.classes)
     rows = jnp.ones_like(targets.valid) if class_normaliser == "slots" else targets.valid
-    loss_class = masked_mean(entropy, rows)
+    loss_class = masked_mean(entropy, rows, axis=axis)
 
     true_class = targets.classes[..., None]
     deltas = jnp.take_along_axis(box_deltas, true_class[..., None], axis=2)[:, :, 0]
@@ -48,10 +50,10 @@ def roi_losses(
         "sampled": targets.valid.sum().astype(entropy.dtype),
         "positive_coordinates": 4.0 * targets.positive.sum().astype(entropy.dtype),
     }
-    loss_box = masked_mean(distance, targets.positive, count[box_normaliser])
+    loss_box = masked_mean(distance, targets.positive, count[box_normaliser], axis)
 
     q = mask_logits.shape[1]
     logits = jnp.take_along_axis(mask_logits, true_class[:, :q, None, None], axis=4)[..., 0]
     cells = optax.sigmoid_binary_cross_entropy(logits, targets.masks).mean((2, 3))
-    loss_mask = masked_mean(cells, targets.positive[:, :q])
+    loss_mask = masked_mean(cells, targets.positive[:, :q], axis=axis)
     return loss_class, loss_box, loss_mask

@@ -30,11 +30,12 @@ def rpn_losses(
     class_normaliser: str = "sampled",
     box_normaliser: str = "sampled",
     box_beta: float = 1 / 9,
+    axis: str | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(class term, box term) of a batch; `targets` have a leading b. lambda is left to the caller.
 
     `class_normaliser`: "sampled" (drawn anchors) or "slots" (the number asked for, times images); `box_normaliser`:
-    those, or "positive_coordinates". Nothing drawn or no positives: 0, with finite gradients.
+    those, or "positive_coordinates". Nothing drawn or no positives: 0, with finite gradients. `axis`: see `masked_mean`.
 
     A positive whose dx is off by 2 and a negative, both undecided: log 2 each, and (2 - beta / 2) over 2 drawn anchors:
 
@@ -55,6 +56,6 @@ def rpn_losses(
         "positive_coordinates": 4.0 * targets.positive.sum().astype(logits.dtype),
     }
     return (
-        masked_mean(entropy, targets.valid, count[class_normaliser]),
-        masked_mean(distance, targets.positive, count[box_normaliser]),
+        masked_mean(entropy, targets.valid, count[class_normaliser], axis),
+        masked_mean(distance, targets.positive, count[box_normaliser], axis),
     )

@@ -10,9 +10,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from maskrcnn_jax.structures import GroundTruth, Losses
+from maskrcnn_jax.training.mesh import DATA
 from maskrcnn_jax.training.state import TrainState, to_model
 
 Metrics = dict[str, Float[Array, ""]]
@@ -21,22 +24,42 @@ Step = Callable[
 ]
 
 
-def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation) -> Step:
+def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, mesh: Mesh | None = None) -> Step:
     """A jitted `step(state, images, truth, windows, key) -> (state, metrics)`.
 
     `key` is the run's; the step number is folded in, so that a resumed run draws the same anchors and RoIs. A step
     whose loss or gradients are not finite changes nothing but the step number (`metrics["skipped"]` is 1).
     Metrics: the six losses by name, `grad_norm` before clipping, `skipped`.
-    """
 
-    def step(state, images, truth, windows, key):
+    On a `mesh` of several devices the batch is spread over them and the state is on each (see `mesh.py`, which places
+    both). Every device differentiates its own images' share of the losses, and one sum over all of them follows; what
+    the devices do otherwise they do alike. The result is that of one device, but for the order of sums.
+    """
+    several = mesh is not None and mesh.size > 1
+    axis = DATA if several else None
+
+    def gradients_of(params, frozen, images, truth, windows, key):
         def loss_of(params) -> tuple[Array, Losses]:
-            losses = to_model(graph, params, state.frozen).losses(
-                images, truth, jax.random.fold_in(key, state.step), windows
-            )
+            losses = to_model(graph, params, frozen).losses(images, truth, key, windows, axis=axis)
             return losses.total, losses
 
-        gradients, losses = jax.grad(loss_of, has_aux=True)(state.params)
+        gradients, losses = jax.grad(loss_of, has_aux=True)(params)
+        return jax.lax.psum((gradients, losses), axis) if several else (gradients, losses)
+
+    if several:
+        # Written out rather than left to XLA's partitioner, which gathers the feature maps of all devices wherever an
+        # index into a batch is computed, as in RoI Align. Unchecked: the checks want loops' carries marked as varying.
+        gradients_of = jax.shard_map(
+            gradients_of,
+            mesh=mesh,
+            in_specs=(P(), P(), P(DATA), P(DATA), P(DATA), P()),
+            out_specs=P(),
+            check_vma=False,
+        )
+
+    def step(state, images, truth, windows, key):
+        key = jax.random.fold_in(key, state.step)
+        gradients, losses = gradients_of(state.params, state.frozen, images, truth, windows, key)
         norm = optax.tree.norm(gradients)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)

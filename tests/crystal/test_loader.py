@@ -252,8 +252,21 @@ def test_shards_together_are_the_whole(split):
     halves = [take(split, 4, batch_size=2, shard=(index, 2)) for index in (0, 1)]
     for batch, first, second in zip(whole, *halves, strict=True):
         for array, left, right in zip(batch, first, second, strict=True):
-            assert np.array_equal(array[0::2], left)
-            assert np.array_equal(array[1::2], right)
+            assert np.array_equal(array[:2], left)
+            assert np.array_equal(array[2:], right)
+
+
+def test_a_place_is_that_of_all_shards(split):
+    """So a run saved by two processes goes on as one, and the other way round."""
+    (first, second) = (training_loader(split, **(OPTIONS | {"batch_size": 2, "shard": (i, 2)})) for i in (0, 1))
+    next(first), next(second)
+    alone = training_loader(split, **(OPTIONS | {"batch_size": 4}))
+    next(alone)
+    assert first.get_state() == second.get_state() == alone.get_state()
+    second.set_state(alone.get_state())
+    assert np.array_equal(next(alone).images[2:], next(second).images)
+    for loader in (first, second, alone):
+        loader.close()
 
 
 def test_worker_processes_give_the_same_batches(split, tmp_path):
