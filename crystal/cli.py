@@ -1,4 +1,5 @@
-"""The command line: `crystal demo | render | convert | check | train | evaluate | predict` (also `python -m crystal`).
+"""The command line: `crystal demo | render | convert | check | train | evaluate | predict | inspect` (or `python -m
+crystal`).
 
 Every foreseen failure ends in one sentence that names the file and the remedy, and an exit code that is not 0:
 1 failed, 2 wrong usage, 130 interrupted. Heavy imports wait until a command needs them, so that --help is quick.
@@ -198,6 +199,26 @@ class Predict:
         return predict_command(self.weights, self.images, self.out, score_threshold=self.score, labelme=self.labelme)
 
 
+@dataclass
+class Inspect:
+    """Follow one image through the network: a page with every stage's pictures, numbers, times and what they mean."""
+
+    image: tyro.conf.Positional[Path]
+    weights: Path
+    """A run folder or a checkpoint."""
+    out: Path
+    """The page, which holds all it needs."""
+    truth: Path | None = None
+    """Ground truth: a LabelMe JSON of the image, or a COCO JSON that lists it, in its dataset; by default the LabelMe
+    JSON beside the image, if there is one."""
+
+    def run(self) -> int:
+        from crystal.inspect_page import inspect_command
+
+        inspect_command(self.image, self.weights, self.out, truth=self.truth)
+        return 0
+
+
 COMMANDS = {
     "demo": Demo,
     "render": Render,
@@ -206,6 +227,7 @@ COMMANDS = {
     "train": Train,
     "evaluate": Evaluate,
     "predict": Predict,
+    "inspect": Inspect,
 }
 
 

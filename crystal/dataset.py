@@ -16,7 +16,17 @@ from crystal.images import MAX_PIXELS
 from crystal.problems import Effect, Problem, brief, printable
 from crystal.segmentation import Segmentation, SegmentationError, check_segmentation, draw_cells, draw_pixels
 
-__all__ = ["DatasetError", "Instance", "Problem", "Record", "Split", "box_mask", "full_mask", "load_split"]
+__all__ = [
+    "DatasetError",
+    "Instance",
+    "Problem",
+    "Record",
+    "Split",
+    "box_mask",
+    "full_mask",
+    "load_split",
+    "read_instance",
+]
 
 BACKGROUND_NAMES = {"background", "_background_", "__background__"}
 BOX_TOLERANCE = 2.0  # pixels by which a file's box may differ from its outline's extent before the extent is used
@@ -115,8 +125,10 @@ def _file_box(bbox: Any, height: int, width: int) -> tuple[float, float, float, 
     return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else None  # false for NaN as well
 
 
-def _instance(entry: dict[str, Any], record: Record, category: int) -> tuple[Instance | None, list[tuple[str, Effect]]]:
-    """The instance, or None, and what is to be said about it."""
+def read_instance(
+    entry: dict[str, Any], record: Record, category: int
+) -> tuple[Instance | None, list[tuple[str, Effect]]]:
+    """One of COCO's annotations as an instance of that category, or None, and what is to be said about it."""
     if category == 0:
         return None, [("its category is background", Effect.LEFT_OUT)]
     try:
@@ -171,7 +183,7 @@ def read_split(source: Path, split: str) -> Split:
             text = f"the category {brief(category)} is not among the file's; add it there or correct the annotation"
             problems.append(Problem(where, number, text, Effect.REFUSED))
         elif record:
-            instance, said = _instance(entry, record, index[int(category)])
+            instance, said = read_instance(entry, record, index[int(category)])
             problems += [Problem(where, number, *what) for what in said]
             instances[record.image_id] += [instance] if instance else []
         elif type(image_id) is not int or image_id not in refused:

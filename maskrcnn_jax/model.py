@@ -6,31 +6,42 @@ Geometry is written for one image and `vmap`ped here.
 """
 
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Num, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
 from maskrcnn_jax.backbone.fpn import FPN
 from maskrcnn_jax.backbone.resnet import ResNet
 from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.roi.align import assign_levels, pyramid_roi_align
 from maskrcnn_jax.roi.box_head import BoxHead
-from maskrcnn_jax.roi.detections import select_detections
+from maskrcnn_jax.roi.detections import Refined, refine_and_suppress
+from maskrcnn_jax.roi.grid import Samples, pyramid_grid, pyramid_maps
 from maskrcnn_jax.roi.loss import roi_losses
 from maskrcnn_jax.roi.mask_head import MaskHead
-from maskrcnn_jax.roi.targets import roi_targets
+from maskrcnn_jax.roi.targets import RoITargets, roi_targets
 from maskrcnn_jax.rpn.anchors import pyramid_anchors
 from maskrcnn_jax.rpn.head import RPNHead
 from maskrcnn_jax.rpn.loss import rpn_losses
-from maskrcnn_jax.rpn.proposals import propose
-from maskrcnn_jax.rpn.targets import rpn_targets
+from maskrcnn_jax.rpn.proposals import Ranked, rank_and_suppress
+from maskrcnn_jax.rpn.targets import RPNTargets, rpn_targets
 from maskrcnn_jax.structures import Detections, GroundTruth, Losses, Proposals, Pyramid, Stages
 
 Images = Num[Array, "b h w 3"]
 Windows = Float[Array, "b 4"]
+
+
+class Supervision(NamedTuple):
+    """What a training step compares, every entry of the targets with a leading b, and the losses that come of it."""
+
+    anchors: RPNTargets
+    proposals: Proposals
+    rois: RoITargets
+    losses: Losses
 
 
 class MaskRCNN(nnx.Module):
@@ -88,6 +99,35 @@ class MaskRCNN(nnx.Module):
         maps = self.backbone(self.normalise(images, windows))
         return maps, self.fpn(maps[1:])
 
+    def rank(
+        self,
+        objectness: Float[Array, "b a"],
+        deltas: Float[Array, "b a 4"],
+        windows: Windows,
+        *,
+        size: tuple[int, int],
+        training: bool,
+    ) -> Ranked:
+        """The boxes that proposals are chosen among, and the choice; every entry with a leading b."""
+        rpn, edge, phase = self.config.rpn, self._far_edge(), 0 if training else 1
+        if rpn.clip_to == "image":
+            windows = jnp.broadcast_to(jnp.array([0.0, 0.0, size[1], size[0]]), windows.shape)
+        one_image = partial(
+            rank_and_suppress,
+            level_sizes=self._level_sizes(size),
+            per_level=rpn.per_level,
+            score=rpn.score,
+            before_nms=rpn.before_nms[phase],
+            after_nms=rpn.after_nms[phase],
+            nms_iou=rpn.nms_iou,
+            min_side=rpn.min_side,
+            delta_weights=rpn.delta_weights,
+            max_log_scale=rpn.max_log_scale,
+        )
+        anchors = jnp.asarray(self.anchors(*size)) - edge
+        ranked = jax.vmap(one_image, (0, 0, None, 0))(objectness, deltas, anchors, windows - edge)
+        return ranked._replace(boxes=ranked.boxes + edge)
+
     def propose(
         self,
         objectness: Float[Array, "b a"],
@@ -98,52 +138,42 @@ class MaskRCNN(nnx.Module):
         training: bool,
     ) -> Proposals:
         """Proposals of a batch of images of `size` (height, width) from the RPN's outputs."""
-        rpn, edge = self.config.rpn, self._far_edge()
-        if rpn.clip_to == "image":
-            windows = jnp.broadcast_to(jnp.array([0.0, 0.0, size[1], size[0]]), windows.shape)
-        one_image = partial(
-            propose,
-            level_sizes=self._level_sizes(size),
-            per_level=rpn.per_level,
-            score=rpn.score,
-            before_nms=rpn.before_nms[0 if training else 1],
-            after_nms=rpn.after_nms[0 if training else 1],
-            nms_iou=rpn.nms_iou,
-            min_side=rpn.min_side,
-            delta_weights=rpn.delta_weights,
-            max_log_scale=rpn.max_log_scale,
-        )
-        anchors = jnp.asarray(self.anchors(*size)) - edge
-        found = jax.vmap(one_image, (0, 0, None, 0))(objectness, deltas, anchors, windows - edge)
-        return found._replace(boxes=jnp.where(found.valid[..., None], found.boxes + edge, 0.0))
+        found = jax.vmap(Ranked.proposals)(self.rank(objectness, deltas, windows, size=size, training=training))
+        return found._replace(boxes=jnp.where(found.valid[..., None], found.boxes, 0.0))
 
-    def pool(
-        self, pyramid: Pyramid, boxes: Float[Array, "b r 4"], *, size: tuple[int, int], output_size: int
-    ) -> Float[Array, "b r o o c"]:
-        """Features of every box, each from its own level of P2..P5."""
+    def levels(self, boxes: Float[Array, "b r 4"], *, size: tuple[int, int]) -> Int[Array, "b r"]:
+        """The level, 2 to 5, that each box is pooled from."""
         roi, far_edge = self.config.roi, self.config.far_edge
         # Matterport measures boxes as shares of (size - 1): a side is longer by that ratio against the canonical 224.
         height, width = size
         longer = (height * width / ((height - far_edge) * (width - far_edge))) ** 0.5
-        levels = assign_levels(
+        return assign_levels(
             (boxes - self._far_edge()) * longer,
             canonical_size=roi.canonical_size,
             rounding=roi.level_rounding,
             epsilon=roi.level_epsilon,
         )
+
+    def pool(
+        self, pyramid: Pyramid, boxes: Float[Array, "b r 4"], *, size: tuple[int, int], output_size: int
+    ) -> Float[Array, "b r o o c"]:
+        """Features of every box, each from its own level of P2..P5."""
         return pyramid_roi_align(
             pyramid[:4],
             boxes,
-            roi_levels=levels,
+            roi_levels=self.levels(boxes, size=size),
             image_size=size,
             output_size=output_size,
-            pooling=roi.pooling,
-            far_edge=far_edge,
-            sampling_ratio=roi.sampling_ratio,
-            aligned=roi.aligned,
-            reduce=roi.reduce,
-            max_samples=roi.max_samples,
+            reduce=self.config.roi.reduce,
+            **self._sampling(),
         )
+
+    def grid(
+        self, pyramid: Pyramid, boxes: Float[Array, "b r 4"], *, size: tuple[int, int], output_size: int
+    ) -> tuple[Samples, Samples]:
+        """Where `pool` reads: (rows, columns) of every box, in cells of its own level; b and r in one axis."""
+        maps = pyramid_maps(pyramid[:4], self.levels(boxes, size=size))
+        return pyramid_grid(boxes.reshape(-1, 4), maps, image_size=size, bins=output_size, **self._sampling())
 
     def classify(
         self, pyramid: Pyramid, boxes: Float[Array, "b r 4"], *, size: tuple[int, int]
@@ -161,20 +191,17 @@ class MaskRCNN(nnx.Module):
         logits = self.mask_head(pooled.reshape(-1, *pooled.shape[2:]))
         return logits.reshape(*boxes.shape[:2], *logits.shape[1:])
 
-    # -- the whole -----------------------------------------------------------------------------------------------------
-
-    def stages(self, images: Images, windows: Windows | None = None) -> Stages:
-        """One forward pass at inference, with every intermediate."""
-        size = (images.shape[1], images.shape[2])
-        windows = self._windows(images, windows)
-        (c1, c2, c3, c4, c5), pyramid = self.features(images, windows)
-        objectness, rpn_deltas = self.rpn(pyramid)
-        proposals = self.propose(objectness, rpn_deltas, windows, size=size, training=False)
-        class_logits, box_deltas = self.classify(pyramid, proposals.boxes, size=size)
-
+    def refine(
+        self,
+        class_logits: Float[Array, "b p k"],
+        box_deltas: Float[Array, "b p k 4"],
+        proposals: Proposals,
+        windows: Windows,
+    ) -> Refined:
+        """The boxes that detections are chosen among, and the choice; every entry with a leading b."""
         roi, settings = self.config.roi, self.config.detection
         one_image = partial(
-            select_detections,
+            refine_and_suppress,
             one_class=settings.one_class,
             score_threshold=settings.score_threshold,
             nms_iou=settings.nms_iou,
@@ -185,10 +212,26 @@ class MaskRCNN(nnx.Module):
             max_log_scale=roi.max_log_scale,
             far_edge=self.config.far_edge,
         )
-        detections = jax.vmap(one_image)(class_logits, box_deltas, proposals.boxes, proposals.valid, windows)
-        mask_logits = self.outline(pyramid, detections.boxes, size=size)
+        return jax.vmap(one_image)(class_logits, box_deltas, proposals.boxes, proposals.valid, windows)
+
+    def own_masks(self, pyramid: Pyramid, detections: Detections, *, size: tuple[int, int]) -> Float[Array, "b d m m"]:
+        """Mask probabilities of every detection, of its own class."""
+        logits = self.outline(pyramid, detections.boxes, size=size)
         own_class = detections.classes[..., None, None, None]
-        masks = jax.nn.sigmoid(jnp.take_along_axis(mask_logits, own_class, axis=-1)[..., 0])
+        return jax.nn.sigmoid(jnp.take_along_axis(logits, own_class, axis=-1)[..., 0])
+
+    # -- the whole -----------------------------------------------------------------------------------------------------
+
+    def stages(self, images: Images, windows: Windows | None = None) -> Stages:
+        """One forward pass at inference, with every intermediate."""
+        size = (images.shape[1], images.shape[2])
+        windows = self._windows(images, windows)
+        (c1, c2, c3, c4, c5), pyramid = self.features(images, windows)
+        objectness, rpn_deltas = self.rpn(pyramid)
+        proposals = self.propose(objectness, rpn_deltas, windows, size=size, training=False)
+        class_logits, box_deltas = self.classify(pyramid, proposals.boxes, size=size)
+        detections = jax.vmap(Refined.detections)(self.refine(class_logits, box_deltas, proposals, windows))
+        masks = self.own_masks(pyramid, detections, size=size)
         return Stages(
             c1=c1,
             c2=c2,
@@ -223,12 +266,38 @@ class MaskRCNN(nnx.Module):
         Under `shard_map` over `axis` the arguments are this device's part of the batch, and the losses its shares: they
         add up to the losses of the whole, and the draw of an image does not depend on which device it lies on.
         """
-        b, size = images.shape[0], (images.shape[1], images.shape[2])
-        rpn, roi = self.config.rpn, self.config.roi
+        return self.compare(images, truth, key, windows, axis=axis).losses
+
+    def compare(
+        self,
+        images: Images,
+        truth: GroundTruth,
+        key: PRNGKeyArray,
+        windows: Windows | None = None,
+        *,
+        axis: str | None = None,
+    ) -> Supervision:
+        """As `losses`, with what was drawn for them and what it should have said."""
         windows = self._windows(images, windows)
-        anchor_keys, roi_keys = self._image_keys(key, b, axis)
         _, pyramid = self.features(images, windows)
-        objectness, rpn_deltas = self.rpn(pyramid)
+        size = (images.shape[1], images.shape[2])
+        return self.supervise(pyramid, *self.rpn(pyramid), truth, key, windows, size=size, axis=axis)
+
+    def supervise(
+        self,
+        pyramid: Pyramid,
+        objectness: Float[Array, "b a"],
+        rpn_deltas: Float[Array, "b a 4"],
+        truth: GroundTruth,
+        key: PRNGKeyArray,
+        windows: Windows,
+        *,
+        size: tuple[int, int],
+        axis: str | None = None,
+    ) -> Supervision:
+        """What was drawn for training, what it should have said, and the losses that come of it."""
+        rpn, roi = self.config.rpn, self.config.roi
+        anchor_keys, roi_keys = self._image_keys(key, objectness.shape[0], axis)
 
         label_anchors = partial(
             rpn_targets,
@@ -293,7 +362,8 @@ class MaskRCNN(nnx.Module):
             axis=axis,
         )
         total = rpn_class + rpn.box_weight * rpn_box + roi_class + roi_box + roi_mask
-        return Losses(rpn_class, rpn_box, roi_class, roi_box, roi_mask, total)
+        losses = Losses(rpn_class, rpn_box, roi_class, roi_box, roi_mask, total)
+        return Supervision(for_rpn, proposals, for_heads, losses)
 
     # -- conventions ---------------------------------------------------------------------------------------------------
 
@@ -304,6 +374,16 @@ class MaskRCNN(nnx.Module):
             return jax.random.split(key, (2, b))
         keys = jax.random.split(key, (2, b * jax.lax.axis_size(axis)))
         return jax.lax.dynamic_slice_in_dim(keys, jax.lax.axis_index(axis) * b, b, axis=1)
+
+    def _sampling(self) -> dict[str, Any]:
+        roi = self.config.roi
+        return dict(
+            pooling=roi.pooling,
+            far_edge=self.config.far_edge,
+            sampling_ratio=roi.sampling_ratio,
+            aligned=roi.aligned,
+            max_samples=roi.max_samples,
+        )
 
     def _far_edge(self) -> Float[Array, " 4"]:
         return jnp.array([0.0, 0.0, self.config.far_edge, self.config.far_edge])

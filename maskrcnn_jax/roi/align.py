@@ -19,7 +19,7 @@ moved onto its border. `crop_and_resize` is TensorFlow's: samples on the box's o
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from maskrcnn_jax.roi.grid import Maps, Samples, bin_grid, corner_samples
+from maskrcnn_jax.roi.grid import Maps, Samples, bin_grid, corner_samples, pyramid_grid, pyramid_maps
 from maskrcnn_jax.roi.separable import pool_separably
 
 ADAPTIVE_LIMIT = 8  # samples a bin and side at most, where sampling_ratio = 0 asks for ceil(size / bins)
@@ -252,32 +252,20 @@ def pyramid_roi_align(
     """
     b, r, _ = boxes.shape
     c = levels[0].shape[-1]
+    maps = pyramid_maps(levels, roi_levels, min_level=min_level)
+    rows, columns = pyramid_grid(
+        boxes.reshape(-1, 4),
+        maps,
+        image_size=image_size,
+        bins=output_size,
+        pooling=pooling,
+        far_edge=far_edge,
+        sampling_ratio=sampling_ratio,
+        aligned=aligned,
+        max_samples=max_samples,
+    )
+    if pooling == "bins" and sampling_ratio == 0 and reduce == "mean":
+        return pool_separably(levels, roi_levels - min_level, _weighted(rows, b), _weighted(columns, b))
     cells = jnp.concatenate([level.reshape(-1, c) for level in levels])
-    heights, widths = (jnp.array([level.shape[axis] for level in levels]) for axis in (1, 2))
-    counts = [level.shape[1] * level.shape[2] for level in levels]
-    firsts = jnp.array([b * sum(counts[:i]) for i in range(len(levels))])  # where each level's first image begins
-
-    level = (roi_levels - min_level).reshape(-1)
-    image = jnp.repeat(jnp.arange(b), r)
-    maps = Maps(heights[level], widths[level], firsts[level] + image * jnp.array(counts)[level])
-    flat = boxes.reshape(-1, 4)
-    height, width = image_size
-    if pooling == "corners":
-        edge = jnp.array([0, 0, far_edge, far_edge], flat.dtype)
-        span = jnp.array([width - far_edge, height - far_edge] * 2, flat.dtype)
-        pooled = crop_cells(cells, (flat - edge) / span, maps, output_size=output_size)
-    else:
-        rows, columns = bin_grid(
-            flat,
-            maps,
-            bins=output_size,
-            scale_x=(maps.width / width).astype(flat.dtype),
-            scale_y=(maps.height / height).astype(flat.dtype),
-            sampling_ratio=sampling_ratio,
-            aligned=aligned,
-            max_samples=max_samples,
-        )
-        if sampling_ratio == 0 and reduce == "mean":
-            return pool_separably(levels, roi_levels - min_level, _weighted(rows, b), _weighted(columns, b))
-        pooled = _gather(cells, rows, columns, maps, reduce)
+    pooled = _gather(cells, rows, columns, maps, "mean" if pooling == "corners" else reduce)
     return pooled.reshape(b, r, output_size, output_size, c)

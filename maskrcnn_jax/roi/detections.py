@@ -1,13 +1,85 @@
 """From class logits and deltas to detections: decode, clip, threshold, suppress by class (Faster R-CNN section 3.3)."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from maskrcnn_jax.boxes.coding import decode
 from maskrcnn_jax.boxes.geometry import clip_to_window
 from maskrcnn_jax.boxes.nms import nms
 from maskrcnn_jax.structures import Detections
+
+
+class Refined(NamedTuple):
+    """The n (RoI, class) pairs that are held against each other, best first, and which of them the d slots show."""
+
+    roi: Int[Array, " n"]
+    classes: Int[Array, " n"]
+    boxes: Float[Array, "n 4"]  # the RoIs moved by the deltas of that class
+    scores: Float[Array, " n"]  # probabilities
+    valid: Bool[Array, " n"]  # False: the class may not count, or a side under `min_side`
+    kept: Int[Array, " d"]
+    filled: Bool[Array, " d"]
+
+    def detections(self) -> Detections:
+        """The d that remain, without masks."""
+        kept, filled = self.kept, self.filled
+        return Detections(
+            boxes=jnp.where(filled[:, None], self.boxes[kept], 0.0),
+            classes=jnp.where(filled, self.classes[kept], 0).astype(jnp.int32),
+            scores=jnp.where(filled, self.scores[kept], 0.0),
+            masks=jnp.zeros((filled.shape[0], 0, 0)),
+            valid=filled,
+        )
+
+
+def refine_and_suppress(
+    class_logits: Float[Array, "p k"],
+    box_deltas: Float[Array, "p k 4"],
+    boxes: Float[Array, "p 4"],
+    valid: Bool[Array, " p"],
+    window: Float[Array, " 4"],
+    *,
+    one_class: bool,
+    score_threshold: float,
+    nms_iou: float,
+    max_detections: int,
+    candidates: int,
+    min_side: float,
+    delta_weights: tuple[float, float, float, float],
+    max_log_scale: float | None,
+    far_edge: int = 0,
+) -> Refined:
+    """As `select_detections`, with what was there before the suppression and which RoI each box was.
+
+    Two RoIs at one place, class 1 at 0.4 and 0.8: the second is the better, and the first falls to it:
+
+    >>> logits = jnp.log(jnp.array([[0.6, 0.4], [0.2, 0.8]]))
+    >>> boxes, window = jnp.array([[2.0, 2.0, 8.0, 8.0]] * 2), jnp.array([0.0, 0.0, 16.0, 16.0])
+    >>> options = dict(score_threshold=0.3, max_detections=2, candidates=4, min_side=0.0, max_log_scale=None)
+    >>> refined = refine_and_suppress(logits, jnp.zeros((2, 2, 4)), boxes, jnp.array([True, True]), window, **options,
+    ...     one_class=False, nms_iou=0.5, delta_weights=(10, 10, 5, 5))
+    >>> refined.roi[refined.valid].tolist(), refined.kept[refined.filled].tolist()
+    ([1, 0], [0])
+    """
+    p, k = class_logits.shape
+    probabilities = jax.nn.softmax(class_logits, axis=-1)
+    counts = jnp.broadcast_to(valid[:, None], (p, k)) & (jnp.arange(k) > 0)
+    if one_class:
+        counts &= jnp.arange(k) == probabilities.argmax(-1)[:, None]
+    ranking = jnp.where(counts & (probabilities >= score_threshold), probabilities, -jnp.inf).reshape(-1)
+    scores, index = jax.lax.top_k(ranking, min(candidates, p * k))
+    row, classes = index // k, index % k
+
+    edge = jnp.array([0, 0, far_edge, far_edge], boxes.dtype)
+    moved = decode(box_deltas[row, classes], boxes[row] - edge, delta_weights, max_log_scale=max_log_scale)
+    moved = clip_to_window(moved, window - edge)
+    large = (moved[:, 2:] - moved[:, :2] >= min_side).all(1)
+    eligible = (scores > -jnp.inf) & large
+    kept, filled = nms(moved, scores, iou_threshold=nms_iou, max_outputs=max_detections, valid=eligible, groups=classes)
+    return Refined(row, classes, moved + edge, scores, eligible, kept, filled)
 
 
 def select_detections(
@@ -48,31 +120,19 @@ def select_detections(
     ([0.8, 0.4], [1, 1])
     ([0.8, 0.0], [1, 0])
     """
-    p, k = class_logits.shape
-    probabilities = jax.nn.softmax(class_logits, axis=-1)
-    eligible = jnp.broadcast_to(valid[:, None], (p, k)) & (jnp.arange(k) > 0)
-    if one_class:
-        eligible &= jnp.arange(k) == probabilities.argmax(-1)[:, None]
-    ranking = jnp.where(eligible & (probabilities >= score_threshold), probabilities, -jnp.inf).reshape(-1)
-    scores, index = jax.lax.top_k(ranking, min(candidates, p * k))
-    row, classes = index // k, index % k
-
-    edge = jnp.array([0, 0, far_edge, far_edge], boxes.dtype)
-    moved = decode(box_deltas[row, classes], boxes[row] - edge, delta_weights, max_log_scale=max_log_scale)
-    moved = clip_to_window(moved, window - edge)
-    large = (moved[:, 2:] - moved[:, :2] >= min_side).all(1)
-    kept, filled = nms(
-        moved,
-        scores,
-        iou_threshold=nms_iou,
-        max_outputs=max_detections,
-        valid=(scores > -jnp.inf) & large,
-        groups=classes,
-    )
-    return Detections(
-        boxes=jnp.where(filled[:, None], moved[kept] + edge, 0.0),
-        classes=jnp.where(filled, classes[kept], 0).astype(jnp.int32),
-        scores=jnp.where(filled, scores[kept], 0.0),
-        masks=jnp.zeros((max_detections, 0, 0)),
-        valid=filled,
-    )
+    return refine_and_suppress(
+        class_logits,
+        box_deltas,
+        boxes,
+        valid,
+        window,
+        one_class=one_class,
+        score_threshold=score_threshold,
+        nms_iou=nms_iou,
+        max_detections=max_detections,
+        candidates=candidates,
+        min_side=min_side,
+        delta_weights=delta_weights,
+        max_log_scale=max_log_scale,
+        far_edge=far_edge,
+    ).detections()

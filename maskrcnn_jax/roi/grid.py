@@ -112,3 +112,66 @@ def bin_grid(
         x2, y2 = jnp.maximum(x2, x1 + 1.0), jnp.maximum(y2, y1 + 1.0)
     options = dict(bins=bins, sampling_ratio=sampling_ratio, max_samples=max_samples)
     return bin_samples(y1, y2, maps.height, **options), bin_samples(x1, x2, maps.width, **options)
+
+
+def pyramid_maps(
+    levels: tuple[Float[Array, "b _ _ c"], ...], roi_levels: Int[Array, "b r"], *, min_level: int = 2
+) -> Maps:
+    """Which map each RoI of a batch reads, of a pyramid laid flat: level after level, and within one image after image.
+
+    Two levels of 4 and of 1 cell, two images; the last RoI of all is the second image's on the coarse level:
+
+    >>> levels = jnp.zeros((2, 2, 2, 1)), jnp.zeros((2, 1, 1, 1))
+    >>> pyramid_maps(levels, jnp.array([[2, 3], [2, 3]])).start.tolist()
+    [0, 8, 4, 9]
+    """
+    b, r = roi_levels.shape
+    heights, widths = (jnp.array([level.shape[axis] for level in levels]) for axis in (1, 2))
+    counts = [level.shape[1] * level.shape[2] for level in levels]
+    firsts = jnp.array([b * sum(counts[:i]) for i in range(len(levels))])  # where each level's first image begins
+    level = (roi_levels - min_level).reshape(-1)
+    image = jnp.repeat(jnp.arange(b), r)
+    return Maps(heights[level], widths[level], firsts[level] + image * jnp.array(counts)[level])
+
+
+def pyramid_grid(
+    boxes: Float[Array, "n 4"],
+    maps: Maps,
+    *,
+    image_size: tuple[int, int],
+    bins: int,
+    pooling: str,
+    far_edge: int,
+    sampling_ratio: int,
+    aligned: bool,
+    max_samples: int,
+) -> tuple[Samples, Samples]:
+    """Where the samples of each box lie on its own map, in cells: (rows, columns). `pooling` and `far_edge` as in
+    `align.pyramid_roi_align`, which reads features at these points.
+
+    A box over the left half of an 8x8 image, on a map of 4x4 cells, whose centres lie at 0 to 3:
+
+    >>> maps = Maps(*jnp.array([[4], [4], [0]]))
+    >>> rows, columns = pyramid_grid(jnp.array([[0.0, 0.0, 4.0, 8.0]]), maps, image_size=(8, 8), bins=2,
+    ...     pooling="bins", far_edge=0, sampling_ratio=1, aligned=True, max_samples=1)
+    >>> columns.position.ravel().tolist(), rows.position.ravel().tolist()
+    ([0.0, 1.0], [0.5, 2.5])
+    """
+    height, width = image_size
+    if pooling == "corners":
+        edge = jnp.array([0, 0, far_edge, far_edge], boxes.dtype)
+        boxes01 = (boxes - edge) / jnp.array([width - far_edge, height - far_edge] * 2, boxes.dtype)
+        return (
+            corner_samples(boxes01[:, 1], boxes01[:, 3], maps.height, bins=bins),
+            corner_samples(boxes01[:, 0], boxes01[:, 2], maps.width, bins=bins),
+        )
+    return bin_grid(
+        boxes,
+        maps,
+        bins=bins,
+        scale_x=(maps.width / width).astype(boxes.dtype),
+        scale_y=(maps.height / height).astype(boxes.dtype),
+        sampling_ratio=sampling_ratio,
+        aligned=aligned,
+        max_samples=max_samples,
+    )

@@ -1,13 +1,30 @@
 """From objectness and deltas to proposals: rank, decode, clip, suppress (Faster R-CNN section 3.3)."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from maskrcnn_jax.boxes.coding import decode
 from maskrcnn_jax.boxes.geometry import clip_to_window
 from maskrcnn_jax.boxes.nms import nms
 from maskrcnn_jax.structures import Proposals
+
+
+class Ranked(NamedTuple):
+    """The n boxes that are held against each other, and which of them the p slots of the proposals show."""
+
+    anchor: Int[Array, " n"]  # the anchor that each was
+    boxes: Float[Array, "n 4"]
+    scores: Float[Array, " n"]
+    valid: Bool[Array, " n"]  # False: a side under `min_side`
+    kept: Int[Array, " p"]
+    filled: Bool[Array, " p"]
+
+    def proposals(self) -> Proposals:
+        """The p that remain."""
+        return Proposals(self.boxes[self.kept], self.scores[self.kept], self.filled)
 
 
 def _best_per_level(objectness: Float[Array, " a"], level_sizes: tuple[int, ...], limit: int) -> list[Array]:
@@ -18,6 +35,69 @@ def _best_per_level(objectness: Float[Array, " a"], level_sizes: tuple[int, ...]
         best.append(index + start)
         start += size
     return best
+
+
+def rank_and_suppress(
+    objectness: Float[Array, " a"],
+    deltas: Float[Array, "a 4"],
+    anchors: Float[Array, "a 4"],
+    window: Float[Array, " 4"],
+    *,
+    level_sizes: tuple[int, ...],
+    per_level: bool,
+    score: str,
+    before_nms: int,
+    after_nms: int,
+    nms_iou: float,
+    min_side: float,
+    delta_weights: tuple[float, float, float, float],
+    max_log_scale: float | None,
+) -> Ranked:
+    """As `propose`, with what was there before the suppression and which anchor each box was.
+
+    In its example the three are ranked 3, 1, 2 by their logits, and the first two of that order remain:
+
+    >>> anchors = jnp.array([[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0], [20.0, 0.0, 40.0, 10.0]])
+    >>> options = dict(level_sizes=(3,), per_level=True, score="logit", before_nms=3, after_nms=3, nms_iou=0.7)
+    >>> ranked = rank_and_suppress(jnp.array([2.0, 1.0, 3.0]), jnp.zeros((3, 4)), anchors,
+    ...     jnp.array([0.0, 0.0, 32.0, 32.0]), **options, min_side=0.0, delta_weights=(1, 1, 1, 1), max_log_scale=None)
+    >>> ranked.anchor.tolist(), ranked.kept[ranked.filled].tolist()
+    ([2, 0, 1], [0, 1])
+    """
+    groups = _best_per_level(objectness, level_sizes if per_level else (objectness.shape[0],), before_nms)
+    index = jnp.concatenate(groups)
+    boxes = clip_to_window(decode(deltas[index], anchors[index], delta_weights, max_log_scale=max_log_scale), window)
+    scores = objectness[index]
+    if score == "probability":
+        scores = jax.nn.sigmoid(scores)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    valid = (sides >= min_side).all(1)
+
+    if not per_level:
+        kept, filled = nms(boxes, scores, iou_threshold=nms_iou, max_outputs=after_nms, valid=valid)
+        return Ranked(index, boxes, scores, valid, kept, filled)
+
+    # One small suppression matrix a level instead of a large one over all: a fifth of the work.
+    survivors, alive, start = [], [], 0
+    for group in groups:
+        part = slice(start, start + group.shape[0])
+        kept, filled = nms(
+            boxes[part],
+            scores[part],
+            iou_threshold=nms_iou,
+            max_outputs=min(after_nms, group.shape[0]),
+            valid=valid[part],
+        )
+        survivors.append(kept + start)
+        alive.append(filled)
+        start += group.shape[0]
+    kept, filled = jnp.concatenate(survivors), jnp.concatenate(alive)
+    ranking = jnp.where(filled, scores[kept], -jnp.inf)
+    slots = min(after_nms, ranking.shape[0])
+    _, order = jax.lax.top_k(ranking, slots)
+    kept, filled = kept[order], filled[order]
+    pad = (0, after_nms - slots)
+    return Ranked(index, boxes, scores, valid, jnp.pad(kept, pad), jnp.pad(filled, pad))
 
 
 def propose(
@@ -52,39 +132,18 @@ def propose(
     >>> found.boxes[found.valid].tolist(), found.scores[found.valid].tolist()
     ([[20.0, 0.0, 32.0, 10.0], [0.0, 0.0, 10.0, 10.0]], [3.0, 2.0])
     """
-    groups = _best_per_level(objectness, level_sizes if per_level else (objectness.shape[0],), before_nms)
-    index = jnp.concatenate(groups)
-    boxes = clip_to_window(decode(deltas[index], anchors[index], delta_weights, max_log_scale=max_log_scale), window)
-    scores = objectness[index]
-    if score == "probability":
-        scores = jax.nn.sigmoid(scores)
-    sides = boxes[:, 2:] - boxes[:, :2]
-    valid = (sides >= min_side).all(1)
-
-    if not per_level:
-        kept, filled = nms(boxes, scores, iou_threshold=nms_iou, max_outputs=after_nms, valid=valid)
-        return Proposals(boxes[kept], scores[kept], filled)
-
-    # One small suppression matrix a level instead of a large one over all: a fifth of the work.
-    survivors, alive, start = [], [], 0
-    for group in groups:
-        part = slice(start, start + group.shape[0])
-        kept, filled = nms(
-            boxes[part],
-            scores[part],
-            iou_threshold=nms_iou,
-            max_outputs=min(after_nms, group.shape[0]),
-            valid=valid[part],
-        )
-        survivors.append(kept + start)
-        alive.append(filled)
-        start += group.shape[0]
-    kept, filled = jnp.concatenate(survivors), jnp.concatenate(alive)
-    ranking = jnp.where(filled, scores[kept], -jnp.inf)
-    slots = min(after_nms, ranking.shape[0])
-    _, order = jax.lax.top_k(ranking, slots)
-    kept, filled = kept[order], filled[order]
-    pad = after_nms - slots
-    return Proposals(
-        jnp.pad(boxes[kept], ((0, pad), (0, 0))), jnp.pad(scores[kept], (0, pad)), jnp.pad(filled, (0, pad))
-    )
+    return rank_and_suppress(
+        objectness,
+        deltas,
+        anchors,
+        window,
+        level_sizes=level_sizes,
+        per_level=per_level,
+        score=score,
+        before_nms=before_nms,
+        after_nms=after_nms,
+        nms_iou=nms_iou,
+        min_side=min_side,
+        delta_weights=delta_weights,
+        max_log_scale=max_log_scale,
+    ).proposals()
