@@ -1,7 +1,7 @@
 """Data parallelism: the devices in a row, the batch spread over them, everything else whole on each.
 
-The idea of every data-parallel trainer (Goyal et al. 2017, section 2): b images on n devices are b / n images on each, and
-gradients are summed over the devices before the update, which all then make alike. In JAX that is a `Mesh` and two
+The idea of every data-parallel trainer (Goyal et al. 2017, section 2): b images on n devices are b / n images on each,
+and gradients are summed over the devices before the update, which all then make alike. In JAX that is a `Mesh` and two
 shardings, and it is the same program for one process with eight devices as for four hosts: each process puts its own
 images onto its own devices, and what spans them is one array.
 """

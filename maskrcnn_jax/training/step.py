@@ -18,7 +18,7 @@ from maskrcnn_jax.structures import GroundTruth, Losses
 from maskrcnn_jax.training.mesh import DATA
 from maskrcnn_jax.training.state import TrainState, to_model
 
-Metrics = dict[str, Float[Array, ""]]
+Metrics = dict[str, Num[Array, ""]]
 Step = Callable[
     [TrainState, Num[Array, "b h w 3"], GroundTruth, Float[Array, "b 4"], PRNGKeyArray], tuple[TrainState, Metrics]
 ]
@@ -29,7 +29,8 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, mesh
 
     `key` is the run's; the step number is folded in, so that a resumed run draws the same anchors and RoIs. A step
     whose loss or gradients are not finite changes nothing but the step number (`metrics["skipped"]` is 1).
-    Metrics: the six losses by name, `grad_norm` before clipping, `skipped`.
+    Metrics: the six losses by name, `grad_norm` before clipping, `skipped`, and how many positives were drawn for the
+    whole batch (`positive_anchors`, `positive_rois`): a loss that falls for want of them teaches nothing.
 
     On a `mesh` of several devices the batch is spread over them and the state is on each (see `mesh.py`, which places
     both). Every device differentiates its own images' share of the losses, and one sum over all of them follows; what
@@ -39,12 +40,13 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, mesh
     axis = DATA if several else None
 
     def gradients_of(params, frozen, images, truth, windows, key):
-        def loss_of(params) -> tuple[Array, Losses]:
-            losses = to_model(graph, params, frozen).losses(images, truth, key, windows, axis=axis)
-            return losses.total, losses
+        def loss_of(params) -> tuple[Array, tuple[Losses, dict[str, Array]]]:
+            found = to_model(graph, params, frozen).compare(images, truth, key, windows, axis=axis)
+            drawn = {"positive_anchors": found.anchors.positive.sum(), "positive_rois": found.rois.positive.sum()}
+            return found.losses.total, (found.losses, drawn)
 
-        gradients, losses = jax.grad(loss_of, has_aux=True)(params)
-        return jax.lax.psum((gradients, losses), axis) if several else (gradients, losses)
+        gradients, found = jax.grad(loss_of, has_aux=True)(params)
+        return jax.lax.psum((gradients, found), axis) if several else (gradients, found)
 
     if several:
         # Written out rather than left to XLA's partitioner, which gathers the feature maps of all devices wherever an
@@ -59,7 +61,7 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, mesh
 
     def step(state, images, truth, windows, key):
         key = jax.random.fold_in(key, state.step)
-        gradients, losses = gradients_of(state.params, state.frozen, images, truth, windows, key)
+        gradients, (losses, drawn) = gradients_of(state.params, state.frozen, images, truth, windows, key)
         norm = optax.tree.norm(gradients)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -68,7 +70,7 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, mesh
         params, optimizer_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), (params, optimizer_state), (state.params, state.optimizer)
         )
-        metrics = {**losses._asdict(), "grad_norm": norm, "skipped": 1.0 - finite.astype(jnp.float32)}
+        metrics = {**losses._asdict(), "grad_norm": norm, "skipped": 1.0 - finite.astype(jnp.float32)} | drawn
         return TrainState(params, state.frozen, optimizer_state, state.step + 1), metrics
 
     return jax.jit(step, donate_argnums=0)
