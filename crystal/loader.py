@@ -10,7 +10,7 @@ worker hangs on XLA's threads or takes the GPU.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import grain
@@ -54,8 +54,10 @@ def _stream(batches: grain.MapDataset, workers: int) -> grain.IterDataset:
 class TrainingIterator(Iterator[Batch]):
     """Endless batches, with a place in them that can be saved and returned to."""
 
-    def __init__(self, batches: grain.MapDataset, settings: dict[str, Any], workers: int):
-        self._batches, self._settings, self._workers = batches, settings, workers
+    def __init__(
+        self, batches: grain.MapDataset, settings: dict[str, Any], workers: int, file_names: Mapping[int, str]
+    ):
+        self._batches, self._settings, self._workers, self._file_names = batches, settings, workers, file_names
         self._given = 0
         self._iterator: grain.DatasetIterator | None = None  # threads and processes start with the first batch
 
@@ -70,6 +72,10 @@ class TrainingIterator(Iterator[Batch]):
             batch = Batch(*(np.array(array) for array in batch))
         self._given += 1
         return batch
+
+    def names(self, image_ids: Iterable[int]) -> list[str]:
+        """The file names of a batch's images."""
+        return [self._file_names[int(i)] for i in image_ids]
 
     def close(self) -> None:
         """Stop the threads or processes; the place is kept."""
@@ -159,7 +165,7 @@ def training_loader(
         .slice(slice(index, None, count))
     )
     settings = {"records": len(split.records), "seed": seed, "batch_size": batch_size * count}
-    return TrainingIterator(batches, settings, workers)
+    return TrainingIterator(batches, settings, workers, {r.image_id: r.file_name for r in split.records})
 
 
 class EvaluationBatch(NamedTuple):

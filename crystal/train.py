@@ -5,25 +5,34 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
 
+from crystal import processes
 from crystal.assess import quick_map, truth_of
+from crystal.best import Best
+from crystal.checkpoints import Checkpoints
 from crystal.config import PRESETS, Phase, TrainConfig, override
 from crystal.dataset import Split, load_split, raise_if_left_out
 from crystal.initial import initial_config, initial_model
 from crystal.loader import Batch, TrainingIterator, training_loader
 from crystal.predict import Predictor
 from crystal.progress import console, one_bar
-from crystal.run_folder import Checkpoints, Log, RunError, claim
+from crystal.run_folder import Log, NoLog, claim
+from crystal.watch import Watch
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import GroundTruth
+from maskrcnn_jax.training.mesh import data_mesh, on_one_device, replicate, shard_batch
 from maskrcnn_jax.training.optimizer import make_optimizer, make_schedule
-from maskrcnn_jax.training.state import create_state, to_model
+from maskrcnn_jax.training.state import TrainState, create_state, to_model
 from maskrcnn_jax.training.step import make_step
 
 Validate = Callable[[MaskRCNN], dict[str, float]]
@@ -32,10 +41,14 @@ Validate = Callable[[MaskRCNN], dict[str, float]]
 class Interrupted(KeyboardInterrupt):
     """Asked to stop (Ctrl-C, SIGTERM) and stopped between two steps, with a checkpoint written."""
 
+    agreed = True  # all processes of the run stop at this step
 
-def to_truth(batch: Batch) -> GroundTruth:
-    """The batch's objects as the model takes them."""
-    return GroundTruth(*(jnp.asarray(a) for a in (batch.boxes, batch.classes, batch.masks, batch.valid, batch.crowd)))
+
+def placed(batch: Batch, mesh: Mesh) -> tuple[jax.Array, GroundTruth, jax.Array]:
+    """(images, truth, windows) of all processes' batches, spread over all devices."""
+    truth = (batch.boxes, batch.classes, batch.masks, batch.valid, batch.crowd)
+    images, windows, *truth = shard_batch((batch.images, batch.windows, *truth), mesh)
+    return images, GroundTruth(*truth), windows
 
 
 @contextmanager
@@ -80,15 +93,20 @@ class Trainer:
     ) -> None:
         self.model, self.batches, self.config, self.out = model, batches, config, out
         self.validate, self.progress = validate, progress
+        processes.share_of_batch(config.batch_size)
+        self.mesh = data_mesh()
         self.key = jax.random.key(config.seed)
+        self.agreed = processes.Agreement(self.mesh)
         self.checkpoints = Checkpoints(out, model)
-        self.step = self.checkpoints.newest()
-        self.log = Log(out, self.step)
+        self.step, self._saved = self.checkpoints.newest_whole(self._fresh)
+        self.watch = Watch(config, batches.names, out)
+        self.best = Best(out, self.step)
+        self.log = Log(out, self.step) if processes.is_first() else NoLog()
 
     def run(self) -> MaskRCNN:
         """Train to the end of the schedule and return the model.
 
-        Raises Interrupted when asked to stop, RunError when gradients stay non-finite.
+        Raises Interrupted when asked to stop, RunError when the loss is not finite or explodes.
         """
         try:
             with _stop_requests() as stop:
@@ -104,7 +122,7 @@ class Trainer:
             self.checkpoints.close()
         return self.model
 
-    def _run_phase(self, phase: Phase, first: int, last: int, stop: list[int]) -> None:
+    def _optimizer(self, phase: Phase) -> tuple[optax.GradientTransformation, optax.Schedule]:
         config = self.config
         schedule = make_schedule(phase.learning_rate, steps=phase.steps, warmup=config.warmup, decay=config.decay)
         optimizer = make_optimizer(
@@ -114,64 +132,64 @@ class Trainer:
             momentum=config.momentum,
             clip_norm=config.clip_norm,
         )
-        graph, state = create_state(self.model, optimizer, part=phase.part, norms=config.train_norms)
-        if self.step and self.step == self.checkpoints.newest():
-            state, position = self.checkpoints.restore(self.step, state, with_optimizer=self.step > first)
-            self.batches.set_state(position)
-        # Placed as what was restored is: otherwise a run that is taken up again compiles the same step once more.
-        state = jax.device_put(state._replace(step=jnp.array(self.step, jnp.int32)), jax.local_devices()[0])
-        train_step = make_step(graph, optimizer)
+        return optimizer, schedule
 
-        waiting: list[dict[str, Any]] = []
-        skipped_in_a_row, since, input_wait = 0, time.monotonic(), 0.0
+    def _begin(self, phase: Phase) -> tuple[nnx.GraphDef, TrainState]:
+        graph, state = create_state(
+            self.model, self._optimizer(phase)[0], part=phase.part, norms=self.config.train_norms
+        )
+        return graph, replicate(state, self.mesh)
+
+    def _fresh(self, step: int) -> tuple[TrainState, bool]:
+        """A state as the run goes on with after `step`, and whether the optimizer saved there goes on too."""
+        first = 0
+        for phase in self.config.phases[:-1]:
+            if step < first + phase.steps:
+                break
+            first += phase.steps
+        else:
+            phase = self.config.phases[-1]
+        return self._begin(phase)[1], step > first
+
+    def _run_phase(self, phase: Phase, first: int, last: int, stop: list[int]) -> None:
+        config, watch = self.config, self.watch
+        optimizer, schedule = self._optimizer(phase)
+        graph, state = self._begin(phase)
+        if self._saved:
+            (state, position), self._saved = self._saved, None
+            self.batches.set_state(position["input"])
+            watch.set_state(position["watch"])
+        state = state._replace(step=replicate(jnp.array(self.step, jnp.int32), self.mesh))
+        train_step = make_step(graph, optimizer, self.mesh)
+
+        watch.restart_clock()
         while self.step < last:
             asked = time.monotonic()
             batch = next(self.batches)
-            input_wait += time.monotonic() - asked
-            state, metrics = train_step(
-                state, jnp.asarray(batch.images), to_truth(batch), jnp.asarray(batch.windows), self.key
-            )
+            waited = time.monotonic() - asked
+            state, metrics = train_step(state, *placed(batch, self.mesh), self.key)
             self.step += 1
-            waiting.append(metrics)
+            watch.add(metrics, batch.image_ids, waited)
+            stopping = self.agreed(bool(stop))
+            saving = self.step % config.checkpoint_every == 0 or self.step == last or stopping
+            if saving:
+                watch.look(self.step)  # nothing bad is saved
             if self.step % config.log_every == 0 or self.step == last:
-                values = jax.device_get(waiting)  # waits for the steps: metrics are fetched once an interval
-                seconds = time.monotonic() - since
-                self._write(values, float(np.asarray(schedule(self.step - first))), seconds, input_wait)
-                for value in values:
-                    skipped_in_a_row = skipped_in_a_row + 1 if value["skipped"] else 0
-                if skipped_in_a_row >= config.skips_allowed:
-                    raise RunError(
-                        f"step {self.step}: gradients have not been finite for {skipped_in_a_row} steps; the last good "
-                        f"weights are in {self.out / 'checkpoints'}; try a lower learning rate"
-                    )
-                waiting, since, input_wait = [], time.monotonic(), 0.0
+                line = watch.line(self.step, float(np.asarray(schedule(self.step - first))))
+                self.log.write(step=self.step, **line)
+                self.progress(self.step, f"loss {line['loss']:.3f}")
             validating = self.validate and config.validate_every and self.step % config.validate_every == 0
             if self.validate and (validating or self.step == config.steps):
-                self.model = to_model(graph, *jax.tree.map(jnp.copy, (state.params, state.frozen)))
-                self.log.write(step=self.step, **self.validate(self.model))
-                since = time.monotonic()
-            if self.step % config.checkpoint_every == 0 or self.step == last or stop:
-                self.checkpoints.save(self.step, state, self.batches.get_state())
-            if stop:
-                raise Interrupted(signal.Signals(stop[0]).name)
-        self.model = to_model(graph, state.params, state.frozen)
-
-    def _write(self, values: list[dict[str, Any]], rate: float, seconds: float, input_wait: float) -> None:
-        mean = {name: float(np.mean([v[name] for v in values])) for name in values[0]}
-        losses = {
-            "loss" if n == "total" else f"loss_{n}": v for n, v in mean.items() if n not in ("grad_norm", "skipped")
-        }
-        self.log.write(
-            step=self.step,
-            loss=losses.pop("loss"),
-            **losses,
-            learning_rate=rate,
-            grad_norm=mean["grad_norm"],
-            skipped=mean["skipped"],
-            images_per_second=len(values) * self.config.batch_size / seconds,
-            input_wait_share=input_wait / seconds,
-        )
-        self.progress(self.step, f"loss {mean['total']:.3f}")
+                self.model = to_model(graph, *jax.tree.map(jnp.copy, on_one_device((state.params, state.frozen))))
+                found = processes.from_first(partial(self.validate, self.model))
+                self.log.write(step=self.step, **found)
+                self.best.offer(self.step, self.model, found)
+                watch.restart_clock()
+            if saving:
+                self.checkpoints.save(self.step, state, {"input": self.batches.get_state(), "watch": watch.get_state()})
+            if stopping:
+                raise Interrupted(signal.Signals(stop[0] if stop else signal.SIGTERM).name)
+        self.model = to_model(graph, *on_one_device((state.params, state.frozen)))
 
 
 def resolve(
@@ -199,6 +217,7 @@ def resolve(
     return override(config, assignments)
 
 
+@processes.together()
 def train_command(
     data: Path,
     out: Path,
@@ -231,14 +250,17 @@ def train_command(
     batches = training_loader(
         split,
         size=config.model.image.size,
-        batch_size=config.batch_size,
+        batch_size=processes.share_of_batch(config.batch_size),
         slots=config.slots,
         seed=config.seed,
         clahe=config.clahe,
         augment=config.augment,
         workers=config.workers,
+        shard=(jax.process_index(), jax.process_count()),
     )
-    claim(out, config, init)  # only now: what is refused above leaves no folder behind
+    if processes.is_first():
+        claim(out, config, init)  # only now: what is refused above leaves no folder behind
+    processes.from_first(dict)  # the others wait for the folder
     console.print(origin)
     with one_bar("training", config.steps) as bar:
         trainer = Trainer(model, batches, config, out, validate=_validation(data, model, config), progress=bar)

@@ -1,0 +1,162 @@
+"""RUN/checkpoints: where a run can go on, and how a damaged place is noticed and passed over.
+
+Orbax writes beside the training and renames when all is there, so a folder with a step's name is whole when it is
+written. What happens to it later, a disk that loses a block or a copy that breaks off, is found by a checksum of the
+arrays: the sum of their bits, taken on the device when they are saved and again when they are read.
+"""
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from crystal.progress import console
+from crystal.run_folder import RunError
+from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.training.state import TrainState
+
+KEPT = 2
+DAMAGED = "damaged-checkpoints"  # beside `checkpoints`: nothing is deleted that a person might want to look at
+
+
+@jax.jit
+def _checksum(tree: Any) -> jax.Array:
+    """The sum modulo 2^32 of all 32-bit words: no flip of a single bit leaves it as it was, nor does any order of the
+    arrays change it.
+    """
+    words = [jax.lax.bitcast_convert_type(leaf, jnp.uint32) for leaf in jax.tree.leaves(tree)]
+    return sum((jnp.sum(word, dtype=jnp.uint32) for word in words), jnp.zeros((), jnp.uint32))
+
+
+class Checkpoints:
+    """The newest two places of a run, written asynchronously and atomically."""
+
+    def __init__(self, out: Path, model: MaskRCNN) -> None:
+        # What fails in Orbax's writing tasks is raised here as well; their own reports of it would come on top.
+        for logger in ("asyncio", "absl"):
+            logging.getLogger(logger).setLevel(logging.CRITICAL)
+        self._config = model.config.to_dict()
+        self._folder = (out / "checkpoints").absolute()
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=KEPT, enable_async_checkpointing=True, cleanup_tmp_directories=True
+        )
+        return ocp.CheckpointManager(self._folder, options=options)
+
+    def save(self, step: int, state: TrainState, position: dict[str, Any]) -> None:
+        """Begin to write; returns as soon as the arrays are copied. `position`, plain values, is what else a run needs
+        to go on: its place in the input, and what it has not yet logged.
+        """
+        if step == self._manager.latest_step():
+            return
+        model = _joined(state.params, state.frozen)
+        items = ocp.args.Composite(
+            model=ocp.args.StandardSave(model),
+            config=ocp.args.JsonSave(self._config),
+            optimizer=ocp.args.StandardSave(state.optimizer),
+            position=ocp.args.JsonSave(position),
+            checksums=ocp.args.JsonSave({"model": int(_checksum(model)), "optimizer": int(_checksum(state.optimizer))}),
+        )
+        # Asked first, because TensorStore prints stack traces of its own when a disk fills up under it.
+        needed = 1.1 * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._folder).free
+        if free < needed:
+            raise RunError(
+                f"no room for a checkpoint in {self._folder}: it takes {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB "
+                "are free; the last finished one is kept: make room and repeat the command"
+            )
+        with self._explained():
+            self._manager.save(step, args=items)
+
+    def newest_whole(
+        self, fresh: Callable[[int], tuple[TrainState, bool]]
+    ) -> tuple[int, tuple[TrainState, dict[str, Any]] | None]:
+        """The newest step whose checkpoint is whole, and what it holds; (0, None) if there is none.
+
+        One that is not is said, and moved out of the way. `fresh(step)` is a state as the run has it after `step`, and
+        whether its optimizer is the saved one: a new phase begins with a new one.
+        """
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            state, with_optimizer = fresh(step)
+            try:
+                return step, self._restore(step, state, with_optimizer=with_optimizer)
+            except Exception as error:  # Orbax and TensorStore raise many kinds
+                self._put_aside(step, error)
+        return 0, None
+
+    def _restore(self, step: int, state: TrainState, *, with_optimizer: bool) -> tuple[TrainState, dict[str, Any]]:
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, (_joined(state.params, state.frozen), state.optimizer))
+        items: dict[str, Any] = {
+            "model": ocp.args.StandardRestore(shapes[0]),
+            "position": ocp.args.JsonRestore(),
+            "checksums": ocp.args.JsonRestore(),
+        }
+        if with_optimizer:
+            items["optimizer"] = ocp.args.StandardRestore(shapes[1])
+        saved = self._manager.restore(step, args=ocp.args.Composite(**items))
+        for name in ("model", "optimizer") if with_optimizer else ("model",):
+            if int(_checksum(saved[name])) != saved["checksums"][name]:
+                raise ValueError(f"the numbers of its {name} are not those that were written")
+        restored = TrainState(
+            _part_of(saved["model"], state.params),
+            _part_of(saved["model"], state.frozen),
+            saved["optimizer"] if with_optimizer else state.optimizer,
+            state.step,
+        )
+        return restored, saved["position"]
+
+    def _put_aside(self, step: int, error: Exception) -> None:
+        why = str(error).strip().splitlines()
+        console.print(
+            f"note: the checkpoint of step {step} is damaged and is passed over "
+            f"({why[0][:120] if why else repr(error)}); it is now in {self._folder.parent / DAMAGED}",
+            markup=False,
+        )
+        self._manager.close()
+        if jax.process_index() == 0:
+            aside = self._folder.parent / DAMAGED
+            aside.mkdir(exist_ok=True)
+            taken = sum(p.name.split("-")[0] == str(step) for p in aside.iterdir())
+            (self._folder / str(step)).rename(aside / (f"{step}-{taken}" if taken else str(step)))
+        self._manager = self._open()
+
+    def close(self) -> None:
+        """Finish writing and let go. Raises RunError, as `save` does, if the disk did not take a checkpoint."""
+        with self._explained():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """A failed write leaves nothing half-written, and ends in a sentence."""
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore raise many kinds; a write of before may surface here
+            for unfinished in self._folder.glob("*.orbax-checkpoint-tmp"):
+                shutil.rmtree(unfinished, ignore_errors=True)
+            text = str(error)
+            full = "RESOURCE_EXHAUSTED" in text or "No space left" in text
+            raise RunError(
+                f"cannot write a checkpoint to {self._folder}: {'the disk is full' if full else text[:200]}; the last "
+                "finished one is kept: make room and repeat the command"
+            ) from error
+
+
+def _joined(a: Any, b: Any) -> Any:
+    """Trained and frozen parameters in one tree, as a model's own."""
+    if not (isinstance(a, dict) and isinstance(b, dict)):
+        return a
+    return {k: _joined(a[k], b[k]) if k in a and k in b else a.get(k, b.get(k)) for k in {**a, **b}}
+
+
+def _part_of(whole: Any, pattern: Any) -> Any:
+    """The leaves of `whole` that `pattern` has too."""
+    return {k: _part_of(whole[k], v) for k, v in pattern.items()} if isinstance(pattern, dict) else whole
