@@ -142,6 +142,13 @@ class Log:
             self._file.close()
 
 
+class NoLog(Log):
+    """What processes other than the first have in its place: nothing is written."""
+
+    def __init__(self) -> None:
+        self.write = self.close = lambda **values: None
+
+
 class Checkpoints:
     """RUN/checkpoints through Orbax: asynchronous, atomic, the newest two kept."""
 

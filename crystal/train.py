@@ -5,13 +5,16 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from crystal import processes
 from crystal.assess import quick_map, truth_of
 from crystal.config import PRESETS, Phase, TrainConfig, override
 from crystal.dataset import Split, load_split, raise_if_left_out
@@ -19,9 +22,10 @@ from crystal.initial import initial_config, initial_model
 from crystal.loader import Batch, TrainingIterator, training_loader
 from crystal.predict import Predictor
 from crystal.progress import console, one_bar
-from crystal.run_folder import Checkpoints, Log, RunError, claim
+from crystal.run_folder import Checkpoints, Log, NoLog, RunError, claim
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import GroundTruth
+from maskrcnn_jax.training.mesh import data_mesh, on_one_device, replicate, shard_batch
 from maskrcnn_jax.training.optimizer import make_optimizer, make_schedule
 from maskrcnn_jax.training.state import create_state, to_model
 from maskrcnn_jax.training.step import make_step
@@ -32,10 +36,14 @@ Validate = Callable[[MaskRCNN], dict[str, float]]
 class Interrupted(KeyboardInterrupt):
     """Asked to stop (Ctrl-C, SIGTERM) and stopped between two steps, with a checkpoint written."""
 
+    agreed = True  # all processes of the run stop at this step
 
-def to_truth(batch: Batch) -> GroundTruth:
-    """The batch's objects as the model takes them."""
-    return GroundTruth(*(jnp.asarray(a) for a in (batch.boxes, batch.classes, batch.masks, batch.valid, batch.crowd)))
+
+def placed(batch: Batch, mesh: Mesh) -> tuple[jax.Array, GroundTruth, jax.Array]:
+    """(images, truth, windows) of all processes' batches, spread over all devices."""
+    truth = (batch.boxes, batch.classes, batch.masks, batch.valid, batch.crowd)
+    images, windows, *truth = shard_batch((batch.images, batch.windows, *truth), mesh)
+    return images, GroundTruth(*truth), windows
 
 
 @contextmanager
@@ -80,10 +88,13 @@ class Trainer:
     ) -> None:
         self.model, self.batches, self.config, self.out = model, batches, config, out
         self.validate, self.progress = validate, progress
+        processes.share_of_batch(config.batch_size)
+        self.mesh = data_mesh()
         self.key = jax.random.key(config.seed)
+        self.agreed = processes.Agreement(self.mesh)
         self.checkpoints = Checkpoints(out, model)
         self.step = self.checkpoints.newest()
-        self.log = Log(out, self.step)
+        self.log = Log(out, self.step) if processes.is_first() else NoLog()
 
     def run(self) -> MaskRCNN:
         """Train to the end of the schedule and return the model.
@@ -115,12 +126,12 @@ class Trainer:
             clip_norm=config.clip_norm,
         )
         graph, state = create_state(self.model, optimizer, part=phase.part, norms=config.train_norms)
+        state = replicate(state, self.mesh)
         if self.step and self.step == self.checkpoints.newest():
             state, position = self.checkpoints.restore(self.step, state, with_optimizer=self.step > first)
             self.batches.set_state(position)
-        # Placed as what was restored is: otherwise a run that is taken up again compiles the same step once more.
-        state = jax.device_put(state._replace(step=jnp.array(self.step, jnp.int32)), jax.local_devices()[0])
-        train_step = make_step(graph, optimizer)
+        state = state._replace(step=replicate(jnp.array(self.step, jnp.int32), self.mesh))
+        train_step = make_step(graph, optimizer, self.mesh)
 
         waiting: list[dict[str, Any]] = []
         skipped_in_a_row, since, input_wait = 0, time.monotonic(), 0.0
@@ -128,9 +139,7 @@ class Trainer:
             asked = time.monotonic()
             batch = next(self.batches)
             input_wait += time.monotonic() - asked
-            state, metrics = train_step(
-                state, jnp.asarray(batch.images), to_truth(batch), jnp.asarray(batch.windows), self.key
-            )
+            state, metrics = train_step(state, *placed(batch, self.mesh), self.key)
             self.step += 1
             waiting.append(metrics)
             if self.step % config.log_every == 0 or self.step == last:
@@ -147,14 +156,16 @@ class Trainer:
                 waiting, since, input_wait = [], time.monotonic(), 0.0
             validating = self.validate and config.validate_every and self.step % config.validate_every == 0
             if self.validate and (validating or self.step == config.steps):
-                self.model = to_model(graph, *jax.tree.map(jnp.copy, (state.params, state.frozen)))
-                self.log.write(step=self.step, **self.validate(self.model))
+                self.model = to_model(graph, *jax.tree.map(jnp.copy, on_one_device((state.params, state.frozen))))
+                validate = partial(self.validate, self.model)
+                self.log.write(step=self.step, **processes.from_first(validate))
                 since = time.monotonic()
-            if self.step % config.checkpoint_every == 0 or self.step == last or stop:
+            stopping = self.agreed(bool(stop))
+            if self.step % config.checkpoint_every == 0 or self.step == last or stopping:
                 self.checkpoints.save(self.step, state, self.batches.get_state())
-            if stop:
-                raise Interrupted(signal.Signals(stop[0]).name)
-        self.model = to_model(graph, state.params, state.frozen)
+            if stopping:
+                raise Interrupted(signal.Signals(stop[0] if stop else signal.SIGTERM).name)
+        self.model = to_model(graph, *on_one_device((state.params, state.frozen)))
 
     def _write(self, values: list[dict[str, Any]], rate: float, seconds: float, input_wait: float) -> None:
         mean = {name: float(np.mean([v[name] for v in values])) for name in values[0]}
@@ -199,6 +210,7 @@ def resolve(
     return override(config, assignments)
 
 
+@processes.together()
 def train_command(
     data: Path,
     out: Path,
@@ -231,14 +243,17 @@ def train_command(
     batches = training_loader(
         split,
         size=config.model.image.size,
-        batch_size=config.batch_size,
+        batch_size=processes.share_of_batch(config.batch_size),
         slots=config.slots,
         seed=config.seed,
         clahe=config.clahe,
         augment=config.augment,
         workers=config.workers,
+        shard=(jax.process_index(), jax.process_count()),
     )
-    claim(out, config, init)  # only now: what is refused above leaves no folder behind
+    if processes.is_first():
+        claim(out, config, init)  # only now: what is refused above leaves no folder behind
+    processes.from_first(dict)  # the others wait for the folder
     console.print(origin)
     with one_bar("training", config.steps) as bar:
         trainer = Trainer(model, batches, config, out, validate=_validation(data, model, config), progress=bar)

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
@@ -94,11 +95,23 @@ def load(path: str | Path, *, config: MaskRCNNConfig | None = None) -> MaskRCNN:
     path = _checkpoint_folder(path)
     config = config or load_config(path)
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-            saved = reader.restore(path, args=ocp.args.Composite(model=ocp.args.StandardRestore()))["model"]
+        saved = _read_arrays(path)
     except Exception as error:  # Orbax and TensorStore raise many kinds
         raise CheckpointError(f"{path} is damaged or incomplete ({type(error).__name__}); use another one") from error
     return build(config, _by_name(saved), name=str(path))
+
+
+def _read_arrays(path: Path) -> Any:
+    """The saved parameters as NumPy arrays, wherever they lay when they were saved: on devices that may not be here.
+
+    Each of several processes reads them by itself and waits for no other.
+    """
+    folder: Any = path / "model"  # Orbax asks for a path class of its own, and takes this one
+    shapes = ocp.StandardCheckpointHandler().metadata(folder).tree
+    wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
+    alone = ocp.options.MultiprocessingOptions(primary_host=jax.process_index(), active_processes={jax.process_index()})
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), multiprocessing_options=alone) as reader:
+        return reader.restore(path, args=ocp.args.Composite(model=ocp.args.StandardRestore(wanted)))["model"]
 
 
 def _checkpoint_folder(path: str | Path) -> Path:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Num, PRNGKeyArray
+from jaxtyping import Array, Float, Key, Num, PRNGKeyArray
 
 from maskrcnn_jax.backbone.fpn import FPN
 from maskrcnn_jax.backbone.resnet import ResNet
@@ -298,7 +298,7 @@ class MaskRCNN(nnx.Module):
     # -- conventions ---------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _image_keys(key: PRNGKeyArray, b: int, axis: str | None) -> PRNGKeyArray:
+    def _image_keys(key: PRNGKeyArray, b: int, axis: str | None) -> Key[Array, "2 b"]:
         """[2, b], for anchors and RoIs. On several devices: this one's of those of the whole batch."""
         if axis is None:
             return jax.random.split(key, (2, b))
