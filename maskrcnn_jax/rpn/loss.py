@@ -35,8 +35,8 @@ def rpn_losses(
     """(class term, box term) of a batch; `targets` have a leading b. lambda is left to the caller.
 
     `class_normaliser`: "sampled" (drawn anchors) or "slots" (the number asked for, times images); `box_normaliser`:
-    those, or "positive_coordinates". Nothing drawn or no positives: 0, with finite gradients. `axis`: see
-    `masked_mean`.
+    those, or "positive_coordinates". Nothing drawn or no positives: 0, with finite gradients.
+    `axis`: see `masked_mean`.
 
     A positive whose dx is off by 2 and a negative, both undecided: log 2 each, and (2 - beta / 2) over 2 drawn anchors:
 

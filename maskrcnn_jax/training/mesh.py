@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 DATA = "data"  # the one axis
 
 
-def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """All devices of all processes in a row (or those given), a process's own beside each other.
 
     In JAX's plain order, by process, so that the batch lies in the order in which the processes hold it;
@@ -29,13 +29,18 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return Mesh(np.array(jax.devices() if devices is None else devices), (DATA,))
 
 
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, P())
+
+
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """The tree whole on every device. Every process must hold the same values: nothing is sent.
 
     Do this to a state before its first step: the step returns replicated arrays, and arrays placed otherwise would
     have the same step compiled twice. One device: its memory may be shared with the tree's.
     """
-    return _placed(tree, NamedSharding(mesh, P()))
+    return _placed(tree, replicated(mesh))
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
@@ -52,6 +57,6 @@ def _placed(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree)
 
 
-def local_copy(tree: Any) -> Any:
-    """A copy of a replicated tree on one device of this process, which may use it without the others."""
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0).copy(), tree)
+def on_one_device(tree: Any) -> Any:
+    """A replicated tree as its first device in this process has it (no copy), to be used without the others."""
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
