@@ -64,7 +64,7 @@ def save(model: MaskRCNN, path: str | Path, *, dtype: Any = None, origin: Mappin
     items = {"model": ocp.args.StandardSave(params), "config": ocp.args.JsonSave(model.config.to_dict())}
     if origin is not None:
         items["origin"] = ocp.args.JsonSave(dict(origin))
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), multiprocessing_options=_alone()) as writer:
         writer.save(path, args=ocp.args.Composite(**items))
 
 
@@ -109,9 +109,13 @@ def _read_arrays(path: Path) -> Any:
     folder: Any = path / "model"  # Orbax asks for a path class of its own, and takes this one
     shapes = ocp.StandardCheckpointHandler().metadata(folder).tree
     wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
-    alone = ocp.options.MultiprocessingOptions(primary_host=jax.process_index(), active_processes={jax.process_index()})
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), multiprocessing_options=alone) as reader:
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), multiprocessing_options=_alone()) as reader:
         return reader.restore(path, args=ocp.args.Composite(model=ocp.args.StandardRestore(wanted)))["model"]
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """For Orbax: of several processes this one reads or writes by itself."""
+    return ocp.options.MultiprocessingOptions(primary_host=jax.process_index(), active_processes={jax.process_index()})
 
 
 def _checkpoint_folder(path: str | Path) -> Path:
