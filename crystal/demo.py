@@ -17,11 +17,11 @@ from crystal.errors import CrystalError
 from crystal.progress import Bars, console, one_bar
 from crystal.run_folder import read_metrics, write_atomically
 from crystal.side_by_side import Training, train_side_by_side
+from crystal.table1_numbers import MEASURES
 
 RUNS = {"plain": False, "clahe": True}  # name of the run -> CLAHE
 STEPS = 420  # of each training, about 8 minutes for both on two cores
 VALIDATIONS = 5  # points of the mAP curve
-PAPER = {"map_050_10": (0.668, 0.703), "map_065_100": (0.302, 0.430)}  # Crystals 2021, Table 1: without, with CLAHE
 
 
 class DemoError(CrystalError, RuntimeError):
@@ -99,7 +99,8 @@ def print_table(numbers: dict[str, dict]) -> None:
         ("map_050_100", "100", "0.50"),
     ):
         ours = [f"{numbers[name][key]:.3f}" if numbers[name][key] is not None else "-" for name in RUNS]
-        theirs = [f"{value:.3f}" for value in PAPER[key]] if key in PAPER else ["-", "-"]
+        paper = MEASURES[key].paper if key in MEASURES else None
+        theirs = [f"{value:.3f}" for value in paper] if paper else ["-", "-"]
         count = str(int(numbers["clahe"][f"images_of_{count}"]))
         table.add_row(count, iou, *ours, *theirs)
     console.print(table)
