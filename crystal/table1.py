@@ -34,7 +34,6 @@ from crystal.side_by_side import Training, train_side_by_side
 from crystal.table1_numbers import measures
 from crystal.table1_page import print_table, write_markdown, write_table_page
 from crystal.train import resolve
-from maskrcnn_jax import checkpoint
 
 IOUS = (0.5, 0.65)
 
@@ -108,13 +107,6 @@ def _read_evaluation(run: Path, steps: int) -> dict[str, Any] | None:
     return evaluation if evaluation.get("steps") == steps else None
 
 
-def _finished(run: Path, steps: int) -> bool:
-    try:
-        return int(checkpoint.newest_step(run).name) == steps
-    except checkpoint.CheckpointError:
-        return False
-
-
 class _Evaluator:
     """Measures runs; arms of one network share a compiled program."""
 
@@ -150,15 +142,15 @@ def run_experiment(
         for (seed, arm), run in missing.items()
     }
     evaluate, seed_of = _Evaluator(split), {run: seed for (seed, _), run in missing.items()}
-    to_train = [training for run, training in trainings.items() if not _finished(run, steps)]
+    to_train = [training for training in trainings.values() if not training.finished()]
     with Bars() as bars:
 
         def measure(run: Path, seconds: float | None) -> None:
             bar = bars.add(f"measuring {run.name}", len(split.records))
             evaluate(run, seed=seed_of[run], steps=steps, seconds=seconds, progress=bar)
 
-        for run in trainings:
-            if _finished(run, steps):
+        for run, training in trainings.items():
+            if training.finished():
                 measure(run, None)
         trained = train_side_by_side(to_train, bars=bars, compiled=out / "compiled", at_once=at_once)
         with contextlib.closing(trained):

@@ -32,20 +32,20 @@ class Measure(NamedTuple):
 
 
 MEASURES = {
-    "map_050_10": Measure("mAP, 10 images, IoU 0.50", "0.50", "10", (0.668, 0.703)),
-    "map_065_100": Measure("mAP, 100 images, IoU 0.65", "0.65", "100", (0.302, 0.430)),
-    "map_050_all": Measure("mAP, all images, IoU 0.50", "0.50"),
-    "map_065_all": Measure("mAP, all images, IoU 0.65", "0.65"),
+    "map_050_10": Measure("mAP, IoU 0.50, 10 images", "0.50", "10", (0.668, 0.703)),
+    "map_065_100": Measure("mAP, IoU 0.65, 100 images", "0.65", "100", (0.302, 0.430)),
+    "map_050_all": Measure("mAP, IoU 0.50, all images", "0.50"),
+    "map_065_all": Measure("mAP, IoU 0.65, all images", "0.65"),
     "coco_segm_ap": Measure("COCO AP of masks"),
     "coco_segm_ap50": Measure("COCO AP50 of masks"),
     "coco_bbox_ap": Measure("COCO AP of boxes"),
-    "precision": Measure("precision, IoU 0.50, score 0.5"),
-    "recall": Measure("recall, IoU 0.50, score 0.5"),
+    "precision": Measure("precision, score 0.5"),
+    "recall": Measure("recall, score 0.5"),
 }
-# (what it says, one arm, the other): the figure of the second less that of the first.
+# (title, one arm, the other): the figure of the second less that of the first.
 COMPARISONS = {
-    "clahe": ("with CLAHE less without", "plain", "clahe"),
-    "init": ("weights of --init less random ones, both with CLAHE", "scratch", "clahe"),
+    "clahe": ("CLAHE: with it, less without", "plain", "clahe"),
+    "init": ("Transfer: from the weights of --init, less from random ones, both with CLAHE", "scratch", "clahe"),
 }
 
 
@@ -64,6 +64,13 @@ def _by_seed(evaluations: Sequence[Evaluation], key: str, measure: Measure) -> l
     return [np.nan if (value := one["numbers"][key]) is None else float(value) for one in evaluations]
 
 
+def _images(evaluation: Evaluation, measure: Measure) -> int:
+    """Of how many images the figure is: those with objects where it is a mean over images."""
+    if measure.iou is None:
+        return len(next(iter(evaluation["ap"].values())))
+    return int((~np.isnan(ap_matrix([evaluation], measure))).sum())
+
+
 def _difference(
     first: Sequence[Evaluation], second: Sequence[Evaluation], key: str, measure: Measure
 ) -> dict[str, Any]:
@@ -77,7 +84,8 @@ def _difference(
 
 
 def measures(evaluations: Mapping[str, Sequence[Evaluation]]) -> dict[str, dict[str, Any]]:
-    """For every measure: each arm's mean, deviation and values by seed, the paper's, and the differences.
+    """For every measure: of how many images it is, each arm's mean, deviation and values by seed, the paper's, and the
+    differences.
 
     Args:
         evaluations: of each arm, one a seed, the same seeds and images for all.
@@ -90,5 +98,7 @@ def measures(evaluations: Mapping[str, Sequence[Evaluation]]) -> dict[str, dict[
             for name, (_, first, second) in COMPARISONS.items()
             if first in evaluations and second in evaluations
         }
-        found[key] = {"title": measure.title, "paper": measure.paper, "arms": arms, "differences": differences}
+        images = _images(next(iter(evaluations.values()))[0], measure)
+        found[key] = {"title": measure.title, "images": images, "paper": measure.paper}
+        found[key] |= {"arms": arms, "differences": differences}
     return found

@@ -8,21 +8,23 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from crystal.charts import LINES, chart, curve, line_chart, smooth
-from crystal.outputs import explained_writing
 from crystal.page import table, write_page
 from crystal.progress import console
 from crystal.run_folder import read_metrics, write_atomically
 from crystal.table1_numbers import COMPARISONS, MEASURES
 
 TITLE = "Table 1: what CLAHE changes"
+OVER_ALL = ("map_050_all", "map_065_all")  # what the verdict is about
 NOTE = (
     "mAP as the paper defines it, by mask IoU; ± is the standard deviation over seeds. The 10 and 100 images are drawn "
-    "by the seed. Intervals are 95 % percentile bootstraps of the paired difference: each resample draws the same images "
-    "for both arms and all seeds, and takes the mean over the seeds; in the last one the seeds are drawn too, which with "
-    "two or three of them is still too narrow. The paper's figures are of MARCO photographs: beside, not against, these."
+    "by the seed. Intervals are 95 % percentile bootstraps of the paired difference: each resample draws the same "
+    "images for both arms and all seeds, and takes the mean over the seeds; in the last one the seeds are drawn too, "
+    "which with two or three of them is still too narrow. The paper's figures are of MARCO photographs: beside, not "
+    "against, these."
 )
 
 
@@ -46,9 +48,11 @@ def _interval(ends: Sequence[float] | None) -> str:
 
 
 def rows(results: Mapping[str, Any], comparison: str = "clahe") -> tuple[list[str], list[list[str]]]:
-    """Header and cells of one comparison: measure, both arms, difference, its intervals, the paper's two figures."""
+    """Header and cells of one comparison: measure, number of images, both arms, difference, its intervals, the paper's
+    two figures.
+    """
     _, first, second = COMPARISONS[comparison]
-    header = ["measure", results["arms"][first], results["arms"][second], "difference", "95 %, images"]
+    header = ["measure", "images", results["arms"][first], results["arms"][second], "difference", "95 %, images"]
     header += ["95 %, images and seeds", "paper, without", "paper, with"]
     cells = []
     for measure in results["measures"].values():
@@ -56,6 +60,7 @@ def rows(results: Mapping[str, Any], comparison: str = "clahe") -> tuple[list[st
         cells.append(
             [
                 measure["title"],
+                str(measure["images"]),
                 _spread(arms.get(first)),
                 _spread(arms.get(second)),
                 _spread(difference or None, _signed),
@@ -76,14 +81,14 @@ def rows(results: Mapping[str, Any], comparison: str = "clahe") -> tuple[list[st
 def verdict(results: Mapping[str, Any], comparison: str = "clahe") -> str:
     """What the interval of the mAP over all images says, in a sentence or two."""
     sentences = []
-    for key in ("map_050_all", "map_065_all"):
+    for key in OVER_ALL:
         difference = results["measures"][key]["differences"][comparison]
         low, high = difference["interval_images_and_seeds" if results["seeds"] > 1 else "interval_images"]
         if math.isnan(low):
             continue
         effect = "no effect is shown" if low <= 0 <= high else "it helps" if low > 0 else "it harms"
         sentences.append(f"{MEASURES[key].title}: {difference['mean']:+.3f} (95 % {low:+.3f} to {high:+.3f}), {effect}")
-    return f"{COMPARISONS[comparison][0]}. " + "; ".join(sentences) + "."
+    return "; ".join(sentences) + "."
 
 
 def compared(results: Mapping[str, Any]) -> list[str]:
@@ -96,22 +101,25 @@ def _about(results: Mapping[str, Any]) -> str:
     train, val = settings["images"]
     start = "random weights" if settings["init"] is None else settings["init"]
     changed = f" with {', '.join(settings['set'])}" if settings["set"] else ""
+    seeds = f"{results['seeds']} seed{'s' if results['seeds'] > 1 else ''}"
     return (
-        f"{results['seeds']} seed(s), {settings['steps']} steps of the preset {settings['preset']}{changed} from "
-        f"{start}, {train} images to train on and {val} to measure on; {machine['processor']}, {machine['device']}, "
-        f"commit {machine['commit'] or 'unknown'}."
+        f"{seeds}, {settings['steps']} steps of the preset {settings['preset']}{changed} from {start}, {train} images "
+        f"to train on and {val} to measure on; {machine['processor']}, {machine['device']}, commit "
+        f"{machine['commit'] or 'unknown'}."
     )
 
 
 def print_table(results: Mapping[str, Any]) -> None:
-    """To the terminal."""
+    """To the terminal, where 80 columns are all there is: one interval, and no word on how many images."""
     for comparison in compared(results):
         header, cells = rows(results, comparison)
-        shown = Table(title=COMPARISONS[comparison][0], title_justify="left")
-        for index, column in enumerate(header):
-            shown.add_column(column, justify="right" if index else "left")
+        left_out = {"images", "95 %, images"} if results["seeds"] > 1 else {"images"}
+        kept = [index for index, name in enumerate(header) if name not in left_out]
+        shown = Table(title=COMPARISONS[comparison][0], title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
+        for index in kept:
+            shown.add_column(header[index], justify="right" if index else "left", no_wrap=not index)
         for row in cells:
-            shown.add_row(*row)
+            shown.add_row(*(row[index] for index in kept))
         console.print(shown)
         console.print(verdict(results, comparison))
 
@@ -122,7 +130,8 @@ def write_markdown(path: Path, results: Mapping[str, Any]) -> None:
     for comparison in compared(results):
         header, cells = rows(results, comparison)
         lines = [header, ["---"] * len(header), *cells]
-        parts += ["\n".join(f"| {' | '.join(row)} |" for row in lines), verdict(results, comparison)]
+        parts += [f"## {COMPARISONS[comparison][0]}", "\n".join(f"| {' | '.join(row)} |" for row in lines)]
+        parts.append(verdict(results, comparison))
     write_atomically(path, "\n\n".join([*parts, NOTE]) + "\n")
 
 
@@ -208,19 +217,16 @@ def write_table_page(path: Path, results: Mapping[str, Any], *, runs: Path) -> P
         papers = sum(column.startswith("paper") for column in header)
         body.append(f"<h2>{html.escape(COMPARISONS[comparison][0])}</h2>{table(header, cells, paper_columns=papers)}")
         body.append(f"<p>{html.escape(verdict(results, comparison))}</p>")
-        body.append(f"<div class=grid><figure>{chart('differences', _forest(results, comparison))}</figure></div>")
-    body.append(f"<p>{NOTE}</p><h2>Seed by seed</h2><div class=grid>")
+    charts = [chart(COMPARISONS[name][0].partition(":")[0], _forest(results, name)) for name in compared(results)]
     for key, measure in MEASURES.items():
         if measure.iou is not None:
-            drawn = _slopes(results["measures"][key], COMPARISONS["clahe"][1:])
-            body.append(f"<figure>{chart(measure.title, drawn)}</figure>")
-    body.append("</div><h2>Image by image, and the losses</h2><div class=grid>")
+            charts.append(chart(measure.title, _slopes(results["measures"][key], COMPARISONS["clahe"][1:])))
     for iou in ("0.50", "0.65"):
-        title = f"AP with CLAHE less without, IoU {iou}"
-        body.append(f"<figure>{chart(title, _sorted_images(results, iou))}</figure>")
+        charts.append(chart(f"AP with CLAHE less without, IoU {iou}", _sorted_images(results, iou)))
     if curves := _mean_losses(results, runs):
-        body.append(f"<figure>{line_chart('total loss, mean over seeds', curves)}</figure>")
-    body.append(f"</div><p><code>{html.escape(results['command'])}</code></p>")
-    with explained_writing(path):
-        write_page(path, TITLE, "".join(body))
+        charts.append(line_chart("total loss, mean over seeds", curves))
+    figures = "".join(f"<figure>{drawn}</figure>" for drawn in charts)
+    body.append(f"<p>{NOTE}</p><h2>Intervals, seeds, images, losses</h2><div class=grid>{figures}</div>")
+    body.append(f"<p><code>{html.escape(results['command'])}</code></p>")
+    write_page(path, TITLE, "".join(body))
     return path
