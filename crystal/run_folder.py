@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from crystal.config import ConfigError, TrainConfig
+from crystal.config import ConfigError, TrainConfig, differences
 from crystal.errors import CrystalError
 from maskrcnn_jax import checkpoint
 from maskrcnn_jax.model import MaskRCNN
@@ -61,7 +61,7 @@ def claim(out: Path, config: TrainConfig, init: str | Path | None) -> None:
         write_atomically(path, json.dumps(described, indent=1))
         return
     present = _read_json(path)
-    differing = [k for key in ("train", "init") for k in _differences(present.get(key), described[key], key)]
+    differing = [k for key in ("train", "init") for k in differences(present.get(key), described[key], key)]
     if differing:
         raise RunError(
             f"{out} holds a run with other settings ({', '.join(differing[:6])}); choose another --out, or repeat the "
@@ -79,12 +79,6 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path} cannot be read ({error}); the folder is no run of crystal train, or is damaged"
         ) from error
     return values
-
-
-def _differences(a: Any, b: Any, path: str) -> list[str]:
-    if isinstance(a, dict) and isinstance(b, dict):
-        return [d for key in {**a, **b} for d in _differences(a.get(key), b.get(key), f"{path}.{key}")]
-    return [] if a == b else [path]
 
 
 def load_run(run: str | Path) -> tuple[MaskRCNN, bool]:
