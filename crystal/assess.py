@@ -23,9 +23,12 @@ SCORE = 0.5  # precision and recall count detections from this score on
 
 
 class Assessment(NamedTuple):
-    """`numbers` by name; for every image of the split, in order, its record, truth and prediction."""
+    """`numbers` by name; `drawn`, the indices of the 10 and the 100 images; for every image of the split, in order, its
+    record, truth and prediction.
+    """
 
     numbers: dict[str, float]
+    drawn: dict[str, list[int]]
     records: tuple[Record, ...]
     truths: list[Instances]
     predictions: list[Instances]
@@ -125,7 +128,7 @@ def assess(
         results = [r for record, p in zip(split.records, found, strict=True) for r in _results(record, p, split, kind)]
         for name, value in coco_metrics(truth_json, results, kind=kind).items():
             numbers[f"coco_{kind}_{name.lower()}"] = value
-    return Assessment(numbers, tuple(split.records), truths, predictions)
+    return Assessment(numbers, {str(FEW): few, str(MANY): many}, tuple(split.records), truths, predictions)
 
 
 def _from_score(prediction: Instances, score: float) -> Instances:

@@ -1,5 +1,5 @@
-"""The command line: `crystal demo | render | convert | check | train | evaluate | predict | inspect` (or `python -m
-crystal`).
+"""The command line: `crystal demo | render | convert | check | train | table1 | evaluate | predict | inspect`, or
+`python -m crystal` for `crystal`.
 
 Every foreseen failure ends in one sentence that names the file and the remedy, and an exit code that is not 0:
 1 failed, 2 wrong usage, 130 interrupted. Heavy imports wait until a command needs them, so that --help is quick.
@@ -144,6 +144,8 @@ class Train:
     """Equalise the images (CLAHE) before the network."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default_factory=tuple)
     """Change one setting, key=value, e.g. rpn.nms_iou=0.6; may be given several times."""
+    resume: bool = False
+    """Only go on with a run: refuse where --out holds none."""
 
     def run(self) -> int:
         from crystal.train import train_command
@@ -158,6 +160,48 @@ class Train:
             seed=self.seed,
             clahe=self.clahe,
             assignments=list(self.set),
+            resume=self.resume,
+        )
+        return 0
+
+
+@dataclass
+class Table1:
+    """Train without and with CLAHE, from the same weights and images in the same order, for several seeds; compare.
+
+    The paper's Table 1 with what it lacks: all images, COCO's AP, spread over seeds, intervals of the difference. The
+    same command goes on where it stopped; more --seeds are added to what is there.
+    """
+
+    data: Path
+    out: Path = Path("runs/table1")
+    seeds: int = 3
+    """Trainings of each kind, with the seeds 0, 1, ...: of order, variations, fresh weights and drawn images."""
+    preset: Literal["tiny", "paper"] = "tiny"
+    init: str | None = None
+    """Weights to start from, as in train."""
+    steps: int | None = None
+    """Steps of each training; the preset's unless told."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default_factory=tuple)
+    """Change one setting, as in train."""
+    scratch: bool = False
+    """Train a third one from random weights, with CLAHE, to see what the weights of --init are worth."""
+    at_once: int = 2
+    """Trainings that run side by side; 1 where one of them fills the machine."""
+
+    def run(self) -> int:
+        from crystal.table1 import table1
+
+        table1(
+            self.data,
+            self.out,
+            seeds=self.seeds,
+            preset=self.preset,
+            init=self.init,
+            steps=self.steps,
+            assignments=self.set,
+            scratch=self.scratch,
+            at_once=self.at_once,
         )
         return 0
 
@@ -225,6 +269,7 @@ COMMANDS = {
     "convert": Convert,
     "check": Check,
     "train": Train,
+    "table1": Table1,
     "evaluate": Evaluate,
     "predict": Predict,
     "inspect": Inspect,

@@ -7,7 +7,7 @@ misspelt override cannot pass for one that did nothing. A key that is not the ru
 import ast
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from crystal.errors import CrystalError
 from maskrcnn_jax.config import MaskRCNNConfig
@@ -95,6 +95,7 @@ class TrainConfig:
             batch_size=8,
             slots=64,
             checkpoint_every=100,
+            validate_every=250,
         )
 
     @classmethod
@@ -107,6 +108,7 @@ class TrainConfig:
         return cls(
             model=MaskRCNNConfig.paper(),
             phases=(Phase("heads", 4000, 1e-3), Phase("stage4", 8000, 1e-3), Phase("all", 4000, 1e-4)),
+            validate_every=1000,
         )
 
 
@@ -137,6 +139,9 @@ def _replaced(part: Any, path: list[str], text: str, key: str) -> Any:
         raise ConfigError(f"--set {key}: there is no {path[0]!r} here; known: {', '.join(names)}")
     present = getattr(part, path[0])
     value = _replaced(present, path[1:], text, key) if len(path) > 1 else _parsed(text, present, key)
+    kind = get_type_hints(type(part))[path[0]]
+    if get_origin(kind) is Literal and value not in get_args(kind):
+        raise ConfigError(f"--set {key}={text}: it is one of {', '.join(map(str, get_args(kind)))}")
     return dataclasses.replace(part, **{path[0]: value})
 
 
@@ -152,3 +157,14 @@ def _parsed(text: str, present: Any, key: str) -> Any:
     if dataclasses.is_dataclass(present) or (present is not None and type(value) is not type(present)):
         raise ConfigError(f"--set {key}={text}: {present!r} is wanted to become another {type(present).__name__}")
     return value
+
+
+def differences(a: Any, b: Any, path: str) -> list[str]:
+    """Dotted names below `path` at which two trees of dicts and plain values differ.
+
+    >>> differences({"roi": {"samples": 3, "reduce": "max"}}, {"roi": {"samples": 4, "reduce": "max"}}, "model")
+    ['model.roi.samples']
+    """
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [d for key in {**a, **b} for d in differences(a.get(key), b.get(key), f"{path}.{key}")]
+    return [] if a == b else [path]

@@ -7,11 +7,7 @@ that run side by side, since one of them keeps little more than one CPU core bus
 
 import contextlib
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,12 +16,12 @@ from rich.table import Table
 from crystal.errors import CrystalError
 from crystal.progress import Bars, console, one_bar
 from crystal.run_folder import read_metrics, write_atomically
+from crystal.side_by_side import Training, train_side_by_side
+from crystal.table1_numbers import MEASURES
 
 RUNS = {"plain": False, "clahe": True}  # name of the run -> CLAHE
 STEPS = 420  # of each training, about 8 minutes for both on two cores
 VALIDATIONS = 5  # points of the mAP curve
-PAPER = {"map_050_10": (0.668, 0.703), "map_065_100": (0.302, 0.430)}  # Crystals 2021, Table 1: without, with CLAHE
-GRACE_S = 20  # for a child that was asked to stop to write its checkpoint; compiling it cannot hear
 
 
 class DemoError(CrystalError, RuntimeError):
@@ -50,83 +46,21 @@ def render(data: Path, *, train: int, val: int, seed: int, light: float) -> None
     write_atomically(note, json.dumps(wanted))
 
 
-def _command(out: Path, name: str, *, steps: int, seed: int) -> list[str]:
-    clahe = "--clahe" if RUNS[name] else "--no-clahe"
+def _training(out: Path, name: str, *, steps: int, seed: int) -> Training:
     every = max(steps // VALIDATIONS, 1)
-    return [
-        *(sys.executable, "-m", "crystal", "train", "--data", str(out / "data"), "--out", str(out / name)),
-        *("--preset", "tiny", "--init", "shapes", "--steps", str(steps), "--seed", str(seed), clahe),
-        *("--set", f"validate_every={every}"),
-    ]
-
-
-def _give_cores(process: subprocess.Popen, index: int, count: int) -> None:
-    """Its own share of the cores, where the system lets us say so: two XLA thread pools on the same cores get in each
-    other's way.
-    """
-    if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        share = cores[index::count] or cores
-        with contextlib.suppress(OSError):
-            os.sched_setaffinity(process.pid, share)
-
-
-def _last_lines(log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines()[-12:]
-    return f"the end of {log} is\n" + "\n".join(lines)
+    arguments = ["--data", str(out / "data"), "--preset", "tiny", "--init", "shapes", "--steps", str(steps)]
+    arguments += ["--seed", str(seed), "--clahe" if RUNS[name] else "--no-clahe", "--set", f"validate_every={every}"]
+    return Training(name, out / name, arguments, steps)
 
 
 def train_both(out: Path, *, steps: int, seed: int) -> dict[str, float]:
     """Train the runs side by side, a bar each; returns the seconds that each took in this call."""
-    environment = {
-        **os.environ,
-        "PYTHONUNBUFFERED": "1",
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # on a GPU the two share its memory
-        "JAX_COMPILATION_CACHE_DIR": str((out / "compiled").absolute()),  # a run taken up again starts at once
-    }
-    processes: dict[str, subprocess.Popen] = {}
-    seconds: dict[str, float] = {}
-    start = time.monotonic()
-    try:
-        for index, name in enumerate(RUNS):
-            with (out / f"{name}.log").open("a") as log:
-                processes[name] = subprocess.Popen(
-                    _command(out, name, steps=steps, seed=seed), stdout=log, stderr=subprocess.STDOUT, env=environment
-                )
-            _give_cores(processes[name], index, len(RUNS))
-        with Bars() as bars:
-            shown = {name: bars.add(f"training {name}", steps) for name in RUNS}
-            while len(seconds) < len(RUNS):
-                time.sleep(0.5)
-                for name, process in processes.items():
-                    code = process.poll()
-                    lines = read_metrics(out / name)
-                    trained = [line for line in lines if "loss" in line]
-                    scores = [line["val_map"] for line in lines if line.get("val_map") is not None]
-                    note = f"loss {trained[-1]['loss']:.2f}" if trained else "compiling, about a minute"
-                    note += f", mAP {scores[-1]:.2f}" if scores else ""
-                    if name not in seconds:
-                        shown[name](int(trained[-1]["step"]) if trained else 0, note)
-                    if code is not None and name not in seconds:
-                        if code != 0:
-                            tail = _last_lines(out / f"{name}.log")
-                            raise DemoError(f"training {name} ended with code {code}; {tail}")
-                        seconds[name] = time.monotonic() - start
-    finally:
-        _stop(processes.values())
-    return seconds
-
-
-def _stop(processes) -> None:
-    """Ask what still runs to checkpoint and end, and wait for it."""
-    running = [p for p in processes if p.poll() is None]
-    for process in running:
-        process.send_signal(signal.SIGTERM)
-    for process in running:
-        try:
-            process.wait(GRACE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
+    trainings = [_training(out, name, steps=steps, seed=seed) for name in RUNS]
+    with (
+        Bars() as bars,
+        contextlib.closing(train_side_by_side(trainings, bars=bars, compiled=out / "compiled")) as ended,
+    ):
+        return {training.name: seconds for training, seconds in ended}
 
 
 def evaluate_both(out: Path, seconds: dict[str, float], *, steps: int, seed: int):
@@ -165,7 +99,8 @@ def print_table(numbers: dict[str, dict]) -> None:
         ("map_050_100", "100", "0.50"),
     ):
         ours = [f"{numbers[name][key]:.3f}" if numbers[name][key] is not None else "-" for name in RUNS]
-        theirs = [f"{value:.3f}" for value in PAPER[key]] if key in PAPER else ["-", "-"]
+        paper = MEASURES[key].paper if key in MEASURES else None
+        theirs = [f"{value:.3f}" for value in paper] if paper else ["-", "-"]
         count = str(int(numbers["clahe"][f"images_of_{count}"]))
         table.add_row(count, iou, *ours, *theirs)
     console.print(table)

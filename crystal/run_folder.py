@@ -21,7 +21,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
-from crystal.config import ConfigError, TrainConfig
+from crystal.config import ConfigError, TrainConfig, differences
 from crystal.errors import CrystalError
 from maskrcnn_jax import checkpoint
 from maskrcnn_jax.model import MaskRCNN
@@ -70,7 +70,7 @@ def claim(
         return
     present = _read_json(path)
     present.setdefault("data", described["data"])  # runs of earlier versions did not write it
-    differing = [k for key in ("train", "init", "data") for k in _differences(present.get(key), described[key], key)]
+    differing = [k for key in ("train", "init", "data") for k in differences(present.get(key), described[key], key)]
     if differing:
         raise RunError(
             f"{out} holds a run with other settings ({', '.join(differing[:6])}); choose another --out, or repeat the "
@@ -88,12 +88,6 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path} cannot be read ({error}); the folder is no run of crystal train, or is damaged"
         ) from error
     return values
-
-
-def _differences(a: Any, b: Any, path: str) -> list[str]:
-    if isinstance(a, dict) and isinstance(b, dict):
-        return [d for key in {**a, **b} for d in _differences(a.get(key), b.get(key), f"{path}.{key}")]
-    return [] if a == b else [path]
 
 
 def load_run(run: str | Path) -> tuple[MaskRCNN, bool]:

@@ -20,8 +20,10 @@ from crystal import processes
 from crystal.assess import quick_map, truth_of
 from crystal.best import Best
 from crystal.checkpoints import Checkpoints
+from crystal.compiled import keep_compiled_programs
 from crystal.config import PRESETS, Phase, TrainConfig, override
 from crystal.dataset import Split, load_split, raise_if_left_out
+from crystal.fingerprint import fingerprint
 from crystal.initial import initial_config, initial_model
 from crystal.loader import Batch, TrainingIterator, training_loader
 from crystal.predict import Predictor
@@ -229,8 +231,10 @@ def train_command(
     seed: int,
     clahe: bool,
     assignments: list[str],
+    resume: bool = False,
 ) -> None:
     """`crystal train`."""
+    keep_compiled_programs()
     split = load_split(data, "train")
     for problem in split.problems[:5]:
         console.print(f"note: {problem}", markup=False)
@@ -259,7 +263,9 @@ def train_command(
         shard=(jax.process_index(), jax.process_count()),
     )
     if processes.is_first():
-        claim(out, config, init)  # only now: what is refused above leaves no folder behind
+        claim(
+            out, config, init, {"train": fingerprint(split)}, resume=resume
+        )  # only now: what is refused above leaves no folder behind
     processes.from_first(dict)  # the others wait for the folder
     console.print(origin)
     with one_bar("training", config.steps) as bar:
@@ -273,7 +279,7 @@ def train_command(
 
 def _validation(data: Path, model: MaskRCNN, config: TrainConfig) -> Validate | None:
     """The mAP on the first validation images with objects, if it is asked for and there are any."""
-    if not config.validate_every:
+    if not (config.validate_every and (data / "val.json").exists()):
         return None
     records = [r for r in load_split(data, "val").records if any(not i.crowd for i in r.instances)]
     records = records[: config.validate_images]

@@ -24,6 +24,14 @@ class CheckpointError(RuntimeError):
     """A checkpoint that is missing, damaged or of another config."""
 
 
+class ShapeError(CheckpointError):
+    """Parameters that are not those of the config; `wrong` says which, a line each."""
+
+    def __init__(self, name: str, wrong: list[str]) -> None:
+        super().__init__(f"{name} belongs to another config; these parameters differ:\n  " + "\n  ".join(wrong))
+        self.wrong = wrong
+
+
 def named_parameters(model: MaskRCNN) -> dict[str, Any]:
     """Every parameter (of a skeleton: its shape) by its dotted name, `backbone.stem.kernel` for one."""
     return _by_name(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
@@ -32,7 +40,7 @@ def named_parameters(model: MaskRCNN) -> dict[str, Any]:
 def build(config: MaskRCNNConfig, parameters: Mapping[str, Any], *, name: str) -> MaskRCNN:
     """The model of `config` with these parameters, by dotted name, as float32. `name` says in errors whose they are.
 
-    Raises CheckpointError with every parameter that is missing, too many or of another shape.
+    Raises ShapeError with every parameter that is missing, too many or of another shape.
     """
     # Shapes alone: random initial values would be thrown away at once.
     skeleton = nnx.eval_shape(lambda: MaskRCNN(config, rngs=nnx.Rngs(0)))
@@ -45,7 +53,7 @@ def build(config: MaskRCNNConfig, parameters: Mapping[str, Any], *, name: str) -
         if _shape(parameters.get(key)) != _shape(shapes.get(key))
     ]
     if wrong:
-        raise CheckpointError(f"{name} belongs to another config; these parameters differ:\n  " + "\n  ".join(wrong))
+        raise ShapeError(name, wrong)
     return nnx.merge(graph, _fill(wanted, parameters))
 
 

@@ -3,6 +3,8 @@
 Matterport's 7x7 VALID convolution over 7x7 bins is a Dense layer over the flattened bins, and its norms fold into it.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -33,17 +35,21 @@ class BoxHead(nnx.Module):
         def small(scale):
             return jax.nn.initializers.normal(scale)
 
-        self.first = nnx.Linear(channels * pooled_size**2, hidden, kernel_init=he, dtype=jnp.dtype(dtype), rngs=rngs)
-        self.second = nnx.Linear(hidden, hidden, kernel_init=he, dtype=jnp.dtype(dtype), rngs=rngs)
+        def promote(arrays, *, dtype):  # the bias stays float32: its gradient adds up all RoIs (see layers.add_bias)
+            features, kernel, bias = arrays
+            return features.astype(dtype), kernel.astype(dtype), bias
+
+        linear = partial(nnx.Linear, dtype=jnp.dtype(dtype), promote_dtype=promote, rngs=rngs)
+        self.first = linear(channels * pooled_size**2, hidden, kernel_init=he)
+        self.second = linear(hidden, hidden, kernel_init=he)
         # Spreads of Fast R-CNN section 3.1: all classes alike and boxes unmoved at the start.
-        self.classes = nnx.Linear(hidden, num_classes, kernel_init=small(0.01), dtype=jnp.dtype(dtype), rngs=rngs)
-        self.deltas = nnx.Linear(hidden, 4 * num_classes, kernel_init=small(0.001), dtype=jnp.dtype(dtype), rngs=rngs)
+        self.classes = linear(hidden, num_classes, kernel_init=small(0.01))
+        self.deltas = linear(hidden, 4 * num_classes, kernel_init=small(0.001))
         self.num_classes = num_classes
 
     def __call__(self, pooled: Float[Array, "r o o c"]) -> tuple[Float[Array, "r k"], Float[Array, "r k 4"]]:
         r, rows, columns, c = pooled.shape
         features = jax.nn.relu(self.first(pooled.reshape(r, rows * columns * c)))  # not -1, which no RoIs leave open
         features = jax.nn.relu(self.second(features))
-        logits = self.classes(features).astype(jnp.float32)
-        deltas = self.deltas(features).astype(jnp.float32)
+        logits, deltas = self.classes(features), self.deltas(features)  # float32, as the biases are
         return logits, deltas.reshape(-1, self.num_classes, 4)

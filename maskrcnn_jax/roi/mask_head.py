@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from maskrcnn_jax.layers import Conv
+from maskrcnn_jax.layers import Conv, add_bias
 
 
 class Deconv2x2(nnx.Module):
@@ -38,7 +38,7 @@ class Deconv2x2(nnx.Module):
         o = kernel.shape[-1]
         cells = features.astype(self.dtype) @ kernel.transpose(2, 0, 1, 3).reshape(i, 4 * o)
         doubled = cells.reshape(r, h, w, 2, 2, o).transpose(0, 1, 3, 2, 4, 5).reshape(r, 2 * h, 2 * w, o)
-        return doubled + self.bias[...].astype(self.dtype)
+        return add_bias(doubled, self.bias[...])
 
 
 class MaskHead(nnx.Module):

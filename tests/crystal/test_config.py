@@ -42,6 +42,8 @@ def test_overrides_reach_the_run_and_the_model():
         ("rpn=3", "rpn"),
         ("batch_size.deep=3", "below"),
         ("clahe=3", "clahe"),
+        ("compute_dtype=float16", "float32, bfloat16"),
+        ("optimizer=adam", "sgd, adamw"),
     ],
 )
 def test_what_is_unknown_or_of_another_type_is_refused(assignment, said):

@@ -1,9 +1,6 @@
 """The demo's own parts, and all of it once on a handful of drops."""
 
 import json
-import subprocess
-import sys
-import time
 
 import pytest
 
@@ -12,7 +9,7 @@ from crystal.demo import DemoError
 
 
 def test_the_two_commands_differ_in_clahe_and_folder_only(tmp_path):
-    plain, clahe = (demo._command(tmp_path, name, steps=10, seed=4) for name in ("plain", "clahe"))
+    plain, clahe = (demo._training(tmp_path, name, steps=10, seed=4).command for name in ("plain", "clahe"))
     differing = [(a, b) for a, b in zip(plain, clahe, strict=True) if a != b]
     assert differing == [(str(tmp_path / "plain"), str(tmp_path / "clahe")), ("--no-clahe", "--clahe")]
 
@@ -25,30 +22,6 @@ def test_drops_of_another_command_are_not_trained_on(tmp_path):
     assert (tmp_path / "data" / "train.json").stat().st_mtime_ns == drawn
     with pytest.raises(DemoError, match="other drops"):
         demo.render(tmp_path / "data", **{**settings, "light": 0.9})
-
-
-def test_a_training_that_fails_ends_the_other_and_shows_its_last_words(tmp_path, monkeypatch):
-    (tmp_path / "plain").mkdir()
-
-    def command(out, name, *, steps, seed):
-        words = (
-            "import sys; print('the disk is on fire'); sys.exit(3)"
-            if name == "plain"
-            else "import time; time.sleep(600)"
-        )
-        return [sys.executable, "-c", words]
-
-    monkeypatch.setattr(demo, "_command", command)
-    begun = time.monotonic()
-    with pytest.raises(DemoError, match=r"training plain ended with code 3(?s:.)*the disk is on fire"):
-        demo.train_both(tmp_path, steps=1, seed=0)
-    assert time.monotonic() - begun < 60
-
-
-def test_stop_waits_for_what_runs():
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    demo._stop([process])
-    assert process.poll() is not None
 
 
 def test_the_whole_demo_on_a_handful_of_drops(tmp_path, capsys):

@@ -63,8 +63,25 @@ def test_a_file_of_coco_weights_as_it_was_published(coco):
 
 def test_a_change_of_shapes_is_refused(coco):
     changed = dataclasses.replace(MaskRCNNConfig.torchvision_coco(50), fpn_channels=128)
-    with pytest.raises(CheckpointError, match=r"weights\.pth belongs to another config"):
+    with pytest.raises(
+        CheckpointError, match=r"weights\.pth belongs to another config: with model\.fpn_channels changed"
+    ):
         initial_model(dataclasses.replace(TrainConfig.paper(), model=changed), str(coco))
+
+
+def test_a_set_that_changes_a_shape_is_refused_in_a_sentence(tmp_path):
+    """And one that does not, is not."""
+    checkpoint.save(small_model(4), tmp_path / "weights")
+    start = dataclasses.replace(TrainConfig.tiny(), model=SMALL)
+    with pytest.raises(CheckpointError) as refused:
+        initial_model(override(start, ["roi.box_hidden=24", "rpn.nms_iou=0.5"]), str(tmp_path / "weights"))
+    text = str(refused.value)
+    assert "\n" not in text
+    assert "model.roi.box_hidden" in text
+    assert "box_head.classes.kernel: (16, 2) in the file, (24, 2) in the config" in text
+    assert "leave that --set out" in text
+    model, _ = initial_model(override(start, ["rpn.nms_iou=0.5", "compute_dtype=bfloat16"]), str(tmp_path / "weights"))
+    assert model.config.compute_dtype == "bfloat16"
 
 
 def test_a_checkpoint_folder(tmp_path):
