@@ -13,7 +13,7 @@ def keep_compiled_programs() -> None:
 
     A folder that cannot be written costs a warning of JAX's, no more.
     """
-    if jax.config.jax_compilation_cache_dir:
+    if jax.config.values["jax_compilation_cache_dir"]:
         return
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     jax.config.update("jax_compilation_cache_dir", str(Path(base) / "crystal" / "compiled"))

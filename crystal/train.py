@@ -172,10 +172,6 @@ class Trainer:
             state, metrics = train_step(state, *placed(batch, self.mesh), self.key)
             self.step += 1
             watch.add(metrics, batch.image_ids, waited)
-            stopping = self.agreed(bool(stop))
-            saving = self.step % config.checkpoint_every == 0 or self.step == last or stopping
-            if saving:
-                watch.look(self.step)  # nothing bad is saved
             if self.step % config.log_every == 0 or self.step == last:
                 line = watch.line(self.step, float(np.asarray(schedule(self.step - first))))
                 self.log.write(step=self.step, **line)
@@ -187,7 +183,9 @@ class Trainer:
                 self.log.write(step=self.step, **found)
                 self.best.offer(self.step, self.model, found)
                 watch.restart_clock()
-            if saving:
+            stopping = self.agreed(bool(stop))
+            if self.step % config.checkpoint_every == 0 or self.step == last or stopping:
+                watch.look(self.step)  # nothing bad is saved
                 self.checkpoints.save(self.step, state, {"input": self.batches.get_state(), "watch": watch.get_state()})
             if stopping:
                 raise Interrupted(signal.Signals(stop[0] if stop else signal.SIGTERM).name)

@@ -110,10 +110,13 @@ class Watch:
         self._first_loss = math.nan if state["first_loss"] is None else state["first_loss"]
 
     def _stop(self, step: int, index: int, what: str) -> None:
-        images = self._images[index - (len(self._steps) - len(self._images))]
-        names = self.names(images)
+        names = self.names(self._images[index - (len(self._steps) - len(self._images))])
+        steps = sorted(int(p.name) for p in (self.where / "checkpoints").glob("*") if p.name.isdigit())
+        kept = "nothing was saved yet"
+        if steps:
+            kept = f"the last good weights are {self.where / 'checkpoints' / str(steps[-1])}"
         raise RunError(
             f"step {step}: {what}; its images: {', '.join(names[:NAMES_SHOWN])}"
-            f"{' ...' if len(names) > NAMES_SHOWN else ''}; the last good weights are in {self.where / 'checkpoints'}: "
-            "look at these images (crystal check), or try a lower learning rate in another --out"
+            f"{' ...' if len(names) > NAMES_SHOWN else ''}; {kept}: look at these images (crystal check), or try a "
+            "lower learning rate in another --out"
         )

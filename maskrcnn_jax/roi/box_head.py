@@ -4,6 +4,7 @@ Matterport's 7x7 VALID convolution over 7x7 bins is a Dense layer over the flatt
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,9 @@ class BoxHead(nnx.Module):
         def small(scale):
             return jax.nn.initializers.normal(scale)
 
-        def promote(arrays, *, dtype):  # the bias stays float32: its gradient adds up all RoIs (see layers.add_bias)
+        def promote(
+            arrays: Any, /, *, dtype: Any = None
+        ) -> Any:  # the bias stays float32: its gradient adds up all RoIs (see layers.add_bias)
             features, kernel, bias = arrays
             return features.astype(dtype), kernel.astype(dtype), bias
 

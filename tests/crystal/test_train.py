@@ -5,13 +5,17 @@ import json
 import os
 import shutil
 import signal
+import struct
+from collections import defaultdict
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
+from tensorboardX.proto.event_pb2 import Event
 
+from crystal.best import Best
 from crystal.config import Phase, TrainConfig
 from crystal.dataset import load_split
 from crystal.loader import training_loader
@@ -53,6 +57,26 @@ def weights(model):
     return [np.asarray(p) for p in jax.tree.leaves(nnx.state(model))]
 
 
+def curves(out):
+    """{name: {step: value}} as a reader of TensorBoard's files finds it."""
+    found = defaultdict(dict)
+    for path in (out / "tensorboard").iterdir():
+        data = path.read_bytes()
+        while data:  # length, its checksum, the event, its checksum
+            (size,) = struct.unpack("<Q", data[:8])
+            event = Event.FromString(data[12 : 12 + size])
+            for value in event.summary.value:
+                found[value.tag][event.step] = value.simple_value
+            data = data[16 + size :]
+    return found
+
+
+def what_happened(out):
+    """The log without validation and without what the machine has a say in."""
+    machine = ("images_per_second", "input_wait_share", "memory_mb")
+    return [{k: v for k, v in line.items() if k not in machine} for line in read_metrics(out) if "loss" in line]
+
+
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
@@ -69,6 +93,10 @@ def test_a_run_leaves_metrics_checkpoint_and_config(whole):
         assert line["loss"] == pytest.approx(sum(line[p] for p in parts), rel=1e-4)
         assert line["images_per_second"] > 0
     assert lines[-1] == {"step": 8, "val_map": 0.25}
+    assert all(line["memory_mb"] > 50 and 0 <= line["positive_rois"] <= 2 * 4 for line in losses)
+    assert sum(line["positive_anchors"] for line in losses) > 0
+    assert curves(out)["loss"] == {line["step"]: pytest.approx(line["loss"], rel=1e-5) for line in losses}
+    assert curves(out)["val_map"] == {8: 0.25}
     again, clahe = load_run(out)
     assert clahe is CONFIG.clahe
     for ours, theirs in zip(weights(again), weights(model), strict=True):
@@ -91,10 +119,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(data, whole, tmp_path, stop_at):
     assert again.step == stop_at
     for ours, theirs in zip(weights(again.run()), weights(whole[1]), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    timed = ("images_per_second", "input_wait_share")
-    strip = [{k: v for k, v in line.items() if k not in timed} for line in read_metrics(tmp_path)]
-    full = [{k: v for k, v in line.items() if k not in timed} for line in read_metrics(whole[0]) if "loss" in line]
-    assert strip == full
+    assert what_happened(tmp_path) == what_happened(whole[0])
 
 
 def test_a_finished_run_is_left_as_it_is(data, whole, tmp_path):
@@ -112,12 +137,79 @@ def test_a_folder_of_another_run_is_refused(whole):
         claim(whole[0], CONFIG, "elsewhere")
 
 
-def test_gradients_that_stay_broken_end_the_run(data, tmp_path):
-    config = dataclasses.replace(CONFIG, skips_allowed=2)
-    broken = trainer(data, tmp_path, config)
+def test_a_loss_that_is_no_number_ends_the_run_and_names_the_images(data, tmp_path):
+    broken = trainer(data, tmp_path)
     broken.model.fpn.laterals[0].kernel[...] = np.nan
-    with pytest.raises(RunError, match=r"step 2.*not been finite.*learning rate"):
+    with pytest.raises(RunError, match=r"step 1: the loss is not a number; its images: scene_\d+.png, scene_\d+.png; "):
         broken.run()
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_a_line_of_the_log_that_a_stop_cuts_in_two_is_whole_afterwards(data, tmp_path):
+    """Steps 1 to 3 in one line, 4 to 6, 7 and 8: the stop comes after 5."""
+    config = dataclasses.replace(CONFIG, log_every=3, checkpoint_every=100)
+    trainer(data, tmp_path / "whole", config).run()
+    interrupted = trainer(data, tmp_path / "cut", config)
+    give = type(interrupted.batches).__next__
+
+    def stop_at_5(batches):
+        if batches.get_state()["batches"] == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return give(batches)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(interrupted.batches), "__next__", stop_at_5)
+        with pytest.raises(Interrupted):
+            interrupted.run()
+    again = trainer(data, tmp_path / "cut", config)
+    assert again.step == 5
+    again.run()
+    assert [line["step"] for line in what_happened(tmp_path / "cut")] == [3, 6, 8]
+    assert what_happened(tmp_path / "cut") == what_happened(tmp_path / "whole")
+
+
+def test_the_best_is_kept_as_a_run_of_its_own(data, tmp_path):
+    """The best of 0.1, 0.4 and 0.3 is that of step 4."""
+    config = dataclasses.replace(CONFIG, validate_every=2)
+    values = iter((0.1, 0.4, 0.3, 0.2))
+    models = []
+
+    def validate(model):
+        models.append(weights(model))
+        return {"val_map": next(values)}
+
+    trainer(data, tmp_path, config, validate=validate).run()
+    assert [p.name for p in (tmp_path / "best" / "checkpoints").iterdir()] == ["4"]
+    best, clahe = load_run(tmp_path / "best")
+    assert clahe is CONFIG.clahe
+    for ours, theirs in zip(weights(best), models[1], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert Best(tmp_path, 3)._value == 0.1
+    assert Best(tmp_path, 8)._value == 0.4
+
+
+def test_only_going_on(whole, tmp_path):
+    with pytest.raises(RunError, match="no run to go on with"):
+        claim(tmp_path / "none", CONFIG, None, resume=True)
+    assert not (tmp_path / "none").exists()
+    claim(whole[0], CONFIG, None, resume=True)
+
+
+def test_other_data_is_another_run(tmp_path):
+    claim(tmp_path, CONFIG, None, {"train": "abc"})
+    claim(tmp_path, CONFIG, None, {"train": "abc"})
+    with pytest.raises(RunError, match=r"data\.train"):
+        claim(tmp_path, CONFIG, None, {"train": "abd"})
+
+
+def test_no_program_is_compiled_after_the_first_step_of_a_stage(data, tmp_path, caplog):
+    """Two stages, two steps; everything else is small change around them."""
+    done = []
+    with jax.log_compiles():
+        trainer(data, tmp_path, progress=lambda step, note: done.append((step, len(caplog.records)))).run()
+    compiled = {step: count for step, count in done}
+    assert compiled[2] == compiled[3]
+    assert compiled[5] == compiled[8]
 
 
 def test_a_log_is_cut_back_to_the_step_and_drops_a_line_cut_short(tmp_path):

@@ -1,0 +1,128 @@
+"""Checkpoints that were damaged after they were written are noticed, kept aside, and passed over."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from crystal.checkpoints import Checkpoints, _checksum
+from maskrcnn_jax.training.state import create_state
+from tests.small import small_model
+
+OPTIMIZER = optax.sgd(0.1, momentum=0.9)
+
+
+def fresh(step):
+    return create_state(small_model(), OPTIMIZER, part="heads")[1], True
+
+
+def filled(value):
+    """A state whose every number says which step it is of; not a constant array, which would compress to nothing."""
+    state, _ = fresh(0)
+    rng = np.random.default_rng(value)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype) if leaf.ndim else leaf, state
+    )
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Steps 2 and 4 of three that were saved."""
+    checkpoints = Checkpoints(tmp_path, small_model())
+    for step in (1, 2, 4):
+        checkpoints.save(step, filled(step), {"input": step})
+    checkpoints.close()
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "4"]
+    return tmp_path
+
+
+def newest(run):
+    checkpoints = Checkpoints(run, small_model())
+    found = checkpoints.newest_whole(fresh)
+    checkpoints.close()
+    return found
+
+
+def largest_file(folder):
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def assert_equal(a, b):
+    for ours, theirs in zip(jax.tree.leaves(a._replace(step=0)), jax.tree.leaves(b._replace(step=0)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_what_was_saved_comes_back(run):
+    step, (state, position) = newest(run)
+    assert (step, position) == (4, {"input": 4})
+    assert_equal(state, filled(4))
+
+
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[int(at * len(data))] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: largest_file(folder / "model").write_bytes(largest_file(folder / "model").read_bytes()[:-1000]),
+        lambda folder: largest_file(folder / "optimizer").unlink(),
+        lambda folder: next((folder / "position").iterdir()).write_text("{"),
+        lambda folder: next((folder / "checksums").iterdir()).unlink(),
+    ],
+    ids=["cut", "gone", "position", "checksum"],
+)
+def test_damage_is_passed_over_said_and_kept(run, damage, capsys):
+    damage(run / "checkpoints" / "4")
+    step, (state, position) = newest(run)
+    assert (step, position) == (2, {"input": 2})
+    np.testing.assert_array_equal(jax.tree.leaves(state.params)[0], jax.tree.leaves(filled(2).params)[0])
+    assert "step 4 is damaged and is passed over" in capsys.readouterr().out.replace("\n", " ")
+    assert (run / "damaged-checkpoints" / "4").is_dir()
+    # The run comes to step 4 again and writes it anew.
+    again = Checkpoints(run, small_model())
+    again.save(4, filled(4), {"input": 4})
+    again.close()
+    assert newest(run)[0] == 4
+
+
+@pytest.mark.parametrize("item", ["model", "optimizer"])
+def test_no_flipped_bit_is_taken_for_a_number(run, item):
+    """Some bytes of a file are nobody's; wherever else a bit flips, the checkpoint is passed over."""
+    whole, noticed = (run / "checkpoints" / "4"), 0
+    shutil.copytree(whole, run / "copy")
+    for at in (0.3, 0.5, 0.7):
+        flip(largest_file(whole / item), at)
+        step, (state, _) = newest(run)
+        noticed += step == 2
+        if step == 4:
+            assert_equal(state, filled(4))
+        shutil.rmtree(whole, ignore_errors=True)
+        shutil.copytree(run / "copy", whole)
+    assert noticed
+
+
+def test_with_nothing_whole_a_run_begins_anew(run):
+    for step in ("2", "4"):
+        largest_file(run / "checkpoints" / step / "model").unlink()
+    assert newest(run) == (0, None)
+
+
+def test_a_checksum_notices_every_bit():
+    words = np.arange(6, dtype=np.uint32)
+
+    def checksum(words):
+        return int(_checksum([jnp.asarray(words.view(np.float32))]))
+
+    for word in range(words.size):
+        for bit in range(32):
+            changed = words.copy()
+            changed[word] ^= np.uint32(1 << bit)
+            assert checksum(changed) != checksum(words)
+    assert checksum(words) == 15
+    assert int(_checksum({})) == 0
