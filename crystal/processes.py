@@ -18,6 +18,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -41,11 +42,10 @@ START_SECONDS = 300  # to wait for all processes to come
 HEARTBEAT_SECONDS = 30  # after which a process that says nothing is taken for dead; a dead connection is seen at once
 STEPS_BEHIND = 2  # see Agreement
 LAST_WORD_SECONDS = 2.0  # for an error to be printed before a process leaves without waiting for the others
-LOST = (
-    "another process of this run has ended, see what it printed; start the same command again, on all, to go on from "
-    "the last checkpoint"
-)
-# Without Python: JAX's own threads end a process at once when they lose the coordinator, and leave it no last word.
+AGAIN = "start the same command again, on all, to go on from the last checkpoint"
+LOST = f"another process of this run has ended, see what it printed; {AGAIN}"
+GONE = f"this process of the run was killed, or ended because it had lost another one; {AGAIN}"
+# A process beside this one that has the last word: JAX's own threads abort when they lose the coordinator.
 WATCHER = "import sys; sys.stdin.read() or print('error:', sys.argv[1], file=sys.stderr, flush=True)"
 
 
@@ -104,7 +104,7 @@ def together() -> Iterator[None]:
     with contextlib.suppress(AttributeError):  # its handler of SIGTERM would be beside the trainer's own
         jax.config.update("jax_enable_preemption_service", False)
     watcher = subprocess.Popen(
-        [sys.executable, "-ISc", WATCHER, LOST], stdin=subprocess.PIPE, start_new_session=True, text=True
+        [sys.executable, "-ISc", WATCHER, GONE], stdin=subprocess.PIPE, start_new_session=True, text=True
     )
     assert watcher.stdin is not None
     try:
@@ -157,6 +157,26 @@ def from_first(compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     length = int(multihost_utils.broadcast_one_to_all(np.array(len(text))))
     padded = np.frombuffer(text.ljust(length), np.uint8)
     return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
+
+
+def check_alike(values: dict[str, Any], claimed: Path) -> None:
+    """Hold what this process was told against what the first was, and see the folder that the first made.
+
+    Raises ProcessError: processes that compute different things would wait for each other for ever, or mix them.
+    """
+    values = json.loads(json.dumps(values))
+    firsts = from_first(lambda: values)
+    differing = [name for name, value in values.items() if value != firsts[name]]
+    if differing:
+        raise ProcessError(
+            f"process {jax.process_index()} has other {' and '.join(differing)} than process 0: start the same command "
+            "on the same data with the same versions everywhere"
+        )
+    if not claimed.exists():
+        raise ProcessError(
+            f"process {jax.process_index()} does not see {claimed}, which process 0 has written: choose an --out on a "
+            "file system that all processes share"
+        )
 
 
 class Agreement:

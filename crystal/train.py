@@ -253,7 +253,8 @@ def train_command(
     )
     if processes.is_first():
         claim(out, config, init)  # only now: what is refused above leaves no folder behind
-    processes.from_first(dict)  # the others wait for the folder
+    alike = {"settings": config.to_dict(), "images": len(split.records), "versions": jax.__version__}
+    processes.check_alike(alike, out / "config.json")
     console.print(origin)
     with one_bar("training", config.steps) as bar:
         trainer = Trainer(model, batches, config, out, validate=_validation(data, model, config), progress=bar)
