@@ -102,7 +102,7 @@ class Trainer:
         Raises Interrupted when asked to stop, RunError when gradients stay non-finite.
         """
         try:
-            with _stop_requests() as stop:
+            with _stop_requests() as stop, processes.a_loss_ends_all():
                 first = 0
                 for phase in self.config.phases:
                     last = first + phase.steps

@@ -51,14 +51,12 @@ def train(devices):
 
 def difference(a, b):
     """The largest difference of any tensor, in units of that tensor's largest value."""
-    return max(
-        float(np.abs(x - y).max() / np.abs(y).max()) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)
-    )
+    return max(float(np.abs(x - y).max() / np.abs(y).max()) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
 
 
 if __name__ == "__main__":
-    _, alone = first = train(1)
-    reports = {1: first[0]}
+    alone_report, alone = train(1)
+    reports = {1: alone_report}
     for devices in (2, 4):
         reports[devices], params = train(devices)
         reports[devices]["difference"] = difference(params, alone)
