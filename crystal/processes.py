@@ -11,6 +11,7 @@ last checkpoint.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import subprocess
@@ -18,12 +19,13 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
+from jax._src import distributed  # its key-value store, which JAX offers nowhere else; Orbax uses it from here too
 from jax.sharding import Mesh
 
 from crystal.errors import CrystalError
@@ -40,13 +42,26 @@ LAUNCHERS = (
 START_SECONDS = 300  # to wait for all processes to come
 HEARTBEAT_SECONDS = 30  # after which a process that says nothing is taken for dead; a dead connection is seen at once
 STEPS_BEHIND = 2  # see Agreement
+WAIT_MILLISECONDS = 24 * 3600 * 1000  # for the first process to validate; its death is seen by the heartbeat
 LAST_WORD_SECONDS = 2.0  # for an error to be printed before a process leaves without waiting for the others
-LOST = (
-    "another process of this run has ended, see what it printed; start the same command again, on all, to go on from "
-    "the last checkpoint"
+AGAIN = "start the same command again, on all, to go on from the last checkpoint"
+LOST = f"another process of this run has ended, see what it printed; {AGAIN}"
+GONE = f"this process of the run was killed, or ended because it had lost another one; {AGAIN}"
+APART = (
+    "the processes of this run did not find each other: start all of them, with the same address, whose port must be "
+    "free on the first one's host and open to the others"
 )
-# Without Python: JAX's own threads end a process at once when they lose the coordinator, and leave it no last word.
-WATCHER = "import sys; sys.stdin.read() or print('error:', sys.argv[1], file=sys.stderr, flush=True)"
+SAID = "said"
+# A process beside this one that prints the last line it was given, unless it is SAID, once this one is gone: JAX's own
+# threads abort a process that waits in vain for the others, or loses the coordinator, and leave Python no word.
+WATCHER = f"""
+import sys
+word = sys.stdin.read().splitlines()[-1]
+if word != "{SAID}":
+    print("error:", word, file=sys.stderr, flush=True)
+"""
+_watchers: list[subprocess.Popen] = []  # one where there are several processes
+_calls = itertools.count()  # of `from_first`, which all processes call in the same order
 
 
 class ProcessError(CrystalError, RuntimeError):
@@ -103,30 +118,52 @@ def together() -> Iterator[None]:
         return
     with contextlib.suppress(AttributeError):  # its handler of SIGTERM would be beside the trainer's own
         jax.config.update("jax_enable_preemption_service", False)
-    watcher = subprocess.Popen(
-        [sys.executable, "-ISc", WATCHER, LOST], stdin=subprocess.PIPE, start_new_session=True, text=True
-    )
-    assert watcher.stdin is not None
+    command = [sys.executable, "-ISc", WATCHER]
+    _watchers.append(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, text=True))
     try:
-        _join(settings)
-        console.quiet = not is_first()
-        yield
+        with a_loss_ends_all():
+            _last_word(APART)
+            _join(settings)
+            _last_word(GONE)
+            console.quiet = not is_first()
+            yield
+            from_first(dict)  # nobody leaves while the first still works
     except BaseException as error:
-        code = 130 if isinstance(error, KeyboardInterrupt) else 1
-        if _is_loss(error):
-            print(f"error: {LOST}", file=sys.stderr, flush=True)
-        watcher.communicate("said")
-        if _is_loss(error):
-            os._exit(code)
         if not getattr(error, "agreed", False):
             # JAX would wait for the others, which wait for this one: the interpreter's own end is not to be had.
+            code = 130 if isinstance(error, KeyboardInterrupt) else 1
             leave = threading.Timer(LAST_WORD_SECONDS, os._exit, [code])
             leave.daemon = True
             leave.start()
         raise
-    else:
-        from_first(dict)  # nobody leaves while the first still works
-        watcher.communicate("said")
+    finally:
+        _last_word(SAID)
+        _watchers.pop().communicate()
+
+
+@contextlib.contextmanager
+def a_loss_ends_all() -> Iterator[None]:
+    """End this process at once, with a sentence, when it turns out that another one has ended.
+
+    At once, because whatever is still to be finished, a checkpoint for one, would wait for the lost process.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not (_watchers and _is_loss(error)):
+            raise
+        console.show_cursor()
+        print(f"error: {LOST}", file=sys.stderr, flush=True)
+        _last_word(SAID)
+        os._exit(1)
+
+
+def _last_word(text: str) -> None:
+    """What is to be printed if this process ends without another word."""
+    pipe = _watchers[0].stdin
+    assert pipe is not None
+    pipe.write(f"{text}\n")
+    pipe.flush()
 
 
 def _join(settings: dict[str, Any]) -> None:
@@ -135,28 +172,50 @@ def _join(settings: dict[str, Any]) -> None:
             **settings, initialization_timeout=START_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
         )
     except (RuntimeError, ValueError) as error:
-        at = os.environ.get(ADDRESS, "the launcher's first host")
-        raise ProcessError(
-            f"the processes of this run did not find each other at {at} ({str(error).splitlines()[0][:200]}): start "
-            "all of them, and choose a free port that all can reach"
-        ) from error
+        raise ProcessError(f"{APART} ({str(error).splitlines()[0][:200]})") from error
 
 
 def _is_loss(error: BaseException) -> bool:
-    """Whether an error is the loss of another process, as JAX's transports tell it."""
-    if not isinstance(error, RuntimeError | ValueError) or isinstance(error, CrystalError):
+    """Whether an error, or what it came from, is the loss of another process, as JAX's transports tell it."""
+    if isinstance(error, ProcessError):
         return False
-    return any(word in str(error) for word in ("Gloo", "NCCL", "oordination", "arrier"))
+    if isinstance(error, RuntimeError | ValueError) and not isinstance(error, CrystalError):
+        return any(word in str(error) for word in ("Gloo", "NCCL", "oordination", "arrier"))
+    return error.__cause__ is not None and _is_loss(error.__cause__)
 
 
 def from_first(compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `compute` returns (plain values) in the first process, in all of them; the others wait for it."""
+    """What `compute` returns (plain values) in the first process, in all of them; the others wait for it.
+
+    Through the coordinator: in a collective of devices the others would give up after half a minute.
+    """
     if jax.process_count() == 1:
         return compute()
-    text = json.dumps(compute()).encode() if is_first() else b""
-    length = int(multihost_utils.broadcast_one_to_all(np.array(len(text))))
-    padded = np.frombuffer(text.ljust(length), np.uint8)
-    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
+    coordinator: Any = distributed.global_state.client
+    key = f"crystal/from_first/{next(_calls)}"
+    if is_first():
+        coordinator.key_value_set(key, json.dumps(compute()))
+    return json.loads(coordinator.blocking_key_value_get(key, WAIT_MILLISECONDS))
+
+
+def check_alike(values: dict[str, Any], claimed: Path) -> None:
+    """Hold what this process was told against what the first was, and see the folder that the first made.
+
+    Raises ProcessError: processes that compute different things would wait for each other for ever, or mix them.
+    """
+    values = json.loads(json.dumps(values))
+    firsts = from_first(lambda: values)
+    differing = [name for name, value in values.items() if value != firsts[name]]
+    if differing:
+        raise ProcessError(
+            f"process {jax.process_index()} has other {' and '.join(differing)} than process 0: start the same command "
+            "on the same data with the same versions everywhere"
+        )
+    if not claimed.exists():
+        raise ProcessError(
+            f"process {jax.process_index()} does not see {claimed}, which process 0 has written: choose an --out on a "
+            "file system that all processes share"
+        )
 
 
 class Agreement:

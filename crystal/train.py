@@ -111,7 +111,7 @@ class Trainer:
         Raises Interrupted when asked to stop, RunError when the loss is not finite or explodes.
         """
         try:
-            with _stop_requests() as stop:
+            with _stop_requests() as stop, processes.a_loss_ends_all():
                 first = 0
                 for phase in self.config.phases:
                     last = first + phase.steps
@@ -261,10 +261,10 @@ def train_command(
         shard=(jax.process_index(), jax.process_count()),
     )
     if processes.is_first():
-        claim(
-            out, config, init, {"train": fingerprint(split)}, resume=resume
-        )  # only now: what is refused above leaves no folder behind
-    processes.from_first(dict)  # the others wait for the folder
+        # only now: what is refused above leaves no folder behind
+        claim(out, config, init, {"train": fingerprint(split)}, resume=resume)
+    alike = {"settings": config.to_dict(), "images": len(split.records), "versions": jax.__version__}
+    processes.check_alike(alike, out / "config.json")
     console.print(origin)
     with one_bar("training", config.steps) as bar:
         trainer = Trainer(model, batches, config, out, validate=_validation(data, model, config), progress=bar)

@@ -4,7 +4,7 @@ Matterport's 7x7 VALID convolution over 7x7 bins is a Dense layer over the flatt
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ class BoxHead(nnx.Module):
             features, kernel, bias = arrays
             return features.astype(dtype), kernel.astype(dtype), bias
 
-        linear = partial(nnx.Linear, dtype=jnp.dtype(dtype), promote_dtype=promote, rngs=rngs)
+        linear = partial(nnx.Linear, dtype=jnp.dtype(dtype), promote_dtype=cast(Any, promote), rngs=rngs)
         self.first = linear(channels * pooled_size**2, hidden, kernel_init=he)
         self.second = linear(hidden, hidden, kernel_init=he)
         # Spreads of Fast R-CNN section 3.1: all classes alike and boxes unmoved at the start.
