@@ -12,14 +12,13 @@ nothing about GPUs.
 
 import contextlib
 import json
-import re
 from pathlib import Path
 
 import numpy as np
 import tyro
 
 from crystal.demo import render
-from crystal.machine import describe_machine
+from crystal.machine import describe_machine, file_name
 from crystal.paired import spread
 from crystal.progress import Bars, console
 from crystal.run_folder import read_metrics, write_atomically
@@ -96,8 +95,7 @@ def main(
         "images_per_second": {d: [speed(runs[d, s].out) for s in range(seeds)] for d in TYPES},
         "losses": samples,
     }
-    hardware = re.sub(r"[^a-z0-9]+", "-", f"{machine['platform']} {machine['cores']} cores".lower())
-    path = RESULTS / f"{hardware}-precision.json"
+    path = RESULTS / file_name(machine, "precision")
     RESULTS.mkdir(exist_ok=True)
     write_atomically(path, json.dumps(results) + "\n")
     console.print(

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ def describe_machine() -> dict[str, Any]:
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "commit": _commit(),
     }
+
+
+def file_name(machine: Mapping[str, Any], question: str) -> str:
+    """Of a file of results.
+
+    >>> file_name({"platform": "cpu", "cores": 2}, "precision")
+    'cpu-2-cores-precision.json'
+    """
+    return f"{machine['platform']}-{machine['cores']}-cores-{question}.json"
 
 
 def _processor() -> str:

@@ -88,7 +88,8 @@ def verdict(results: Mapping[str, Any], comparison: str = "clahe") -> str:
             continue
         effect = "no effect is shown" if low <= 0 <= high else "it helps" if low > 0 else "it harms"
         sentences.append(f"{MEASURES[key].title}: {difference['mean']:+.3f} (95 % {low:+.3f} to {high:+.3f}), {effect}")
-    return "; ".join(sentences) + "."
+    alone = " One seed: the interval knows the images, not how much trainings vary." if results["seeds"] == 1 else ""
+    return "; ".join(sentences) + "." + alone
 
 
 def compared(results: Mapping[str, Any]) -> list[str]:

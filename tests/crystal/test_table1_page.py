@@ -49,6 +49,8 @@ def test_one_seed_has_no_spread_and_no_interval_over_seeds(results):
     assert "95 %, images" in header
     assert not any("seeds" in column for column in header)
     assert cells[2][2:5] == ["0.400", "0.533", "+0.133"]
+    assert "One seed" in verdict(results | {"seeds": 1, "measures": measures(alone)})
+    assert "One seed" not in verdict(results)
 
 
 def test_the_verdict_goes_with_the_interval(results):

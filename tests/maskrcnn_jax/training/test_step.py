@@ -16,6 +16,7 @@ from maskrcnn_jax.training.state import create_state
 from maskrcnn_jax.training.step import make_step
 from tests.overfit import from_scratch, one_drop, overfit
 from tests.small import small_batch, small_model
+from tests.traced import multiplications, needed_program
 
 WINDOWS = jnp.tile(jnp.array([0.0, 0.0, 64.0, 64.0]), (2, 1))
 KEY = jax.random.key(0)
@@ -61,6 +62,27 @@ def test_frozen_parameters_stay_bit_identical_and_have_no_optimizer_state():
     for ours, theirs in zip(jax.tree.leaves(state.frozen), jax.tree.leaves(before), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert any((a != b).any() for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(moved), strict=True))
+
+
+def test_frozen_parts_cost_no_backward_pass():
+    """Multiplications: a layer's backward pass costs up to two forward passes (by its inputs, by its kernel), the
+    frozen backbone's none. What is traced is counted, without what no result needs; nothing is compiled.
+    """
+    images, truth = small_batch(1)
+    model = small_model()
+
+    def count(part):
+        step, state = start(part)
+        return multiplications(needed_program(step, state, images, truth, WINDOWS, KEY))
+
+    forward = multiplications(needed_program(lambda images: model.losses(images, truth, KEY).total, images))
+    backbone = multiplications(needed_program(lambda images: model.backbone(model.normalise(images)), images))
+    early = multiplications(needed_program(lambda images: model.backbone(model.normalise(images))[:3], images))
+    heads, stage4, everything = count("heads"), count("stage4"), count("all")
+    rest = forward - backbone
+    assert forward + rest < heads <= forward + 2 * rest
+    assert heads < stage4 <= forward + 2 * (forward - early)
+    assert everything - stage4 > early
 
 
 def test_a_step_that_is_not_finite_changes_nothing_but_the_step_number():

@@ -1,0 +1,103 @@
+"""bfloat16 by config: what computes in it and what stays float32, read off the traced step; and that it learns."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from maskrcnn_jax.training.optimizer import make_optimizer
+from maskrcnn_jax.training.state import create_state
+from maskrcnn_jax.training.step import make_step
+from tests.small import SMALL, small_batch, small_model
+from tests.traced import equations
+
+WINDOWS = jnp.tile(jnp.array([0.0, 0.0, 64.0, 64.0]), (2, 1))
+KEY = jax.random.key(0)
+HALF = jnp.bfloat16
+# Sums over many, and what loses digits: only in float32.
+EXACT = {
+    "reduce_sum",
+    "scatter-add",
+    "cumsum",
+    "cumlogsumexp",
+    "exp",
+    "log",
+    "log1p",
+    "logistic",
+    "rsqrt",
+    "sqrt",
+    "sort",
+}
+EXACT |= {"top_k", "argmax", "reduce_prod", "integer_pow"}
+# The gradient of the FPN's doubling, a sum of 2x2.
+OF_FOUR = "upsample"
+
+
+def config_of(dtype, norm="group"):
+    return dataclasses.replace(SMALL, compute_dtype=dtype, backbone=dataclasses.replace(SMALL.backbone, norm=norm))
+
+
+def start(config):
+    optimizer = make_optimizer(optax.constant_schedule(3e-3), kind="adamw")
+    graph, state = create_state(small_model(config=config), optimizer)
+    return make_step(graph, optimizer), state
+
+
+def types(equation):
+    return {v.aval.dtype for v in (*equation.invars, *equation.outvars) if hasattr(v.aval, "dtype")}
+
+
+@pytest.mark.parametrize("norm", ["group", "affine"])
+def test_what_computes_in_bfloat16(norm):
+    step, state = start(config_of("bfloat16", norm))
+    images, truth = small_batch(1)
+    traced, (after, metrics) = jax.make_jaxpr(step, return_shape=True)(state, images, truth, WINDOWS, KEY)
+    for leaf in jax.tree.leaves((after.params, after.optimizer, metrics)):
+        assert leaf.dtype in (jnp.float32, jnp.int32)
+    products = 0
+    for equation, _ in equations(traced.jaxpr):
+        name, where = equation.primitive.name, str(equation.source_info.traceback)
+        if name in ("conv_general_dilated", "dot_general"):
+            products += 1
+            assert {v.aval.dtype for v in equation.invars} == {jnp.dtype(HALF)}, f"{name} in float32\n{where}"
+        elif name in EXACT and OF_FOUR not in where:
+            assert HALF not in types(equation), f"{name} in bfloat16\n{where}"
+        for part in ("layers.py", "geometry.py", "coding.py", "nms.py", "loss.py", "losses.py"):
+            if f"{part}:" in where.partition("\n")[0] and name in ("mul", "sub", "div", "add"):
+                assert HALF not in types(equation), f"{name} in bfloat16\n{where}"
+    assert products > 50
+
+
+def test_biases_and_norms_sum_in_float32():
+    """The gradient of a shift is the number of cells; a sum of ones in bfloat16 stops at 256."""
+    model = small_model(config=config_of("bfloat16", "affine"))
+    ones = jnp.ones((4, 64, 64, 8), HALF)
+    for layer, name in (
+        (model.mask_head.double, "bias"),
+        (model.mask_head.convs[0], "bias"),
+        (model.backbone.stem_norm, "shift"),
+    ):
+        gradient = nnx.grad(lambda layer: layer(ones).astype(jnp.float32).sum())(layer)[name][...]
+        cells = layer(ones).size // gradient.size
+        np.testing.assert_array_equal(gradient, cells)
+
+
+def test_a_few_steps_lose_as_they_do_in_float32():
+    """The same to 1 % until the proposals, and so the drawn RoIs, begin to differ; then as fast down."""
+    curves = {}
+    for dtype in ("float32", "bfloat16"):
+        step, state = start(config_of(dtype))
+        images, truth = small_batch(1)
+        curves[dtype] = []
+        for _ in range(20):
+            state, metrics = step(state, images, truth, WINDOWS, KEY)
+            curves[dtype].append(float(metrics["total"]))
+    exact, half = np.array(curves["float32"]), np.array(curves["bfloat16"])
+    assert not np.array_equal(exact, half)
+    np.testing.assert_allclose(half[:2], exact[:2], rtol=0.01)
+    assert exact[-5:].mean() < 0.8 * exact[0]
+    assert half[-5:].mean() == pytest.approx(exact[-5:].mean(), rel=0.15)
