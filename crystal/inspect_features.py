@@ -28,7 +28,7 @@ from crystal.inspector import Followed
 from crystal.page import colour_keys, figure, table
 from maskrcnn_jax.boxes.geometry import iou
 
-BEST = 100  # boxes drawn at once
+BEST = 60  # boxes drawn at once
 
 
 def look(text: str) -> str:
@@ -70,7 +70,7 @@ def _image(followed: Followed) -> Iterator[str]:
         )
     window = followed.place.window
     seen = f"What the network sees: {wide} x {tall} pixels; the frame is the part that is image, not padding."
-    yield figure(draw_boxes(followed.pixels, window[None], [ORANGE]), seen, "after the letterbox") + "</div>"
+    yield figure(draw_boxes(followed.pixels, window[None], [ORANGE], pale=1.0), seen, "after the letterbox") + "</div>"
     yield look(
         "does a crystal that you can see in the file still show in the last picture? What is lost there no network "
         "finds; a larger image size or smaller crops would keep it."
@@ -85,7 +85,7 @@ def _maps(followed: Followed, names: Sequence[str]) -> str:
         rows, columns, count = features.shape
         caption = f"{name}: {columns} x {rows} cells of {tall // rows} pixels, {count} channels."
         figures += figure(feature_map(features), caption, f"strength of {name}")
-    return f"<div class='grid rois'>{figures}</div>"
+    return f"<div class='grid maps'>{figures}</div>"
 
 
 def _single(followed: Followed, names: Sequence[str]) -> str:
@@ -124,7 +124,7 @@ def _fpn(followed: Followed) -> Iterator[str]:
 
 
 def _score_chart(followed: Followed, level: np.ndarray) -> str:
-    probability = 1 / (1 + np.exp(-followed.objectness.astype(float)))
+    probability = np.exp(-np.logaddexp(0, -followed.objectness.astype(float)))  # sigmoid, without overflow
 
     def draw(axes: Axes) -> None:
         for number, dash in zip(LEVEL_COLOURS, ("-", (0, (5, 1.2)), (0, (3, 1)), (0, (1, 1)), "-."), strict=True):
@@ -137,12 +137,12 @@ def _score_chart(followed: Followed, level: np.ndarray) -> str:
         axes.set_ylabel("anchors with that or more")
         axes.legend(frameon=False, fontsize=8)
 
-    return f"<figure>{chart('how many anchors are thought to be objects', draw)}</figure>"
+    return f"<figure>{chart('anchors by objectness', draw)}</figure>"
 
 
 def _anchors(followed: Followed) -> Iterator[str]:
     a, level = followed.config.anchors, level_of_anchor(followed)
-    probability = 1 / (1 + np.exp(-followed.objectness.astype(float)))
+    probability = np.exp(-np.logaddexp(0, -followed.objectness.astype(float)))  # sigmoid, without overflow
     best = np.argsort(-followed.objectness, kind="stable")[:BEST]
     where = followed.anchors[best[0]]
     centre = (where[:2] + where[2:]) / 2
@@ -171,7 +171,7 @@ def _anchors(followed: Followed) -> Iterator[str]:
         "the best anchors",
     )
     yield _score_chart(followed, level) + "</div><h3>Objectness of each cell</h3>"
-    yield "<p>The best of a cell's anchors; dark blue is 0, yellow 1.</p><div class='grid rois'>"
+    yield "<p>The best of a cell's anchors; dark blue is 0, yellow 1.</p><div class='grid maps'>"
     for number in LEVEL_COLOURS:
         rows, columns, _ = followed.maps[f"P{number}"].shape
         cell = probability[level == number].reshape(rows, columns, -1).max(-1)

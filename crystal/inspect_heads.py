@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from crystal.charts import chart
-from crystal.draw import draw_outlines
+from crystal.draw import beside, draw_outlines
 from crystal.inspect_features import BEST, level_key, look
 from crystal.inspect_pictures import (
     LEVEL_COLOURS,
@@ -22,7 +22,6 @@ from crystal.inspect_pictures import (
     busiest,
     channels,
     draw_boxes,
-    enlarged,
     feature_map,
     mask_cells,
     on_white,
@@ -35,7 +34,7 @@ from crystal.problems import printable
 from maskrcnn_jax.roi.masks import paste_patch
 
 SAMPLED, MASKS = 3, 6  # RoIs whose grid is drawn, detections whose mask is
-SIDE = 320  # pixels of a small picture
+SIDE = 400  # pixels of a small picture
 POOLED_FROM = (2, 3, 4, 5)
 
 
@@ -76,13 +75,22 @@ def _levels(followed: Followed) -> Iterator[str]:
 
     if len(sides):
         yield f"<figure>{chart('RoIs by size and level', draw)}</figure>"
-    yield "</div>" + look("do large crystals and small ones have different colours? Then each is read where it fits.")
+    yield "</div>"
+    used = np.unique(levels)
+    if len(used) == 1:
+        yield f"<p>All of this image's RoIs fall to P{used[0]}: none has the size for another level.</p>"
+    else:
+        yield look("large crystals and small ones have different colours: each is read where it is some cells wide.")
 
 
 def _align(followed: Followed) -> Iterator[str]:
     roi, rows, columns = followed.config.roi, *followed.grid
     o, last = roi.box_size, {"mean": "the mean", "max": "the largest"}[roi.reduce]
-    samples = f"{roi.sampling_ratio} x {roi.sampling_ratio}" if roi.sampling_ratio else "as many as it has cells of"
+    s = roi.sampling_ratio
+    samples = f"{s} x {s} points in each" if s else "about a point a cell"
+    kept = f", bilinearly between the four nearest cells' centres, and keeps {last} of them"
+    if s == 1:
+        samples, kept = "one point in the middle of each", ", bilinearly between the four nearest cells' centres"
     if roi.pooling == "corners":
         yield (
             f"<p>The heads need {o} x {o} numbers a channel, whatever the RoI's size. Here a grid of {o} x {o} points "
@@ -92,9 +100,8 @@ def _align(followed: Followed) -> Iterator[str]:
     else:
         yield (
             f"<p>The heads need {o} x {o} numbers a channel, whatever the RoI's size. RoI Align cuts it into {o} x {o} "
-            f"bins without rounding a coordinate, reads {samples} points in each, bilinearly between the four nearest "
-            f"cells' centres, and keeps {last} of them. (RoI Pool, before it, rounded to whole cells, and masks were "
-            "off by half a cell.)</p>"
+            f"bins without rounding a coordinate, and reads {samples}{kept}. (RoI Pool, before it, rounded to whole "
+            "cells, and masks were off by up to half a cell.)</p>"
         )
     tall = followed.place.size[0]
     for place, index in enumerate(followed.chosen[:SAMPLED]):
@@ -202,17 +209,15 @@ def _masks(followed: Followed) -> Iterator[str]:
     )
     if not len(boxes):
         yield "<p>Nothing was detected, so there is no mask.</p>"
+    yield "<div class='grid pairs'>"
     for number, (box, mask, score) in enumerate(zip(boxes, masks, scores, strict=True), 1):
-        name = html.escape(printable(followed.config.classes[int(found.classes[number - 1])][1]))
+        name = printable(followed.config.classes[int(found.classes[number - 1])][1])
         patch, top, left = paste_patch(mask, box, height=followed.place.size[0], width=followed.place.size[1])
-        yield f"<h3>Detection {number}: {name} {score:.3f}</h3><div class='grid tiles'>"
-        yield figure(on_white(mask_cells(mask, box), SIDE), f"Its {m} x {m} cells.", f"mask {number}")
-        caption = f"Pasted: {int(patch.sum()):,} pixels of the network's image."
-        if patch.any():
-            picture = pasted(followed.pixels, patch, top, left, box)
-        else:
-            picture, caption = enlarged(followed.pixels, SIDE), "No cell reaches 0.5: nothing is pasted."
-        yield figure(on_white(picture, SIDE), caption, f"detection {number} pasted") + "</div>"
+        cells, said = on_white(mask_cells(mask, box), SIDE), f"{int(patch.sum()):,} pixels of the network's image"
+        picture = pasted(followed.pixels, patch, top, left, box)
+        caption = f"Detection {number}, {name} {score:.3f}: its {m} x {m} cells, and pasted, {said}."
+        yield figure(beside([cells, on_white(picture, SIDE)]), caption, f"mask of detection {number}")
+    yield "</div>"
     scale = 1000 / max(followed.image.shape[1], 1)
     labels = [f"{score:.2f}" for score in followed.prediction.scores]
     result = draw_outlines(followed.image, followed.prediction.rles, labels=labels, scale=scale)

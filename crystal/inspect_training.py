@@ -74,7 +74,7 @@ def _matches(followed: Followed, training: Supervised) -> Iterator[str]:
         # Negatives first, then positives, the objects on top.
         parts = [np.asarray(boxes[valid & ~positive]), np.asarray(boxes[valid & positive]), training.boxes]
         colours = [SKY] * len(parts[0]) + [ORANGE] * len(parts[1]) + reached
-        return draw_boxes(followed.pixels, np.concatenate(parts), colours, thick=1)
+        return draw_boxes(followed.pixels, np.concatenate(parts), colours)
 
     own = followed.anchors[anchors.indices]
     rpn, roi = followed.config.rpn, followed.config.roi
@@ -86,7 +86,7 @@ def _matches(followed: Followed, training: Supervised) -> Iterator[str]:
         "drawn anchors",
     )
     positive, negative = int((rois.positive & rois.valid).sum()), int((~rois.positive & rois.valid).sum())
-    copies = ", copies of the objects among them," if roi.truth_copies else ""
+    copies = " (copies of the objects among them)" if roi.truth_copies else ""
     yield figure(
         drawn(rois.boxes, rois.positive, rois.valid),
         f"Drawn RoIs{copies}: {positive} positive (IoU {roi.positive_iou:g} or more), {negative} negative.",
@@ -153,7 +153,7 @@ def with_truth(followed: Followed, training: Supervised) -> Iterator[str]:
     yield _losses(followed, training)
     yield _verdict(followed, training)
     yield look(
-        "an object without a positive anchor teaches the first stage nothing; one whose best proposal stays under "
-        f"{followed.config.roi.positive_iou:g} never reaches the heads. A loss of a single image says little by "
+        "an object without a positive anchor teaches the first stage nothing, and one without a proposal near it is "
+        "not found, for the heads see nothing else. A loss of a single image says little by "
         "itself: compare it with another run's on the same image."
     )
