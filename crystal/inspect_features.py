@@ -5,6 +5,7 @@ Each section says what the stage does, shows its real numbers, and says what to 
 
 from collections.abc import Iterator, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 from matplotlib.axes import Axes
@@ -29,6 +30,16 @@ from crystal.page import colour_keys, figure, table
 from maskrcnn_jax.boxes.geometry import iou
 
 BEST = 60  # boxes drawn at once
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(0, "box"), counted(1, "mask"), counted(1200, "mask")
+    ('no boxes', '1 mask', '1,200 masks')
+    """
+    plural = noun + ("es" if noun.endswith("x") else "s")
+    return f"1 {noun}" if count == 1 else f"{count:,} {plural}" if count else f"no {plural}"
 
 
 def look(text: str) -> str:
@@ -59,7 +70,7 @@ def _image(followed: Followed) -> Iterator[str]:
             "corner counts as much as one in bright light; its clip limit keeps noise from being stretched as well. "
         )
     else:
-        yield "This network was trained without CLAHE, so none is applied. "
+        yield "This run does not use CLAHE, so none is applied. "
     yield (
         f"The letterbox then scales by {followed.place.scale:.3f}, keeps the proportions and fills up with black.</p>"
         "<div class=grid>" + figure(over_histogram(enlarged(followed.image)), original, "the image")
@@ -135,7 +146,7 @@ def _score_chart(followed: Followed, level: np.ndarray) -> str:
         axes.set_xlim(-0.02, 1.02)
         axes.set_xlabel("objectness, probability")
         axes.set_ylabel("anchors with that or more")
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
     return f"<figure>{chart('anchors by objectness', draw)}</figure>"
 
@@ -212,13 +223,14 @@ def _proposals(followed: Followed) -> Iterator[str]:
         )
     if len(after):
         first = int(ranked.kept[0])
-        overlap = np.asarray(iou(ranked.boxes[first][None], ranked.boxes))[0]
+        boxes = jnp.asarray(ranked.boxes)
+        overlap = np.asarray(iou(boxes[first][None], boxes))[0]
         fell = ranked.valid & (overlap > rpn.nms_iou) & (level == level[first] if rpn.per_level else True)
         fell[first] = False
         boxes = np.concatenate([ranked.boxes[fell], ranked.boxes[first][None]])
         yield figure(
             close_up(followed.pixels, ranked.boxes[first], boxes, [SKY] * int(fell.sum()) + [ORANGE]),
-            f"The best proposal, orange, and the {int(fell.sum())} that fell to it.",
+            f"The best proposal, orange, and {counted(int(fell.sum()), 'box')} that fell to it.",
             "the best proposal and what it suppressed",
         )
     yield "</div>" + look(

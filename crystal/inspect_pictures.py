@@ -154,7 +154,7 @@ def sampling(
 def mask_cells(mask: Float[Array, "m m"], box: Float[Array, " 4"]) -> Image:
     """Mask probabilities over a box of these proportions, but a needle's are widened; dark blue 0, yellow 1."""
     wide, tall = (max(float(v), 1e-6) for v in (box[2] - box[0], box[3] - box[1]))
-    shape = np.clip(np.array([wide, tall]) / max(wide, tall), 0.25, 1) * 320
+    shape = np.clip(np.array([wide, tall]) / max(wide, tall), 0.25, 1) * 400
     return cv2.resize(coloured(mask, 0, 1), tuple(np.rint(shape).astype(int).tolist()), interpolation=cv2.INTER_NEAREST)
 
 
@@ -170,17 +170,12 @@ def on_white(picture: Image, side: int) -> Image:
     return frame
 
 
-def pasted(image: Image, patch: Bool[Array, "ph pw"], top: int, left: int, box: np.ndarray) -> Image:
-    """The image around a box with a mask's outline, both drawn."""
+def pasted(image: Image, mask: Bool[np.ndarray, "h w"], box: Float[Array, " 4"]) -> Image:
+    """The image around a box, with the box and the mask's outline."""
     x1, y1, x2, y2 = surroundings(box, image.shape[0], image.shape[1], least=16.0)
-    full = np.zeros((y2 - y1, x2 - x1), np.uint8)
-    row, column = top - y1, left - x1
-    full[max(row, 0) : row + patch.shape[0], max(column, 0) : column + patch.shape[1]] = patch[
-        max(-row, 0) : full.shape[0] - row, max(-column, 0) : full.shape[1] - column
-    ]
     picture = draw_boxes(image[y1:y2, x1:x2], (np.asarray(box, float) - [x1, y1, x1, y1])[None], [SKY])
-    mask = cv2.resize(full, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    outline = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+    large = cv2.resize(mask[y1:y2, x1:x2].astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    outline = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
     cv2.polylines(picture, outline, True, HALO, 10, cv2.LINE_AA)
     cv2.polylines(picture, outline, True, ORANGE, 7, cv2.LINE_AA)
     return picture

@@ -7,7 +7,7 @@ import numpy as np
 
 from crystal.assess import prediction_of, truth_of
 from crystal.draw import Colour
-from crystal.inspect_features import look
+from crystal.inspect_features import counted, look
 from crystal.inspect_pictures import ORANGE, SKY, Array, draw_boxes, mask_cells, on_white
 from crystal.inspector import Followed
 from crystal.page import colour_keys, figure, table
@@ -51,7 +51,7 @@ def _objects(training: Supervised) -> Iterator[str]:
     rows = [
         (
             f"{n + 1}",
-            f"{sides[n, 0]:.1f} x {sides[n, 1]:.1f}",
+            f"{sides[n, 0]:.1f}\N{NO-BREAK SPACE}x\N{NO-BREAK SPACE}{sides[n, 1]:.1f}",
             f"{training.reached[n]:.2f}" + (", not reached" if n in missed else ""),
             f"{drawn[n]}",
             f"{training.proposed[n]:.2f}",
@@ -136,9 +136,10 @@ def with_truth(followed: Followed, training: Supervised) -> Iterator[str]:
     record = training.truth.record
     crowds = len(record.instances) - len(training.numbers)
     count = len(training.numbers)
+    ignored = f" and {counted(crowds, 'crowd')}, to be ignored" if crowds else ""
     yield (
-        f"<p>{html.escape(printable(training.truth.source.name))} outlines {count} "
-        f"{'object' if count == 1 else 'objects'}{f' and {crowds} crowds, which are ignored' if crowds else ''}. "
+        f"<p>{html.escape(printable(training.truth.source.name))} outlines "
+        f"{counted(count, 'object')}{ignored}. "
         "A training step compares the network's answers with them, though not at every anchor and RoI: nearly all are "
         "background, so a fixed number is drawn, at most a share of it positive. This is one such draw, of this image "
         "as it is; training would also vary the image.</p>"
