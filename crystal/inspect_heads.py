@@ -217,9 +217,7 @@ def _masks(followed: Followed) -> Iterator[str]:
     yield "<div class='grid pairs'>"
     for number, (box, mask, score) in enumerate(zip(boxes, masks, scores, strict=True), 1):
         name = printable(followed.config.classes[int(found.classes[number - 1])][1])
-        pixels = paste(
-            np.asarray(mask), np.asarray(box), height=followed.pixels.shape[0], width=followed.pixels.shape[1]
-        )
+        pixels = paste(np.asarray(mask), np.asarray(box), height=height, width=width)
         cells, said = on_white(mask_cells(mask, box), SIDE), f"{int(pixels.sum()):,} pixels of the network's image"
         picture = pasted(followed.pixels, pixels, box)
         caption = f"Detection {number}, {name} {score:.3f}: its {m} x {m} cells, and pasted, {said}."

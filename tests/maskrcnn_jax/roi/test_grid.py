@@ -62,15 +62,14 @@ def test_the_grid_of_a_box_is_that_of_its_axes(boxes):
 def test_each_roi_of_a_batch_reads_its_own_map():
     """Every cell of two images on two levels holds (level, image, row, column); each RoI's map begins at row 0."""
     shapes = ((3, 5), (2, 2))
-    levels = tuple(
-        np.stack([np.stack(np.meshgrid(l, b, *map(np.arange, hw), indexing="ij"), -1)[0, 0] for b in range(2)])
-        for l, hw in enumerate(shapes)
-    )
+    levels = []
+    for number, (height, width) in enumerate(shapes):
+        row, column = np.mgrid[:height, :width]
+        images = [np.stack([np.full_like(row, number), np.full_like(row, image), row, column], -1) for image in (0, 1)]
+        levels.append(np.float32(images))
     cells = np.concatenate([level.reshape(-1, 4) for level in levels])
     roi_levels = np.array([[2, 3, 2], [3, 3, 2]])
-    maps = pyramid_maps(
-        tuple(map(jnp.asarray, (level.astype(np.float32) for level in levels))), jnp.asarray(roi_levels)
-    )
+    maps = pyramid_maps(tuple(map(jnp.asarray, levels)), jnp.asarray(roi_levels))
     for height, width, start, level, image in zip(*maps, roi_levels.ravel(), [0, 0, 0, 1, 1, 1], strict=True):
         assert cells[start].tolist() == [level - 2, image, 0, 0]
         assert (height, width) == shapes[level - 2]
