@@ -5,6 +5,7 @@ Each section says what the stage does, shows its real numbers, and says what to 
 
 from collections.abc import Iterator, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 from matplotlib.axes import Axes
@@ -28,7 +29,17 @@ from crystal.inspector import Followed
 from crystal.page import colour_keys, figure, table
 from maskrcnn_jax.boxes.geometry import iou
 
-BEST = 100  # boxes drawn at once
+BEST = 60  # boxes drawn at once
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(0, "box"), counted(1, "mask"), counted(1200, "mask")
+    ('no boxes', '1 mask', '1,200 masks')
+    """
+    plural = noun + ("es" if noun.endswith("x") else "s")
+    return f"1 {noun}" if count == 1 else f"{count:,} {plural}" if count else f"no {plural}"
 
 
 def look(text: str) -> str:
@@ -59,7 +70,7 @@ def _image(followed: Followed) -> Iterator[str]:
             "corner counts as much as one in bright light; its clip limit keeps noise from being stretched as well. "
         )
     else:
-        yield "This network was trained without CLAHE, so none is applied. "
+        yield "This run does not use CLAHE, so none is applied. "
     yield (
         f"The letterbox then scales by {followed.place.scale:.3f}, keeps the proportions and fills up with black.</p>"
         "<div class=grid>" + figure(over_histogram(enlarged(followed.image)), original, "the image")
@@ -70,7 +81,7 @@ def _image(followed: Followed) -> Iterator[str]:
         )
     window = followed.place.window
     seen = f"What the network sees: {wide} x {tall} pixels; the frame is the part that is image, not padding."
-    yield figure(draw_boxes(followed.pixels, window[None], [ORANGE]), seen, "after the letterbox") + "</div>"
+    yield figure(draw_boxes(followed.pixels, window[None], [ORANGE], pale=1.0), seen, "after the letterbox") + "</div>"
     yield look(
         "does a crystal that you can see in the file still show in the last picture? What is lost there no network "
         "finds; a larger image size or smaller crops would keep it."
@@ -85,7 +96,7 @@ def _maps(followed: Followed, names: Sequence[str]) -> str:
         rows, columns, count = features.shape
         caption = f"{name}: {columns} x {rows} cells of {tall // rows} pixels, {count} channels."
         figures += figure(feature_map(features), caption, f"strength of {name}")
-    return f"<div class='grid rois'>{figures}</div>"
+    return f"<div class='grid maps'>{figures}</div>"
 
 
 def _single(followed: Followed, names: Sequence[str]) -> str:
@@ -124,7 +135,7 @@ def _fpn(followed: Followed) -> Iterator[str]:
 
 
 def _score_chart(followed: Followed, level: np.ndarray) -> str:
-    probability = 1 / (1 + np.exp(-followed.objectness.astype(float)))
+    probability = np.exp(-np.logaddexp(0, -followed.objectness.astype(float)))  # sigmoid, without overflow
 
     def draw(axes: Axes) -> None:
         for number, dash in zip(LEVEL_COLOURS, ("-", (0, (5, 1.2)), (0, (3, 1)), (0, (1, 1)), "-."), strict=True):
@@ -135,14 +146,14 @@ def _score_chart(followed: Followed, level: np.ndarray) -> str:
         axes.set_xlim(-0.02, 1.02)
         axes.set_xlabel("objectness, probability")
         axes.set_ylabel("anchors with that or more")
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
-    return f"<figure>{chart('how many anchors are thought to be objects', draw)}</figure>"
+    return f"<figure>{chart('anchors by objectness', draw)}</figure>"
 
 
 def _anchors(followed: Followed) -> Iterator[str]:
     a, level = followed.config.anchors, level_of_anchor(followed)
-    probability = 1 / (1 + np.exp(-followed.objectness.astype(float)))
+    probability = np.exp(-np.logaddexp(0, -followed.objectness.astype(float)))  # sigmoid, without overflow
     best = np.argsort(-followed.objectness, kind="stable")[:BEST]
     where = followed.anchors[best[0]]
     centre = (where[:2] + where[2:]) / 2
@@ -171,7 +182,7 @@ def _anchors(followed: Followed) -> Iterator[str]:
         "the best anchors",
     )
     yield _score_chart(followed, level) + "</div><h3>Objectness of each cell</h3>"
-    yield "<p>The best of a cell's anchors; dark blue is 0, yellow 1.</p><div class='grid rois'>"
+    yield "<p>The best of a cell's anchors; dark blue is 0, yellow 1.</p><div class='grid maps'>"
     for number in LEVEL_COLOURS:
         rows, columns, _ = followed.maps[f"P{number}"].shape
         cell = probability[level == number].reshape(rows, columns, -1).max(-1)
@@ -212,13 +223,14 @@ def _proposals(followed: Followed) -> Iterator[str]:
         )
     if len(after):
         first = int(ranked.kept[0])
-        overlap = np.asarray(iou(ranked.boxes[first][None], ranked.boxes))[0]
+        boxes = jnp.asarray(ranked.boxes)
+        overlap = np.asarray(iou(boxes[first][None], boxes))[0]
         fell = ranked.valid & (overlap > rpn.nms_iou) & (level == level[first] if rpn.per_level else True)
         fell[first] = False
         boxes = np.concatenate([ranked.boxes[fell], ranked.boxes[first][None]])
         yield figure(
             close_up(followed.pixels, ranked.boxes[first], boxes, [SKY] * int(fell.sum()) + [ORANGE]),
-            f"The best proposal, orange, and the {int(fell.sum())} that fell to it.",
+            f"The best proposal, orange, and {counted(int(fell.sum()), 'box')} that fell to it.",
             "the best proposal and what it suppressed",
         )
     yield "</div>" + look(

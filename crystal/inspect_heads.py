@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from crystal.charts import chart
-from crystal.draw import draw_outlines
-from crystal.inspect_features import BEST, level_key, look
+from crystal.draw import MAX_LABELS, beside, draw_outlines
+from crystal.inspect_features import BEST, counted, level_key, look
 from crystal.inspect_pictures import (
     LEVEL_COLOURS,
     ORANGE,
@@ -22,7 +22,6 @@ from crystal.inspect_pictures import (
     busiest,
     channels,
     draw_boxes,
-    enlarged,
     feature_map,
     mask_cells,
     on_white,
@@ -32,10 +31,10 @@ from crystal.inspect_pictures import (
 from crystal.inspector import Followed
 from crystal.page import colour_keys, figure, table
 from crystal.problems import printable
-from maskrcnn_jax.roi.masks import paste_patch
+from maskrcnn_jax.roi.masks import paste
 
 SAMPLED, MASKS = 3, 6  # RoIs whose grid is drawn, detections whose mask is
-SIDE = 320  # pixels of a small picture
+SIDE = 400  # pixels of a small picture
 POOLED_FROM = (2, 3, 4, 5)
 
 
@@ -61,7 +60,8 @@ def _levels(followed: Followed) -> Iterator[str]:
     yield figure(draw_boxes(followed.pixels, boxes[:BEST][::-1], colours), caption, "RoIs by level")
 
     def draw(axes: Axes) -> None:
-        edges = 2.0 ** np.arange(np.floor(2 * np.log2(max(sides.min(), 1))) / 2, np.log2(sides.max()) + 0.75, 0.5)
+        # From half a step lower: float32's 22.627416 lies below its own rounded-down logarithm's power.
+        edges = 2.0 ** np.arange(np.floor(2 * np.log2(max(sides.min(), 1))) / 2 - 0.5, np.log2(sides.max()) + 0.75, 0.5)
         bottom = np.zeros(len(edges) - 1)
         for level in POOLED_FROM:
             count = np.histogram(np.maximum(sides[levels == level], 1), edges)[0]
@@ -76,13 +76,22 @@ def _levels(followed: Followed) -> Iterator[str]:
 
     if len(sides):
         yield f"<figure>{chart('RoIs by size and level', draw)}</figure>"
-    yield "</div>" + look("do large crystals and small ones have different colours? Then each is read where it fits.")
+    yield "</div>"
+    used = np.unique(levels)
+    if len(used) == 1:
+        yield f"<p>All of this image's RoIs fall to P{used[0]}: none has the size for another level.</p>"
+    else:
+        yield look("large crystals and small ones have different colours: each is read where it is some cells wide.")
 
 
 def _align(followed: Followed) -> Iterator[str]:
     roi, rows, columns = followed.config.roi, *followed.grid
     o, last = roi.box_size, {"mean": "the mean", "max": "the largest"}[roi.reduce]
-    samples = f"{roi.sampling_ratio} x {roi.sampling_ratio}" if roi.sampling_ratio else "as many as it has cells of"
+    s = roi.sampling_ratio
+    samples = f"{s} x {s} points in each" if s else "about a point a cell"
+    kept = f", bilinearly between the four nearest cells' centres, and keeps {last} of them"
+    if s == 1:
+        samples, kept = "one point in the middle of each", ", bilinearly between the four nearest cells' centres"
     if roi.pooling == "corners":
         yield (
             f"<p>The heads need {o} x {o} numbers a channel, whatever the RoI's size. Here a grid of {o} x {o} points "
@@ -92,9 +101,8 @@ def _align(followed: Followed) -> Iterator[str]:
     else:
         yield (
             f"<p>The heads need {o} x {o} numbers a channel, whatever the RoI's size. RoI Align cuts it into {o} x {o} "
-            f"bins without rounding a coordinate, reads {samples} points in each, bilinearly between the four nearest "
-            f"cells' centres, and keeps {last} of them. (RoI Pool, before it, rounded to whole cells, and masks were "
-            "off by half a cell.)</p>"
+            f"bins without rounding a coordinate, and reads {samples}{kept}. (RoI Pool, before it, rounded to whole "
+            "cells, and masks were off by up to half a cell.)</p>"
         )
     tall = followed.place.size[0]
     for place, index in enumerate(followed.chosen[:SAMPLED]):
@@ -106,7 +114,7 @@ def _align(followed: Followed) -> Iterator[str]:
         points = [position[within] for position, within in zip(used, inside, strict=True)]
         pooled = followed.pooled[place]
         wide, high = box[2] - box[0], box[3] - box[1]
-        yield f"<h3>RoI {place + 1}: {_probable(followed, int(index), 1)}</h3><div class='grid rois'>"
+        yield f"<h3>RoI {place + 1}: {_probable(followed, int(index), 1)}</h3><div class='grid pairs'>"
         yield figure(
             on_white(sampling(features, box, *points, bins=None if roi.pooling == "corners" else o), WIDTH),
             f"On P{level} it is {wide:.1f} x {high:.1f} cells; {len(points[0])} x {len(points[1])} points are read.",
@@ -162,9 +170,10 @@ def _boxes(followed: Followed) -> Iterator[str]:
             after.append(new)
             shift = (new[:2] + new[2:] - [x1 + x2, y1 + y2]) / 2
             growth = (new[2:] - new[:2]) / np.maximum([x2 - x1, y2 - y1], 1e-6)
-            moved = f"{shift[0]:+.1f}, {shift[1]:+.1f}; x {growth[0]:.2f}, x {growth[1]:.2f}"
-            became = f"detection {first[index]}" if index in first else "suppressed by a better one"
-        size = f"{x2 - x1:.0f} x {y2 - y1:.0f}"
+            across, down = np.round(shift, 1) + 0.0  # no -0.0
+            moved = f"{across:+.1f}, {down:+.1f}; x {growth[0]:.2f}, x {growth[1]:.2f}"
+            became = f"detection\N{NO-BREAK SPACE}{first[index]}" if index in first else "suppressed by a better one"
+        size = f"{x2 - x1:.0f}\N{NO-BREAK SPACE}x\N{NO-BREAK SPACE}{y2 - y1:.0f}"
         rows.append((f"{place}", f"P{followed.levels[index]}", size, _plain(followed, index), moved, became))
     yield table(("RoI", "level", "size", "likeliest classes", "centre moved; sides", "became"), rows)
     yield f"<p class=keys>{colour_keys(((SKY, 'RoI'), (ORANGE, 'refined box')))}</p><div class=grid>"
@@ -175,14 +184,19 @@ def _boxes(followed: Followed) -> Iterator[str]:
         f"The {len(before)} RoIs of the table, and what they were refined to.",
         "RoIs and refined boxes",
     )
-    kept = followed.detections.boxes[followed.detections.valid]
+    if not len(valid):
+        yield "</div><p>No class of any RoI reaches the score, so nothing is detected.</p>"
+        return
     yield figure(
         draw_boxes(followed.pixels, refined.boxes[valid][::-1], [SKY] * len(valid)),
-        f"All {len(valid)} refined boxes that count.",
+        f"Before NMS: {counted(len(valid), 'refined box')} of score {settings.score_threshold:g} or more.",
         "refined boxes before NMS",
     )
+    kept = followed.detections.boxes[followed.detections.valid]
     yield figure(
-        draw_boxes(followed.pixels, kept[::-1], [ORANGE] * len(kept)), f"The {len(kept)} detections.", "detections"
+        draw_boxes(followed.pixels, kept[::-1], [ORANGE] * len(kept)),
+        f"After NMS: {counted(len(kept), 'detection')}.",
+        "detections",
     )
     yield "</div>" + look("does the orange box fit the crystal better than the blue one it came from?")
 
@@ -194,32 +208,27 @@ def _plain(followed: Followed, index: int) -> str:
 def _masks(followed: Followed) -> Iterator[str]:
     found = followed.detections
     boxes, masks, scores = (part[found.valid][:MASKS] for part in (found.boxes, found.masks, found.scores))
-    m = found.masks.shape[-1]
+    m, (height, width) = found.masks.shape[-1], followed.place.size
     yield (
         f"<p>Each detection is pooled again, from its refined box, and the mask head draws its class's outline on "
         f"{m} x {m} cells: dark blue is surely outside, yellow surely inside. Stretched over the box, every pixel "
         "of 0.5 or more belongs to the crystal.</p>"
     )
-    if not len(boxes):
-        yield "<p>Nothing was detected, so there is no mask.</p>"
+    yield "<div class='grid pairs'>"
     for number, (box, mask, score) in enumerate(zip(boxes, masks, scores, strict=True), 1):
-        name = html.escape(printable(followed.config.classes[int(found.classes[number - 1])][1]))
-        patch, top, left = paste_patch(mask, box, height=followed.place.size[0], width=followed.place.size[1])
-        yield f"<h3>Detection {number}: {name} {score:.3f}</h3><div class='grid tiles'>"
-        yield figure(on_white(mask_cells(mask, box), SIDE), f"Its {m} x {m} cells.", f"mask {number}")
-        caption = f"Pasted: {int(patch.sum()):,} pixels of the network's image."
-        if patch.any():
-            picture = pasted(followed.pixels, patch, top, left, box)
-        else:
-            picture, caption = enlarged(followed.pixels, SIDE), "No cell reaches 0.5: nothing is pasted."
-        yield figure(on_white(picture, SIDE), caption, f"detection {number} pasted") + "</div>"
+        name = printable(followed.config.classes[int(found.classes[number - 1])][1])
+        pixels = paste(np.asarray(mask), np.asarray(box), height=height, width=width)
+        cells, said = on_white(mask_cells(mask, box), SIDE), f"{int(pixels.sum()):,} pixels of the network's image"
+        picture = pasted(followed.pixels, pixels, box)
+        caption = f"Detection {number}, {name} {score:.3f}: its {m} x {m} cells, and pasted, {said}."
+        yield figure(beside([cells, on_white(picture, SIDE)]), caption, f"mask of detection {number}")
+    yield "</div>"
     scale = 1000 / max(followed.image.shape[1], 1)
     labels = [f"{score:.2f}" for score in followed.prediction.scores]
     result = draw_outlines(followed.image, followed.prediction.rles, labels=labels, scale=scale)
     count = len(followed.prediction.rles)
-    caption = f"The result in the file's own pixels: {count} {'outline' if count == 1 else 'outlines'}, with scores."
-    if count > 25:
-        caption = f"The result in the file's own pixels: {count} outlines."
+    scored = ", with scores" if 0 < count <= MAX_LABELS else ""
+    caption = f"The result in the file's own pixels: {counted(count, 'outline')}{scored}."
     yield f"<h3>Pasted into the image</h3>{figure(result, caption, 'the result')}"
     yield look("thin ends and sharp corners: a mask of so few cells rounds them off, the more the larger the crystal.")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from crystal.errors import CrystalError
 from crystal.images import read_image
-from crystal.inspect_features import FIRST_HALF
+from crystal.inspect_features import FIRST_HALF, counted
 from crystal.inspect_heads import SECOND_HALF
 from crystal.inspect_training import with_truth, without_truth
 from crystal.inspector import Followed, Inspector
@@ -22,15 +22,17 @@ from crystal.run_folder import load_run
 from crystal.supervised import NoTruth, Supervised, find_truth, supervise
 
 STYLE = """
-figure img { border: 1px solid #ddd; box-sizing: border-box; } .tiles { grid-template-columns:
-repeat(auto-fit, minmax(min(100%, 210px), 1fr)); } .rois { grid-template-columns:
-repeat(auto-fit, minmax(min(100%, 260px), 1fr)); } section { margin-top: 2.4rem; } h2 { margin-top: 0; }
+figure img { border: 1px solid #ddd; box-sizing: border-box; }
+.maps, .tiles { grid-template-columns: repeat(auto-fill, minmax(min(100%, 184px), 1fr)); }
+.pairs { grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); }
+.rois { grid-template-columns: repeat(auto-fill, minmax(min(100%, 260px), 1fr)); }
+section { margin-top: 2.4rem; } h2 { margin-top: 0; }
 .look { border-left: .3rem solid #0072b2; padding: .1rem 0 .1rem .8rem; } .scroll { margin: .8rem 0; }
-nav ol { columns: 18rem; padding-left: 1.4rem; } .key i { border-width: 1px; } p.keys { line-height: 1.9; }
+nav ol { columns: 18rem; padding-left: 1.9rem; } .key i { border-width: 1px; } p.keys { line-height: 1.9; }
 details { margin: .8rem 0; } summary { cursor: pointer; } code { overflow-wrap: anywhere; }
 @media (max-width: 560px) { .words td, .words th { overflow-wrap: anywhere; } }
 @media print { body { max-width: none; padding: 0; font-size: 11pt; } figure, tr, h2, h3, .look { break-inside: avoid; }
-h2, h3 { break-after: avoid; } nav { display: none; } .scroll { overflow: visible; }
+h2, h3, p.keys { break-after: avoid; } nav { display: none; } .scroll { overflow: visible; }
 body { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 .grid { grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); } }
 """
@@ -41,7 +43,7 @@ class InspectError(CrystalError, ValueError):
 
 
 def _seconds(value: float) -> str:
-    return f"{value:.2f} s" if value >= 1 else f"{1000 * value:.1f} ms"
+    return f"{value:.2f}\N{NO-BREAK SPACE}s" if value >= 1 else f"{1000 * value:.1f}\N{NO-BREAK SPACE}ms"
 
 
 def _overview(followed: Followed) -> str:
@@ -80,7 +82,7 @@ def write_inspection(
     found = int(followed.detections.valid.sum())
     network = (
         f"<p>The network of <code>{html.escape(printable(str(weights)))}</code>, at {followed.place.size[1]} x "
-        f"{followed.place.size[0]} pixels, finds {found} {'object' if found == 1 else 'objects'} at a score of "
+        f"{followed.place.size[0]} pixels, finds {counted(found, 'object')} at a score of "
         f"{followed.config.detection.score_threshold:g} or more. Every picture and number on this page is of this very "
         "run. Boxes are [x1, y1, x2, y2] in pixels of the letterboxed image.</p>"
     )

@@ -17,6 +17,8 @@ Image = UInt8[np.ndarray, "h w 3"]
 Array = np.ndarray | jax.Array  # a model's own bundles are annotated as JAX's, also where they hold NumPy's
 
 WIDTH = 640  # pixels: sharp where three pictures stand side by side, and where one fills a telephone's screen
+FINE = 960  # of pictures with many lines
+MANY = 30  # boxes; more are drawn with thinner lines
 FINEST = 64  # pixels a cell of a close-up at most
 ORANGE, SKY, GREEN, VERMILLION, PURPLE = (230, 159, 0), (86, 180, 233), (0, 158, 115), (213, 94, 0), (204, 121, 167)
 LEVEL_COLOURS: dict[int, Colour] = {2: ORANGE, 3: SKY, 4: GREEN, 5: VERMILLION, 6: PURPLE}
@@ -69,31 +71,22 @@ def channels(features: Float[Array, "h w c"], numbers: Sequence[int] | np.ndarra
     return np.concatenate([part for row in rows for part in (row, spacer)][:-1])
 
 
-def draw_boxes(
-    image: Image,
-    boxes: Float[Array, "n 4"],
-    colours: Sequence[Colour],
-    *,
-    width: int = WIDTH,
-    thick: int = 2,
-) -> Image:
-    """Rectangles over a paled image; the last lie on top.
+def draw_boxes(image: Image, boxes: Float[Array, "n 4"], colours: Sequence[Colour], *, pale: float = PALE) -> Image:
+    """Rectangles over a paled image, FINE pixels wide; the last lie on top.
 
     Args:
         image: uint8 RGB.
         boxes: in its continuous pixels; what reaches over the border is not seen.
         colours: RGB, one a box.
-        width: of the picture, in pixels.
-        thick: pixels of a line.
+        pale: how much of its distance to white the image keeps.
     """
-    scale = width / image.shape[1]
-    picture = enlarged(image, width).astype(np.float32)
-    picture = np.rint(255 - (255 - picture) * PALE).astype(np.uint8)
+    scale = FINE / image.shape[1]
+    picture = np.rint(255 - (255 - enlarged(image, FINE).astype(np.float32)) * pale).astype(np.uint8)
     # OpenCV counts pixels by their centres, which lie at i + 0.5.
     corners = np.rint(np.clip(np.asarray(boxes, float) * scale, -1e4, 1e4) - 0.5).astype(int)
-    for x1, y1, x2, y2 in corners:
-        cv2.rectangle(picture, (x1, y1), (x2, y2), HALO, thick + 2)
+    thick = 4 if len(corners) <= MANY else 2
     for (x1, y1, x2, y2), colour in zip(corners, colours, strict=True):
+        cv2.rectangle(picture, (x1, y1), (x2, y2), HALO, thick + 2)
         cv2.rectangle(picture, (x1, y1), (x2, y2), colour, thick)
     return picture
 
@@ -159,10 +152,9 @@ def sampling(
 
 
 def mask_cells(mask: Float[Array, "m m"], box: Float[Array, " 4"]) -> Image:
-    """Mask probabilities, a cell a rectangle of the box's proportions; dark blue 0, yellow 1."""
+    """Mask probabilities over a box of these proportions, but a needle's are widened; dark blue 0, yellow 1."""
     wide, tall = (max(float(v), 1e-6) for v in (box[2] - box[0], box[3] - box[1]))
-    # A needle's cells stay wide enough to be seen.
-    shape = np.clip(np.array([wide, tall]) / max(wide, tall), 0.25, 1) * 320
+    shape = np.clip(np.array([wide, tall]) / max(wide, tall), 0.25, 1) * 400
     return cv2.resize(coloured(mask, 0, 1), tuple(np.rint(shape).astype(int).tolist()), interpolation=cv2.INTER_NEAREST)
 
 
@@ -178,17 +170,12 @@ def on_white(picture: Image, side: int) -> Image:
     return frame
 
 
-def pasted(image: Image, patch: Bool[Array, "ph pw"], top: int, left: int, box: np.ndarray) -> Image:
-    """The image around a box with a mask's outline, both drawn."""
+def pasted(image: Image, mask: Bool[np.ndarray, "h w"], box: Float[Array, " 4"]) -> Image:
+    """The image around a box, with the box and the mask's outline."""
     x1, y1, x2, y2 = surroundings(box, image.shape[0], image.shape[1], least=16.0)
-    full = np.zeros((y2 - y1, x2 - x1), np.uint8)
-    row, column = top - y1, left - x1
-    full[max(row, 0) : row + patch.shape[0], max(column, 0) : column + patch.shape[1]] = patch[
-        max(-row, 0) : full.shape[0] - row, max(-column, 0) : full.shape[1] - column
-    ]
-    picture = draw_boxes(image[y1:y2, x1:x2], (np.asarray(box, float) - [x1, y1, x1, y1])[None], [SKY], thick=1)
-    mask = cv2.resize(full, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    outline = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
-    cv2.polylines(picture, outline, True, HALO, 5, cv2.LINE_AA)
-    cv2.polylines(picture, outline, True, ORANGE, 3, cv2.LINE_AA)
+    picture = draw_boxes(image[y1:y2, x1:x2], (np.asarray(box, float) - [x1, y1, x1, y1])[None], [SKY])
+    large = cv2.resize(mask[y1:y2, x1:x2].astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    outline = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+    cv2.polylines(picture, outline, True, HALO, 10, cv2.LINE_AA)
+    cv2.polylines(picture, outline, True, ORANGE, 7, cv2.LINE_AA)
     return picture

@@ -7,7 +7,7 @@ import numpy as np
 
 from crystal.assess import prediction_of, truth_of
 from crystal.draw import Colour
-from crystal.inspect_features import look
+from crystal.inspect_features import counted, look
 from crystal.inspect_pictures import ORANGE, SKY, Array, draw_boxes, mask_cells, on_white
 from crystal.inspector import Followed
 from crystal.page import colour_keys, figure, table
@@ -51,7 +51,7 @@ def _objects(training: Supervised) -> Iterator[str]:
     rows = [
         (
             f"{n + 1}",
-            f"{sides[n, 0]:.1f} x {sides[n, 1]:.1f}",
+            f"{sides[n, 0]:.1f}\N{NO-BREAK SPACE}x\N{NO-BREAK SPACE}{sides[n, 1]:.1f}",
             f"{training.reached[n]:.2f}" + (", not reached" if n in missed else ""),
             f"{drawn[n]}",
             f"{training.proposed[n]:.2f}",
@@ -74,7 +74,7 @@ def _matches(followed: Followed, training: Supervised) -> Iterator[str]:
         # Negatives first, then positives, the objects on top.
         parts = [np.asarray(boxes[valid & ~positive]), np.asarray(boxes[valid & positive]), training.boxes]
         colours = [SKY] * len(parts[0]) + [ORANGE] * len(parts[1]) + reached
-        return draw_boxes(followed.pixels, np.concatenate(parts), colours, thick=1)
+        return draw_boxes(followed.pixels, np.concatenate(parts), colours)
 
     own = followed.anchors[anchors.indices]
     rpn, roi = followed.config.rpn, followed.config.roi
@@ -86,7 +86,7 @@ def _matches(followed: Followed, training: Supervised) -> Iterator[str]:
         "drawn anchors",
     )
     positive, negative = int((rois.positive & rois.valid).sum()), int((~rois.positive & rois.valid).sum())
-    copies = ", copies of the objects among them," if roi.truth_copies else ""
+    copies = " (copies of the objects among them)" if roi.truth_copies else ""
     yield figure(
         drawn(rois.boxes, rois.positive, rois.valid),
         f"Drawn RoIs{copies}: {positive} positive (IoU {roi.positive_iou:g} or more), {negative} negative.",
@@ -136,9 +136,10 @@ def with_truth(followed: Followed, training: Supervised) -> Iterator[str]:
     record = training.truth.record
     crowds = len(record.instances) - len(training.numbers)
     count = len(training.numbers)
+    ignored = f" and {counted(crowds, 'crowd')}, to be ignored" if crowds else ""
     yield (
-        f"<p>{html.escape(printable(training.truth.source.name))} outlines {count} "
-        f"{'object' if count == 1 else 'objects'}{f' and {crowds} crowds, which are ignored' if crowds else ''}. "
+        f"<p>{html.escape(printable(training.truth.source.name))} outlines "
+        f"{counted(count, 'object')}{ignored}. "
         "A training step compares the network's answers with them, though not at every anchor and RoI: nearly all are "
         "background, so a fixed number is drawn, at most a share of it positive. This is one such draw, of this image "
         "as it is; training would also vary the image.</p>"
@@ -153,7 +154,7 @@ def with_truth(followed: Followed, training: Supervised) -> Iterator[str]:
     yield _losses(followed, training)
     yield _verdict(followed, training)
     yield look(
-        "an object without a positive anchor teaches the first stage nothing; one whose best proposal stays under "
-        f"{followed.config.roi.positive_iou:g} never reaches the heads. A loss of a single image says little by "
+        "an object without a positive anchor teaches the first stage nothing, and one without a proposal near it is "
+        "not found, for the heads see nothing else. A loss of a single image says little by "
         "itself: compare it with another run's on the same image."
     )

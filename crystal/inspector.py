@@ -86,7 +86,7 @@ class Followed(NamedTuple):
 def _shapes(result: Any) -> str:
     """Shapes without the leading 1 of a batch of one image; of many arrays alike in kind the first few."""
     arrays = [leaf.shape[1:] if leaf.shape[:1] == (1,) else leaf.shape for leaf in jax.tree.leaves(result)]
-    shown = [" x ".join(map(str, shape)) for shape in arrays if shape]
+    shown = ["\N{NO-BREAK SPACE}x\N{NO-BREAK SPACE}".join(map(str, shape)) for shape in arrays if shape]
     return ", ".join(shown[:5]) + (", ..." if len(shown) > 5 else "")
 
 
@@ -168,8 +168,8 @@ class Inspector:
         objectness, deltas = run("RPN head: objectness, deltas", lambda m, p: m.rpn(p), pyramid)
 
         def propose(model: MaskRCNN, *outputs: Any) -> tuple[Ranked, Proposals]:
-            settings = dict(size=size, training=False)
-            return model.rank(*outputs, **settings), model.propose(*outputs, **settings)
+            ranked = model.rank(*outputs, size=size, training=False)
+            return ranked, jax.vmap(Ranked.proposals)(ranked)
 
         ranked, proposals = run(
             "proposals: rank, decode, NMS", propose, objectness, deltas, windows, shown=lambda r: r[1].boxes

@@ -138,8 +138,7 @@ class MaskRCNN(nnx.Module):
         training: bool,
     ) -> Proposals:
         """Proposals of a batch of images of `size` (height, width) from the RPN's outputs."""
-        found = jax.vmap(Ranked.proposals)(self.rank(objectness, deltas, windows, size=size, training=training))
-        return found._replace(boxes=jnp.where(found.valid[..., None], found.boxes, 0.0))
+        return jax.vmap(Ranked.proposals)(self.rank(objectness, deltas, windows, size=size, training=training))
 
     def levels(self, boxes: Float[Array, "b r 4"], *, size: tuple[int, int]) -> Int[Array, "b r"]:
         """The level, 2 to 5, that each box is pooled from."""

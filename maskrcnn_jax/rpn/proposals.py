@@ -24,7 +24,8 @@ class Ranked(NamedTuple):
 
     def proposals(self) -> Proposals:
         """The p that remain."""
-        return Proposals(self.boxes[self.kept], self.scores[self.kept], self.filled)
+        boxes = jnp.where(self.filled[:, None], self.boxes[self.kept], 0.0)
+        return Proposals(boxes, self.scores[self.kept], self.filled)
 
 
 def _best_per_level(objectness: Float[Array, " a"], level_sizes: tuple[int, ...], limit: int) -> list[Array]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskrcnn_jax.boxes.coding import MAX_LOG_SCALE
-from maskrcnn_jax.roi.detections import select_detections
+from maskrcnn_jax.roi.detections import refine_and_suppress, select_detections
 from tests import oracles, recorded
 from tests.traced import assert_finite_gradients, assert_jit_changes_nothing
 
@@ -61,6 +61,31 @@ def test_equals_the_oracle(one_class, seed):
     np.testing.assert_allclose(ours.scores[:n], [f[2] for f in found], rtol=1e-5)
     np.testing.assert_allclose(ours.boxes[:n], np.array([f[0] for f in found]).reshape(n, 4), atol=1e-4)
     assert not ours.boxes[n:].any()
+
+
+@pytest.mark.parametrize("one_class", [True, False])
+def test_what_was_there_before_the_suppression(one_class):
+    """Each box is its RoI moved by its class's deltas, best first; those that fell overlap a better one."""
+    logits, deltas, boxes, valid = some_case(4)
+    options = DEFAULTS | {"max_detections": P * K, "one_class": one_class, "far_edge": 1}
+    run = jax.jit(partial(refine_and_suppress, **options))
+    refined = jax.tree.map(np.asarray, run(logits, deltas, boxes, valid, WINDOW))
+    n = int(refined.valid.sum())
+    roi, classes, scores = refined.roi[:n], refined.classes[:n], refined.scores[:n]
+    assert refined.valid[:n].all()
+    assert valid[roi].all()
+    assert (classes > 0).all()
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(scores, probabilities[roi, classes], rtol=1e-5)
+    assert (np.diff(scores) <= 0).all()
+    edge = np.array([0, 0, 1, 1])
+    moved = oracles.decode_boxes(deltas[roi, classes], boxes[roi] - edge, (10, 10, 5, 5), MAX_LOG_SCALE)
+    inside = oracles.clip_boxes(moved, WINDOW - edge)
+    np.testing.assert_allclose(refined.boxes[:n], inside + edge, atol=1e-4)
+    kept = refined.kept[refined.filled]
+    for other in sorted(set(range(n)) - set(kept.tolist())):
+        better = kept[(kept < other) & (classes[kept] == classes[other])]
+        assert oracles.box_iou(inside[other][None], inside[better]).max() > 0.4
 
 
 @given(st.integers(0, 10_000), st.sampled_from([0.0, -7.0, 1e4]))

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import given
 
-from maskrcnn_jax.roi.grid import Maps, bin_grid, bin_samples, corner_samples
+from maskrcnn_jax.roi.grid import Maps, bin_grid, bin_samples, corner_samples, pyramid_grid, pyramid_maps
 from tests import strategies
 
 
@@ -57,3 +57,34 @@ def test_the_grid_of_a_box_is_that_of_its_axes(boxes):
             size = high - low if aligned else np.maximum(high - low, 1.0)
             expected = np.stack([first + size / 4, first + size * 3 / 4], 1)
             np.testing.assert_allclose(found.position[..., 0], expected, atol=1e-4)
+
+
+def test_each_roi_of_a_batch_reads_its_own_map():
+    """Every cell of two images on two levels holds (level, image, row, column); each RoI's map begins at row 0."""
+    shapes = ((3, 5), (2, 2))
+    levels = []
+    for number, (height, width) in enumerate(shapes):
+        row, column = np.mgrid[:height, :width]
+        images = [np.stack([np.full_like(row, number), np.full_like(row, image), row, column], -1) for image in (0, 1)]
+        levels.append(np.float32(images))
+    cells = np.concatenate([level.reshape(-1, 4) for level in levels])
+    roi_levels = np.array([[2, 3, 2], [3, 3, 2]])
+    maps = pyramid_maps(tuple(map(jnp.asarray, levels)), jnp.asarray(roi_levels))
+    for height, width, start, level, image in zip(*maps, roi_levels.ravel(), [0, 0, 0, 1, 1, 1], strict=True):
+        assert cells[start].tolist() == [level - 2, image, 0, 0]
+        assert (height, width) == shapes[level - 2]
+        assert cells[start + height * width - 1].tolist() == [level - 2, image, height - 1, width - 1]
+
+
+def test_the_grid_of_a_pyramid_scales_boxes_to_their_maps():
+    """A 64x32 image: on a map of 16x8 cells a box is a quarter as large; its corners for crop_and_resize are shares of
+    the distance between the outermost centres, with the far edge taken off first.
+    """
+    box, maps = jnp.array([[8.0, 16.0, 24.0, 32.0]]), Maps(*jnp.array([[16], [8], [0]]))
+    options = dict(image_size=(64, 32), bins=2, sampling_ratio=1, max_samples=1)
+    rows, columns = pyramid_grid(box, maps, pooling="bins", far_edge=0, aligned=True, **options)
+    assert rows.position.ravel().tolist() == [4.5, 6.5]
+    assert columns.position.ravel().tolist() == [2.5, 4.5]
+    rows, columns = pyramid_grid(box, maps, pooling="corners", far_edge=1, aligned=True, **options)
+    np.testing.assert_allclose(rows.position.ravel(), np.array([16, 31]) / 63 * 15, rtol=1e-6)
+    np.testing.assert_allclose(columns.position.ravel(), np.array([8, 23]) / 31 * 7, rtol=1e-6)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from maskrcnn_jax.boxes.coding import MAX_LOG_SCALE
 from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.rpn.anchors import pyramid_anchors
-from maskrcnn_jax.rpn.proposals import propose
+from maskrcnn_jax.rpn.proposals import propose, rank_and_suppress
 from tests import oracles, recorded
 from tests.traced import assert_finite_gradients, assert_jit_changes_nothing
 
@@ -45,6 +45,28 @@ def test_equals_the_oracle(run, sizes, seed):
     ours = run(logits, deltas, ANCHORS, WINDOW)
     np.testing.assert_allclose(best(ours)[1], scores, rtol=1e-6)
     np.testing.assert_allclose(best(ours)[0], boxes, atol=1e-4)
+
+
+@pytest.mark.parametrize("run", [per_level, jointly], ids=["per level", "jointly"])
+def test_what_was_there_before_the_suppression(run):
+    """Each box is its anchor moved, the kept ones are the proposals, and every other overlaps a better one of those."""
+    logits, deltas = some_outputs(3)
+    options = DEFAULTS | {"per_level": run is per_level, "after_nms": 50}
+    ranked = jax.jit(partial(rank_and_suppress, **options))(logits, deltas, ANCHORS, WINDOW)
+    moved = oracles.decode_boxes(deltas, np.asarray(ANCHORS), (1, 1, 1, 1), MAX_LOG_SCALE)
+    expected = oracles.clip_boxes(moved, np.asarray(WINDOW))[ranked.anchor]
+    np.testing.assert_allclose(ranked.boxes, expected, atol=1e-4)
+    np.testing.assert_array_equal(ranked.scores, logits[ranked.anchor])
+    np.testing.assert_array_equal(ranked.valid, (expected[:, 2:] - expected[:, :2] >= 2).all(1))
+
+    kept = np.asarray(ranked.kept)[np.asarray(ranked.filled)]
+    found = run(logits, deltas, ANCHORS, WINDOW)
+    count = int(found.valid.sum())
+    np.testing.assert_array_equal(ranked.boxes[kept[:count]], best(found)[0])
+    level = np.asarray(ranked.anchor) >= SIZES[0] if run is per_level else np.zeros(len(ranked.anchor))
+    for other in sorted(set(np.flatnonzero(ranked.valid)) - set(kept.tolist())):
+        better = kept[(ranked.scores[kept] > ranked.scores[other]) & (level[kept] == level[other])]
+        assert oracles.box_iou(expected[other][None], expected[better]).max() > 0.5
 
 
 @given(st.integers(0, 10_000), st.floats(0.1, 30))
