@@ -13,7 +13,17 @@ with app.setup:
     import numpy as np
 
     from maskrcnn_jax.lessons.exercise import grade, show
-    from maskrcnn_jax.lessons.show import BLUE, GREY, VERMILLION, boxes_over, canvas, numbers, panels, source
+    from maskrcnn_jax.lessons.show import (
+        BLUE,
+        GREY,
+        VERMILLION,
+        boxes_over,
+        canvas,
+        numbers,
+        panels,
+        source,
+        while_you_read,
+    )
     from maskrcnn_jax.roi.align import assign_levels, roi_align
     from maskrcnn_jax.roi.grid import Maps, bin_grid
 
@@ -141,6 +151,13 @@ def pool(features, boxes, bins, samples, reduce):
     grid = bin_grid(boxes, Maps(side, side, jnp.zeros(r, jnp.int32)), scale_x=one, scale_y=one, **options)
     pooled = roi_align(features, boxes, output_size=bins, sampling_ratio=samples, reduce=reduce)
     return pooled[..., 0], *(axis.position for axis in grid)
+
+
+@app.cell(hide_code=True)
+def _():
+    variants = [(n, s, how) for n in (3, 2, 5) for s in (2, 1, 3, 4) for how in ("mean", "max")]
+    while_you_read(*(partial(picture, 1, 1, 9, 9, *variant) for variant in variants))
+    return
 
 
 @app.cell(hide_code=True)

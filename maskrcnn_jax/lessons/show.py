@@ -9,15 +9,18 @@ import base64
 import html
 import inspect
 import io
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import marimo as mo
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Float, Num, UInt8
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+
+from crystal.opencv import cv2
 
 BLUE, VERMILLION, GREEN, ORANGE, SKY, PINK = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#cc79a7"
 GREY = "#666666"
@@ -28,7 +31,7 @@ def canvas(width: float = 4.2, height: float = 3.3, *, frame: bool = True) -> tu
     """An empty figure of so many inches, with room for axis labels, or without a `frame` for images."""
     figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH)
     if frame:
-        figure.subplots_adjust(0.62 / width, 0.5 / height, 1 - 0.12 / width, 1 - 0.12 / height)
+        figure.subplots_adjust(0.68 / width, 0.5 / height, 1 - 0.12 / width, 1 - 0.12 / height)
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
@@ -72,20 +75,30 @@ def numbers(axes: Axes, values: Float[np.ndarray, "h w"], *, form: str = "{:.2f}
         axes.text(column, row, form.format(value), ha="center", va="center", fontsize=size, color=ink)
 
 
-def panels(pictures: Mapping[str, Figure]) -> mo.Html:
-    """Caption -> figure, as pictures in a grid that wraps; the caption is the text for screen readers too."""
+def panels(pictures: Mapping[str, Figure | UInt8[np.ndarray, "h w *c"]]) -> mo.Html:
+    """Caption -> figure, or plain image, as pictures in a grid that wraps; the caption is also for screen readers."""
     cells = []
-    for caption, figure in pictures.items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        data, text = base64.b64encode(buffer.getvalue()).decode("ascii"), html.escape(caption)
-        inches = figure.get_size_inches()[0]
+    for caption, picture in pictures.items():
+        if isinstance(picture, np.ndarray):  # five times as fast as through matplotlib
+            ordered = picture[..., ::-1] if picture.ndim == 3 else picture
+            encoded, inches = cv2.imencode(".png", ordered)[1].tobytes(), 4.2
+        else:
+            buffer = io.BytesIO()
+            picture.savefig(buffer, format="png", pil_kwargs={"compress_level": 1})
+            encoded, inches = buffer.getvalue(), picture.get_size_inches()[0]
+        data, text = base64.b64encode(encoded).decode("ascii"), html.escape(caption)
         cells.append(
             f'<figure style="margin:0;flex:1 1 280px;max-width:{inches * 100:.0f}px">'
             f'<img alt="{text}" style="width:100%;height:auto;display:block" src="data:image/png;base64,{data}">'
             f'<figcaption style="font-size:.85rem;padding-top:.3rem">{text}</figcaption></figure>'
         )
     return mo.Html(f'<div class="panels" style="display:flex;flex-wrap:wrap;gap:1rem">{"".join(cells)}</div>')
+
+
+def while_you_read(*calls: Callable[[], Any]) -> None:
+    """In a live notebook: make these calls in the background, so that what they compile is there when needed."""
+    if mo.running_in_notebook():
+        threading.Thread(target=lambda: [call() for call in calls], daemon=True).start()
 
 
 def source(*things: Callable[..., Any] | type) -> mo.Html:
