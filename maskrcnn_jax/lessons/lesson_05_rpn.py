@@ -34,7 +34,7 @@ def _():
         r"""
         # 05 RPN: targets and loss
 
-        **What it is for.** Of ten thousand anchors a handful lie on crystals. The *region proposal network* must say
+        **What it is for.** Of twenty thousand anchors a handful lie on crystals. The *region proposal network* must say
         which, and how to move each onto its crystal. To train it, every anchor needs an answer (Faster R-CNN, section
         3.1.2; Crystals 2021, section 2.3):
 
@@ -136,9 +136,9 @@ def _():
                 Untick the box: crystals turn dashed. No anchor reaches 0.7 with them, so all their anchors are negative
                 or ignored, and the network is taught, with 256 examples a step, that they are *background*.
 
-                Why draw at all? With ten thousand negatives and twenty positives, "never" is right 99.8 % of the time.
-                The draw makes the question worth asking. Anchors that overlap a *crowd*, a region that nobody outlined
-                one by one, are ignored too.
+                Why draw at all? With twenty thousand negatives and twenty positives, "never" is right 99.9 % of the
+                time. The draw makes the question worth asking. Anchors that overlap a *crowd*, a region that nobody
+                outlined one by one, are ignored too.
                 """
             ),
             source(match, label_anchors, sample_balanced, rpn_targets, rpn_losses),
@@ -273,7 +273,7 @@ def check_entropy(attempt):
 
 @app.cell(hide_code=True)
 def _(my_entropy):
-    mo.vstack([show(check_entropy(my_entropy)), mo.md("**Next:** lesson 06, from ten thousand anchors to proposals.")])
+    mo.vstack([show(check_entropy(my_entropy)), mo.md("**Next:** lesson 06, from all these anchors to proposals.")])
     return
 
 
