@@ -17,7 +17,7 @@ with app.setup:
     from maskrcnn_jax.boxes.geometry import iou
     from maskrcnn_jax.lessons.drops import scene
     from maskrcnn_jax.lessons.exercise import grade, show
-    from maskrcnn_jax.lessons.network import compiled
+    from maskrcnn_jax.lessons.network import compiled, pyramid_of
     from maskrcnn_jax.lessons.show import BLUE, GREY, ORANGE, VERMILLION, boxes_over, canvas, panels, photo, source
     from maskrcnn_jax.roi.box_head import BoxHead
     from maskrcnn_jax.roi.loss import roi_losses
@@ -71,12 +71,6 @@ def _():
         ]
     )
     return crystal, down, right, size
-
-
-@app.function(hide_code=True)
-def pyramid_of(model, images):
-    """P2..P6."""
-    return model.features(images)[1]
 
 
 @app.function(hide_code=True)

@@ -17,7 +17,7 @@ with app.setup:
     from maskrcnn_jax.image.letterbox import letterbox
     from maskrcnn_jax.lessons.drops import scene
     from maskrcnn_jax.lessons.exercise import grade, show
-    from maskrcnn_jax.lessons.network import compiled, pretrained
+    from maskrcnn_jax.lessons.network import compiled, every_stage, pretrained
     from maskrcnn_jax.lessons.show import (
         BLUE,
         GREY,
@@ -67,12 +67,6 @@ def _():
     count = mo.ui.slider(5, 150, step=5, value=40, label="proposals shown", show_value=True)
     mo.vstack([mo.md("## From proposals to crystals"), mo.hstack([seed, score, count], wrap=True, justify="start")])
     return count, score, seed
-
-
-@app.function(hide_code=True)
-def every_stage(model, images):
-    """`MaskRCNN.stages`: all intermediates by name."""
-    return model.stages(images)
 
 
 @app.function(hide_code=True)

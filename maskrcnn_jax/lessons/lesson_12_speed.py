@@ -17,7 +17,7 @@ with app.setup:
     from maskrcnn_jax.boxes.nms import nms
     from maskrcnn_jax.lessons.drops import scene
     from maskrcnn_jax.lessons.exercise import grade, show
-    from maskrcnn_jax.lessons.network import compiled
+    from maskrcnn_jax.lessons.network import compiled, every_stage, pyramid_of
     from maskrcnn_jax.lessons.show import BLUE, ORANGE, VERMILLION, canvas, panels, source, table
     from maskrcnn_jax.losses import masked_mean
 
@@ -135,47 +135,21 @@ def seconds(call, times=5):
 
 
 @app.function(hide_code=True)
-def backbone_only(model, images):
-    """C1..C5."""
-    return model.backbone(model.normalise(images))
-
-
-@app.function(hide_code=True)
-def through_fpn(model, images):
-    """P2..P6."""
-    return model.features(images)[1]
-
-
-@app.function(hide_code=True)
-def through_rpn(model, images):
-    """Proposals."""
-    pyramid = model.features(images)[1]
-    window = jnp.array([[0.0, 0.0, images.shape[2], images.shape[1]]])
-    return pyramid, model.propose(*model.rpn(pyramid), window, size=images.shape[1:3], training=False)
-
-
-@app.function(hide_code=True)
-def everything(model, images):
-    """Detections with their masks."""
-    return model.detect(images)
-
-
-@app.function(hide_code=True)
 def where_the_time_goes():
     """Milliseconds of each stage of one image, as differences of ever longer programs, and what the first call took."""
     image = jnp.asarray(scene(8, light=0.2).image[None])
-    parts = {"ResNet": backbone_only, "FPN": through_fpn, "RPN, NMS": through_rpn, "heads, NMS, masks": everything}
+    parts = {"ResNet and FPN": pyramid_of, "RPN, NMS, heads, masks": every_stage}
     before, rows = 0.0, {}
     for name, part in parts.items():
         first = seconds(lambda part=part: compiled(part)(image), times=1)
         so_far = seconds(lambda part=part: compiled(part)(image))
         rows[name] = max(so_far - before, 0.0) * 1000, first
         before = so_far
-    chart, axes = canvas(4.2, 2.6)
+    chart, axes = canvas(4.6, 2.0)
     names = list(rows)[::-1]
     axes.barh(names, [rows[name][0] for name in names], color=BLUE)
     axes.set(xlabel="milliseconds, one image of 256x320")
-    axes.figure.subplots_adjust(left=0.33)
+    axes.figure.subplots_adjust(left=0.45)
     first = table(
         ["program up to", "first call, compiling: s"], [[name, f"{row[1]:.1f}"] for name, row in rows.items()]
     )
@@ -195,9 +169,7 @@ def jit_and_shapes():
 
     fast = jax.jit(lambda b, s: nms(b, s, iou_threshold=0.5, max_outputs=50))
     b, s = boxes(100)
-    with jax.disable_jit(False):
-        jax.block_until_ready(nms(b, s, iou_threshold=0.5, max_outputs=50))
-        plain = seconds(lambda: nms(b, s, iou_threshold=0.5, max_outputs=50))
+    plain = seconds(lambda: nms(b, s, iou_threshold=0.5, max_outputs=50))
     first = seconds(lambda: fast(b, s), times=1)
     after = seconds(lambda: fast(b, s))
     fresh = np.mean([seconds(lambda n=n: fast(*boxes(n)), times=1) for n in (101, 102)])
@@ -225,9 +197,8 @@ def _():
             jit_and_shapes(),
             mo.md(
                 """
-                And the network, stage by stage. Convolutions are most of it; NMS as a fixed point (lesson 06) hardly
-                shows. Always wait for the device before stopping a watch (`jax.block_until_ready`), and leave the first
-                call out.
+                And the network, in two parts. Always wait for the device before stopping a watch
+                (`jax.block_until_ready`), and leave the first call out.
                 """
             ),
             where_the_time_goes(),
