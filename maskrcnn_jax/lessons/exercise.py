@@ -36,15 +36,15 @@ def grade(
             return Verdict(False, f"{call} raises {type(error).__name__}: {error}. {hint}")
         if given is None:
             return Verdict(False, f"Not started: write the body of {name} in the cell above.")
+        shapes = ""
         try:
-            same_shape = np.shape(given) == np.shape(expected)
-            equal = same_shape and np.allclose(
-                np.asarray(given, float), np.asarray(expected, float), atol=tolerance, rtol=tolerance
-            )
+            if np.shape(given) != np.shape(expected):
+                shapes = f" (shapes {np.shape(given)} and {np.shape(expected)})"
+            numbers = np.asarray(given, float), np.asarray(expected, float)
+            equal = not shapes and np.allclose(*numbers, atol=tolerance, rtol=tolerance)
         except (TypeError, ValueError):
-            same_shape = equal = False
+            equal = False
         if not equal:
-            shapes = "" if same_shape else f" (shapes {np.shape(given)} and {np.shape(expected)})"
             return Verdict(False, f"{call} gives {_brief(given)}, expected {_brief(expected)}{shapes}. {hint}")
     return Verdict(True, f"Right: {name} passes all {len(cases)} cases.")
 

@@ -288,7 +288,7 @@ def _():
 def check_mask_loss(attempt):
     """Exercise 2 against `roi_losses`."""
     rng, cases = np.random.default_rng(0), []
-    for m, k, true_class in ((1, 2, 1), (2, 3, 1), (2, 3, 2), (4, 2, 1)):
+    for m, k, true_class in ((2, 3, 1), (2, 3, 2), (2, 3, 1)):
         logits = rng.normal(0, 2, (m, m, k)).round(2).astype(np.float32)
         target = rng.integers(0, 2, (m, m)).astype(np.float32)
         one = jnp.ones((1, 1), bool)

@@ -293,9 +293,9 @@ def check_candidates(attempt):
     """Exercise 2 against `select_detections` with no suppression; each proposal lies at a place of its own."""
     cases = []
     for rows, least in (
-        ([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]], 0.5),
+        ([[0.1, 0.9, 0.0001], [0.8, 0.2, 0.0001]], 0.5),
         ([[0.2, 0.5, 0.3], [0.05, 0.35, 0.6]], 0.25),
-        ([[0.99, 0.01]], 0.5),
+        ([[0.98, 0.01, 0.01], [0.3, 0.1, 0.6]], 0.5),
     ):
         p, k = np.shape(rows)
         corners = 20.0 * np.arange(p)[:, None] + np.array([0, 0, 10, 10])

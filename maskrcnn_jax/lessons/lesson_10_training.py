@@ -148,7 +148,7 @@ def picture(step, seed, score):
         axes.plot(range(1, STEPS + 1), smooth, color=colour, ls=dash, label=name)
     axes.axvline(max(step, 0.5), color="black", lw=0.8)
     axes.set(xlabel="step", ylabel="loss, mean of five steps", ylim=(0, 1.6), xlim=(0, STEPS + 1))
-    axes.legend(frameon=False, ncols=2, fontsize=8, loc="upper right")
+    axes.legend(frameon=False, ncols=2, fontsize=8, loc="upper center")
     return {
         f"After {step} steps: {int(kept.sum())} detections, {len(drop.boxes)} crystals are there": outlined,
         "The five losses": losses,

@@ -119,7 +119,7 @@ def picture(iou_threshold, score, shift, repeats):
     right = np.zeros(len(working["scores"]), bool)
     right[found.order] = found.truth >= 0
     colours = [(255, 255, 255)] * len(real["masks"])
-    colours += [(0, 114, 178) if r else (213, 94, 0) for r in right]
+    colours += [(86, 180, 233) if r else (213, 94, 0) for r in right]
     everything = np.concatenate([real["masks"], working["masks"]])
     labels = [""] * len(real["masks"]) + [f"{s:.2f}" for s in working["scores"]]
     outlined = draw_outlines(drop.image, everything, colours=colours, labels=labels, scale=2)

@@ -214,8 +214,8 @@ def _():
 @app.cell
 def _():
     def my_pad(boxes, slots):
-        """A list of `slots` boxes, zeros where there is none, and which are real, as one list of slots rows of five."""
-        return None  # your turn: each row [x1, y1, x2, y2, 1 or 0]
+        """A list of `slots` rows of five; the fifth number says whether the row is a box."""
+        return None  # your turn
 
     return (my_pad,)
 
