@@ -182,7 +182,8 @@ def found_both_ways(model, images):
     _, pyramid, alone = both_pyramids(model, images)
     window, found = jnp.array([[0.0, 0.0, 320.0, 256.0]]), []
     for maps in (pyramid, alone):
-        levels = Pyramid(*maps, maps[3][:, ::2, ::2])
+        p2, p3, p4, p5 = maps
+        levels = Pyramid(p2, p3, p4, p5, p5[:, ::2, ::2])
         proposals = model.propose(*model.rpn(levels), window, size=(256, 320), training=False).boxes[:, :100]
         logits, deltas = model.classify(levels, proposals, size=(256, 320))
         moved = decode(deltas[0, :, 1], proposals[0], model.config.roi.delta_weights)

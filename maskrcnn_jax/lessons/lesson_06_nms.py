@@ -85,7 +85,7 @@ def rounds_of(matrix):
     """How many boxes are kept after each round of the fixed point, until nothing changes."""
     keep, counts = np.ones(len(matrix), bool), [len(matrix)]
     while True:
-        refined = ~(matrix & keep[:, None]).any(0)
+        refined = ~np.any(matrix & keep[:, None], axis=0)
         if (refined == keep).all():
             return counts
         keep = refined
@@ -114,7 +114,7 @@ def picture(threshold, score, seed):
     after, axes = photo(drop.image)
     boxes_over(axes, boxes[alive], BLUE, width=1.8)
     for index in alive:
-        axes.text(*boxes[index, :2] + [2, 9], f"{scores[index]:.2f}", color="white", fontsize=6.5)
+        axes.text(boxes[index, 0] + 2, boxes[index, 1] + 9, f"{scores[index]:.2f}", color="white", fontsize=6.5)
     part = matrix[np.ix_(np.sort(scores)[::-1] >= score, np.sort(scores)[::-1] >= score)]
     counts = rounds_of(part)
     settling, axes = canvas()
@@ -255,7 +255,7 @@ def check_round(attempt):
     matrix = np.triu(np.array([[0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]], bool), 1)
     cases, keep = [], np.ones(4, bool)
     for _ in range(4):
-        after = ~(matrix & keep[:, None]).any(0)
+        after = ~np.any(matrix & keep[:, None], axis=0)
         cases.append(((matrix.tolist(), keep.tolist()), after))
         keep = after
     return grade(attempt, cases, hint="j is kept unless some i has both suppresses[i][j] and keep[i].")

@@ -100,8 +100,7 @@ def heads(model, pyramid, boxes):
 def three_losses(logits, deltas, mask_logits, box, truth, mask):
     """The package's losses of one proposal that belongs to `truth`; the mask's target is cut out of the frame."""
     frame = jnp.array([[0.0, 0.0, SIZE[1], SIZE[1]]])
-    options = dict(size=mask_logits.shape[1], sampling="bins", binary=True)
-    cut = mask_targets(box, jnp.array([0]), mask, frame, **options)
+    cut = mask_targets(box, jnp.array([0]), mask, frame, size=mask_logits.shape[1], sampling="bins", binary=True)
     yes = jnp.ones((1, 1), bool)
     wanted = encode(truth, box, (10.0, 10.0, 5.0, 5.0))
     targets = RoITargets(box[None], jnp.ones((1, 1), jnp.int32), wanted[None], cut[None], yes, yes)

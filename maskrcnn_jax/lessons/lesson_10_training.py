@@ -79,8 +79,9 @@ def example(seed):
         cell = mask[y1:y2, x1:x2].astype(np.uint8)
         boxes[0, i], masks[0, i] = box, cv2.resize(cell, (CELLS, CELLS), interpolation=cv2.INTER_NEAREST)
     valid = np.arange(SLOTS)[None] < len(drop.boxes)
-    truth = GroundTruth(boxes, np.ones((1, SLOTS), np.int32), masks, valid, np.zeros((1, SLOTS), bool))
-    return drop.image[None], jax.tree.map(jnp.asarray, truth), jnp.array([[0.0, 0.0, 320.0, 256.0]])
+    of_class, crowd = jnp.ones((1, SLOTS), jnp.int32), jnp.zeros((1, SLOTS), bool)
+    truth = GroundTruth(jnp.asarray(boxes), of_class, jnp.asarray(masks), jnp.asarray(valid), crowd)
+    return jnp.asarray(drop.image[None]), truth, jnp.array([[0.0, 0.0, 320.0, 256.0]])
 
 
 @app.function(hide_code=True)
@@ -246,7 +247,10 @@ def check_rate(attempt):
     cases = []
     for rate, steps, warmup in ((1.0, 110, 10), (0.002, 40, 4)):
         schedule = make_schedule(rate, steps=steps, warmup=warmup)
-        cases += [((t, rate, steps, warmup), float(schedule(t))) for t in (0, warmup // 2, warmup, steps // 2, steps)]
+        cases += [
+            ((t, rate, steps, warmup), float(np.asarray(schedule(t))))
+            for t in (0, warmup // 2, warmup, steps // 2, steps)
+        ]
     hint = "The cosine runs over the steps after the warm-up: from warmup to steps."
     return grade(attempt, cases, hint=hint, tolerance=1e-6)
 
@@ -286,7 +290,7 @@ def check_clip(attempt):
     ):
         rule = optax.clip_by_global_norm(longest)
         tree = [jnp.array(g) for g in gradients]
-        cases.append(((gradients, longest), np.stack(rule.update(tree, rule.init(tree))[0])))
+        cases.append(((gradients, longest), np.array(jax.tree.leaves(rule.update(tree, rule.init(tree))[0]))))
     return grade(attempt, cases, hint="One norm over everything, one factor for everything; short gradients stay.")
 
 

@@ -66,7 +66,7 @@ def picture(slots, batch):
     """Which drops fit, what padding costs, and how many programs unpadded batches would compile."""
     counts = crystals_a_drop()
     fit, axes = canvas()
-    bins = np.arange(0, 66, 2)
+    bins = list(range(0, 66, 2))
     axes.hist(counts[counts <= slots], bins=bins, color=BLUE, label="fits")
     axes.hist(counts[counts > slots], bins=bins, color=VERMILLION, hatch="//", label="largest only are kept")
     axes.axvline(slots, color=ORANGE, ls="--")

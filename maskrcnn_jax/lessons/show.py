@@ -57,7 +57,7 @@ def boxes_over(
 ) -> None:
     """Outlines of boxes, with a dark halo under them so that they read on bright and on dark ground."""
     boxes = np.asarray(boxes)
-    corners = boxes[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]
+    corners = list(boxes[:, [[0, 1], [2, 1], [2, 3], [0, 3]]])
     if halo:
         axes.add_collection(PolyCollection(corners, facecolors="none", edgecolors="#101010", linewidths=width + 1.4))
     axes.add_collection(
