@@ -36,7 +36,8 @@ LAYERS = {
     "maskrcnn_jax.structures": 1,
 }
 ALLOWED = {"jax", "flax", "optax", "orbax", "numpy", "jaxtyping", "maskrcnn_jax", *sys.stdlib_module_names}
-ALLOWED_BELOW = {"maskrcnn_jax.convert": {"h5py", "torch"}, "maskrcnn_jax.lessons": {"marimo", "crystal", "matplotlib"}}
+LESSONS = {"marimo", "crystal", "matplotlib", "latex2mathml", "pygments", "tyro"}
+ALLOWED_BELOW = {"maskrcnn_jax.convert": {"h5py", "torch"}, "maskrcnn_jax.lessons": LESSONS}
 
 
 def imports(path: Path) -> set[str]:

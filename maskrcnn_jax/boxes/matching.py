@@ -25,8 +25,8 @@ class Matches(NamedTuple):
 def match(
     iou: Float[Array, "g n"],
     *,
-    positive_iou: float,
-    negative_iou: float,
+    positive_iou: float | Float[Array, ""],
+    negative_iou: float | Float[Array, ""],
     allow_low_quality: bool,
     gt_valid: Bool[Array, " g"] | None = None,
 ) -> Matches:

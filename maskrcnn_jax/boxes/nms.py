@@ -36,7 +36,7 @@ def nms(
     boxes: Float[Array, "n 4"],
     scores: Float[Array, " n"],
     *,
-    iou_threshold: float,
+    iou_threshold: float | Float[Array, ""],
     max_outputs: int,
     valid: Bool[Array, " n"] | None = None,
     groups: Int[Array, " n"] | None = None,

@@ -91,7 +91,7 @@ def select_detections(
     *,
     one_class: bool,
     score_threshold: float,
-    nms_iou: float,
+    nms_iou: float | Float[Array, ""],
     max_detections: int,
     candidates: int,
     min_side: float,

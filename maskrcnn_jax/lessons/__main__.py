@@ -1,0 +1,72 @@
+"""`python -m maskrcnn_jax.lessons`: lists the lessons, opens one in the browser, or writes them as HTML files."""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from maskrcnn_jax.lessons.catalogue import Lesson, lessons
+
+NEEDED = ("marimo", "latex2mathml")
+
+
+def open_lesson(lesson: Lesson, folder: Path, *, headless: bool) -> int:
+    """Open a copy of the lesson, so that exercises can be solved and kept; a copy that is there is gone on with."""
+    copy = folder / lesson.path.name
+    if copy.exists():
+        print(f"{copy} is there already: going on with it (remove it to start afresh)")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(lesson.path, copy)
+        print(f"{copy}: your own copy; what you change there is saved there")
+    command = [sys.executable, "-m", "marimo", "edit", str(copy), *(["--headless"] if headless else [])]
+    try:
+        return subprocess.call(command)
+    except KeyboardInterrupt:
+        return 0
+
+
+def main(
+    lesson: Annotated[int | None, tyro.conf.Positional] = None,
+    /,
+    *,
+    folder: Path = Path("lessons"),
+    headless: bool = False,
+    export: Path | None = None,
+) -> int:
+    """Lessons on Mask R-CNN, one component each. Without a number they are listed.
+
+    Args:
+        lesson: number of the lesson to open in the browser.
+        folder: where your copy of the lesson lies, with your solutions.
+        headless: start the server without opening a browser.
+        export: write the lesson (or all of them) into this folder, an HTML file each that needs no network.
+    """
+    found = lessons()
+    chosen = [one for one in found if lesson in (None, one.number)]
+    if not chosen:
+        print(f"there is no lesson {lesson}; choose one of 1 to {found[-1].number}", file=sys.stderr)
+        return 2
+    if export is not None:
+        from maskrcnn_jax.lessons.export import export as write
+
+        for one in chosen:
+            print(write(one, export), flush=True)
+        return 0
+    if lesson is not None:
+        return open_lesson(chosen[0], folder, headless=headless)
+    for one in found:
+        print(f"{one.number:4d}  {one.title}")
+    print("\nOpen one: python -m maskrcnn_jax.lessons NUMBER      All as HTML: --export FOLDER")
+    return 0
+
+
+if __name__ == "__main__":
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.exit(f'{" and ".join(missing)} missing: pip install -e ".[lessons]"')
+    sys.exit(tyro.cli(main, prog="python -m maskrcnn_jax.lessons"))

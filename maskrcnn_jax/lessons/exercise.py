@@ -1,0 +1,69 @@
+"""Exercises: a reader fills in a function, and the check says what is wrong with it, by the first case that differs."""
+
+import html
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import marimo as mo
+import numpy as np
+
+
+class Verdict(NamedTuple):
+    """Whether an attempt is right, and a sentence on it."""
+
+    passed: bool
+    message: str
+
+
+def grade(
+    attempt: Callable[..., Any],
+    cases: Sequence[tuple[tuple[Any, ...], Any]],
+    *,
+    hint: str,
+    tolerance: float = 1e-4,
+) -> Verdict:
+    """Call `attempt` with the arguments of each case, (arguments, expected), and compare.
+
+    The first case that fails decides: what was called, what came, what was expected, and the `hint`. An attempt that
+    returns None has not been started. Nothing that the attempt raises gets out.
+    """
+    name = attempt.__name__
+    for arguments, expected in cases:
+        call = f"{name}({', '.join(_brief(a) for a in arguments)})"
+        try:
+            given = attempt(*arguments)
+        except Exception as error:  # a reader's code may raise anything
+            return Verdict(False, f"{call} raises {type(error).__name__}: {error}. {hint}")
+        if given is None:
+            return Verdict(False, f"Not started: write the body of {name} in the cell above.")
+        shapes = ""
+        try:
+            if np.shape(given) != np.shape(expected):
+                shapes = f" (shapes {np.shape(given)} and {np.shape(expected)})"
+            numbers = np.asarray(given, float), np.asarray(expected, float)
+            equal = not shapes and np.allclose(*numbers, atol=tolerance, rtol=tolerance)
+        except (TypeError, ValueError):
+            equal = False
+        if not equal:
+            return Verdict(False, f"{call} gives {_brief(given)}, expected {_brief(expected)}{shapes}. {hint}")
+    return Verdict(True, f"Right: {name} passes all {len(cases)} cases.")
+
+
+def show(verdict: Verdict) -> mo.Html:
+    """The verdict as a box: a tick or what is missing."""
+    colour, sign = ("#009e73", "✔") if verdict.passed else ("#d55e00", "✎")
+    return mo.Html(
+        f'<div class="verdict" style="border-left:4px solid {colour};padding:.4rem .8rem;overflow-wrap:anywhere">'
+        f"{sign} {html.escape(verdict.message)}</div>"
+    )
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, str | bool | int) or value is None:
+        return repr(value)
+    try:
+        text = np.array2string(np.asarray(value), precision=4, separator=", ", threshold=40, suppress_small=True)
+    except (TypeError, ValueError):
+        text = repr(value)
+    text = " ".join(text.split())
+    return text if len(text) <= 160 else text[:157] + "..."

@@ -1,0 +1,306 @@
+"""Lesson 02: anchors, and which crystals they reach."""
+
+import marimo
+
+app = marimo.App(app_title="02 Anchors", width="medium")
+
+with app.setup:
+    import jax
+    import jax.numpy as jnp
+    import marimo as mo
+    import numpy as np
+
+    from maskrcnn_jax.boxes.geometry import iou
+    from maskrcnn_jax.lessons.drops import scene
+    from maskrcnn_jax.lessons.exercise import grade, show
+    from maskrcnn_jax.lessons.show import (
+        BLUE,
+        GREEN,
+        GREY,
+        ORANGE,
+        VERMILLION,
+        boxes_over,
+        canvas,
+        panels,
+        photo,
+        source,
+    )
+    from maskrcnn_jax.rpn.anchors import base_anchors, pyramid_anchors
+
+    STRIDES = (4, 8, 16, 32, 64)
+    RATIO_SETS = {"1 (squares)": (1.0,), "2, 1, 1/2": (2.0, 1.0, 0.5), "5, 2, 1, 1/2, 1/5": (5.0, 2.0, 1.0, 0.5, 0.2)}
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(
+        r"""
+        # 02 Anchors
+
+        **What it is for.** A network with a fixed number of outputs must find any number of crystals. So the question
+        is turned round: a fixed set of boxes, the *anchors*, covers the image before it is seen, and for each the RPN
+        says whether a crystal is there and how to move the anchor onto it (Faster R-CNN, section 3.1.1; Crystals 2021,
+        section 2.3).
+
+        At every cell of each pyramid level stand a few anchors of one size $s$ and ratios $r = h / w$ (FPN, section
+        4.1):
+
+        $$w = \frac{s}{\sqrt{r}}, \qquad h = s \sqrt{r}, \qquad w h = s^2.$$
+
+        The paper has sizes 32, 64, 128, 256, 512 on P2 to P6 and ratios 1/2, 1, 2. Matterport's configuration, from
+        which it starts, was made for people and cars in photographs; crystals are smaller, and needles are none of
+        these shapes. So anchors are what to look at before the first day of training: `crystal check` does it for your
+        data.
+        """
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    smallest = mo.ui.slider(
+        6, 64, step=2, value=32, label="smallest size, on P2; doubles with each level", show_value=True
+    )
+    ratios = mo.ui.dropdown(list(RATIO_SETS), value="2, 1, 1/2", label="ratios (height / width)")
+    seed = mo.ui.slider(0, 20, value=3, label="drop", show_value=True)
+    mo.vstack(
+        [
+            mo.md(
+                "## Reach every crystal\n\nGreen: an anchor overlaps it by 0.7 or more; orange: by 0.5; vermillion: "
+                "less."
+            ),
+            mo.hstack([smallest, ratios, seed], wrap=True, justify="start"),
+        ]
+    )
+    return ratios, seed, smallest
+
+
+@app.function(hide_code=True)
+@jax.jit
+def best_anchor(boxes, anchors):
+    """For each box: the best IoU that any anchor has with it, and which anchor that is."""
+    overlap = iou(boxes, anchors)
+    return overlap.max(1), overlap.argmax(1)
+
+
+@app.function(hide_code=True)
+def reach(boxes, anchors, slots=40):
+    """As `best_anchor`, through a fixed number of slots, so that another drop does not compile again."""
+    padded = np.zeros((slots, 4), np.float32)
+    padded[: len(boxes)] = boxes
+    overlap, which = best_anchor(jnp.asarray(padded), jnp.asarray(anchors))
+    return np.asarray(overlap)[: len(boxes)], np.asarray(which)[: len(boxes)]
+
+
+@app.function(hide_code=True)
+def picture(smallest, ratios, seed):
+    """A drop with its crystals coloured by their best anchor, the anchors of one cell, and the best IoU of each."""
+    drop = scene(seed, crystals=16)
+    sizes = tuple(smallest * 2.0**level for level in range(5))
+    anchors = pyramid_anchors((256, 320), strides=STRIDES, sizes=sizes, ratios=RATIO_SETS[ratios])
+    overlap, which = reach(drop.boxes, anchors)
+    colours = np.where(overlap >= 0.7, GREEN, np.where(overlap >= 0.5, ORANGE, VERMILLION))
+    dashes = {GREEN: "-", ORANGE: (0, (4, 1.5)), VERMILLION: (0, (1, 1))}
+
+    over, axes = photo(drop.image)
+    for colour, dash in dashes.items():
+        boxes_over(axes, drop.boxes[colours == colour], colour, width=1.4, dash=dash)
+
+    shapes, axes = photo(drop.image // 2 + 90)
+    for level, size in enumerate(sizes):
+        middle = np.array([160.0, 128.0, 160.0, 128.0])
+        boxes_over(
+            axes, base_anchors(size, RATIO_SETS[ratios]) + middle, [BLUE, ORANGE, GREEN, GREY, VERMILLION][level]
+        )
+    boxes_over(axes, anchors[which], "white", width=0.8)
+
+    bars, axes = canvas()
+    order = np.argsort(overlap)
+    axes.bar(range(len(order)), overlap[order], color=colours[order], width=0.8)
+    for threshold in (0.5, 0.7):
+        axes.axhline(threshold, color=GREY, lw=0.9, ls=":")
+    axes.set(xlabel="crystals, worst first", ylabel="IoU with its best anchor", ylim=(0, 1), xticks=[])
+    good = int((overlap >= 0.7).sum())
+    return {
+        f"{good} of {len(overlap)} crystals have an anchor at 0.7; {int((overlap < 0.5).sum())} have none at 0.5": over,
+        "The anchors of one cell, a colour a level; white: each crystal's best anchor": shapes,
+        f"{len(anchors)} anchors: the best IoU of each crystal": bars,
+    }
+
+
+@app.cell(hide_code=True)
+def _(ratios, seed, smallest):
+    panels(picture(smallest.value, ratios.value, seed.value))
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.vstack(
+        [
+            mo.md(
+                """
+                At 32 most crystals of this drop (256x320) find no anchor: the smallest is larger than they are. Bring
+                it down to 12, as the `tiny` preset has it, and they turn green.
+
+                Two details of convention. Centres lie at `cell * stride`, without half a cell: so in all three sources
+                of weights, whose weights have learnt it. And Matterport writes ratios as width / height, torchvision
+                and Detectron2 as height / width; a set that is not symmetric would be turned by 90 degrees.
+                """
+            ),
+            source(base_anchors, pyramid_anchors),
+        ]
+    )
+    return
+
+
+@app.function(hide_code=True)
+def needles():
+    """Best IoU over all anchors for centred boxes of growing length, for each set of ratios; and for growing stride."""
+    by_ratio, axes = canvas()
+    lengths = np.linspace(1, 10, 37)
+    for (name, ratios), colour, dash in zip(
+        RATIO_SETS.items(), (VERMILLION, BLUE, GREEN), (":", "-", (0, (4, 1.5))), strict=True
+    ):
+        anchors = pyramid_anchors((256, 320), strides=STRIDES, sizes=(12, 24, 48, 96, 192), ratios=ratios)
+        boxes = np.array(
+            [[160, 128, 160, 128] + 14 * np.array([-1, -1, 1, 1]) * np.sqrt([k, 1 / k] * 2) for k in lengths]
+        )
+        axes.plot(lengths, reach(boxes, anchors)[0], color=colour, ls=dash, label=name)
+    axes.axhline(0.7, color=GREY, lw=0.8, ls=":")
+    axes.set(xlabel="length / width of the crystal's box", ylabel="IoU with its best anchor", ylim=(0, 1))
+    axes.legend(frameon=False, title="ratios", fontsize=8)
+
+    by_stride, axes = canvas()
+    sides = np.arange(8, 65, 2)
+    rng = np.random.default_rng(0)
+    for stride, colour, dash in ((4, BLUE, "-"), (16, VERMILLION, (0, (4, 1.5)))):
+        means = []
+        for side in sides:
+            anchors = pyramid_anchors((128, 128), strides=(stride,), sizes=(float(side),), ratios=(1.0,))
+            centres = rng.uniform(48, 80, (40, 2))
+            boxes = np.concatenate([centres - side / 2, centres + side / 2], 1)
+            means.append(reach(boxes, anchors)[0].mean())
+        axes.plot(sides, means, color=colour, ls=dash, label=f"stride {stride}")
+    axes.axhline(0.7, color=GREY, lw=0.8, ls=":")
+    axes.set(xlabel="side of a square crystal, its size known", ylabel="mean IoU with its best anchor", ylim=(0, 1))
+    axes.legend(frameon=False)
+    return {
+        "Squares alone lose a needle at a length of 1.5; 2:1 anchors reach to about 3": by_ratio,
+        "Even of the right size: a grid of stride 16 is too coarse for small crystals": by_stride,
+    }
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.vstack(
+        [
+            mo.md(
+                """
+                ## What goes wrong without it
+
+                A crystal without a good anchor still gets its best one (lesson 05), but the deltas have far to go, and
+                few anchors speak for it. Needles are the usual victims, and they vanish without an error message: the
+                loss falls nicely, over the crystals that are left.
+                """
+            ),
+            panels(needles()),
+            mo.md("## Exercises\n\n**1.** `my_anchor(size, ratio)`: one anchor `[x1, y1, x2, y2]` about the origin."),
+        ]
+    )
+    return
+
+
+@app.cell
+def _():
+    def my_anchor(size, ratio):
+        """A box of area size ** 2 whose height is ratio times its width."""
+        return None  # your turn
+
+    return (my_anchor,)
+
+
+@app.function(hide_code=True)
+def check_anchor(attempt):
+    """Exercise 1 against `base_anchors`."""
+    cases = [(8.0, 1.0), (8.0, 4.0), (32.0, 0.5), (12.0, 2.0)]
+    hint = "Width = size / sqrt(ratio), height = size * sqrt(ratio); half of each lies on either side of the origin."
+    return grade(attempt, [(case, base_anchors(case[0], (case[1],))[0]) for case in cases], hint=hint)
+
+
+@app.cell(hide_code=True)
+def _(my_anchor):
+    mo.vstack(
+        [
+            show(check_anchor(my_anchor)),
+            mo.md("**2.** `my_count(height, width, strides, ratios)`: how many anchors an image has in all."),
+        ]
+    )
+    return
+
+
+@app.cell
+def _():
+    def my_count(height, width, strides, ratios):
+        """Number of anchors; the last column and row of cells may reach over the border."""
+        return None  # your turn
+
+    return (my_count,)
+
+
+@app.function(hide_code=True)
+def check_count(attempt):
+    """Exercise 2 against `pyramid_anchors`."""
+    cases = [(64, 64, (4,), (1.0,)), (512, 512, STRIDES, (0.5, 1.0, 2.0)), (70, 100, (32, 64), (1.0, 2.0))]
+    right = [
+        len(pyramid_anchors((h, w), strides=strides, sizes=(8.0,) * len(strides), ratios=ratios))
+        for h, w, strides, ratios in cases
+    ]
+    hint = "Each level has ceil(height / stride) x ceil(width / stride) cells."
+    return grade(attempt, list(zip(cases, right, strict=True)), hint=hint)
+
+
+@app.cell(hide_code=True)
+def _(my_count):
+    mo.vstack(
+        [
+            show(check_count(my_count)),
+            mo.md(
+                "**3.** `my_index(row, column, ratio, columns, ratios)`: the place of an anchor in its level's list, "
+                "whose "
+                "order is row, column, ratio; `ratio` counts from 0 to `ratios - 1`."
+            ),
+        ]
+    )
+    return
+
+
+@app.cell
+def _():
+    def my_index(row, column, ratio, columns, ratios):
+        """Index of one anchor among those of its level."""
+        return None  # your turn
+
+    return (my_index,)
+
+
+@app.function(hide_code=True)
+def check_index(attempt):
+    """Exercise 3: the anchor found there by its coordinates in `pyramid_anchors`."""
+    shapes = (2.0, 1.0, 0.5)
+    anchors = pyramid_anchors((32, 48), strides=(8,), sizes=(8.0,), ratios=shapes)
+    cases = []
+    for row, column, ratio in ((0, 0, 0), (0, 0, 2), (0, 5, 1), (3, 2, 1)):
+        wanted = base_anchors(8.0, shapes)[ratio] + 8.0 * np.array([column, row, column, row])
+        cases.append(((row, column, ratio, 6, 3), int(np.abs(anchors - wanted).sum(1).argmin())))
+    return grade(attempt, cases, hint="The ratio changes fastest, then the column, then the row.")
+
+
+@app.cell(hide_code=True)
+def _(my_index):
+    mo.vstack([show(check_index(my_index)), mo.md("**Next:** lesson 03, what happens to the pixels before all this.")])
+    return
+
+
+if __name__ == "__main__":
+    app.run()

@@ -1,0 +1,330 @@
+"""Lesson 09: the whole network on one image."""
+
+import marimo
+
+app = marimo.App(app_title="09 The whole network on one image", width="medium")
+
+with app.setup:
+    from functools import lru_cache, partial
+
+    import jax
+    import jax.numpy as jnp
+    import marimo as mo
+    import numpy as np
+
+    from crystal.draw import draw_outlines
+    from maskrcnn_jax.boxes.geometry import iou
+    from maskrcnn_jax.image.letterbox import letterbox
+    from maskrcnn_jax.lessons.drops import scene
+    from maskrcnn_jax.lessons.exercise import grade, show
+    from maskrcnn_jax.lessons.network import compiled, every_stage, pretrained
+    from maskrcnn_jax.lessons.show import (
+        BLUE,
+        GREY,
+        ORANGE,
+        VERMILLION,
+        boxes_over,
+        canvas,
+        panels,
+        photo,
+        source,
+        table,
+    )
+    from maskrcnn_jax.model import MaskRCNN
+    from maskrcnn_jax.roi.detections import select_detections
+    from maskrcnn_jax.roi.masks import paste
+
+    SIZE = (256, 320)
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(
+        r"""
+        # 09 The whole network on one image
+
+        **What it is for.** The parts of lessons 03 to 08, in the order in which data meets them (Mask R-CNN, section 3;
+        Crystals 2021, figure 1):
+
+        image → letterbox → ResNet → FPN → RPN → NMS → RoI Align → box head → NMS → RoI Align → mask head → paste
+
+        RoI Align comes twice: the masks are pooled from the *refined* boxes. A detection's score is the probability of
+        its class,
+
+        $$s = \frac{e^{z_k}}{\sum_j e^{z_j}}$$
+
+        and nothing else: neither objectness nor the mask enters it. The weights here come with the package. They were
+        trained on ordinary shapes and have never seen a drop; lesson 10 teaches them.
+        """
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    seed = mo.ui.slider(4, 11, value=8, label="drop", show_value=True)
+    score = mo.ui.slider(0.05, 0.95, step=0.05, value=0.5, label="least score", show_value=True)
+    count = mo.ui.slider(5, 150, step=5, value=40, label="proposals shown", show_value=True)
+    mo.vstack([mo.md("## From proposals to crystals"), mo.hstack([seed, score, count], wrap=True, justify="start")])
+    return count, score, seed
+
+
+@app.function(hide_code=True)
+@lru_cache(maxsize=8)
+def stages_of(seed):
+    """All stages of a drop, on the host."""
+    return jax.device_get(compiled(every_stage)(scene(seed, light=0.2).image[None]))
+
+
+@app.function(hide_code=True)
+def matched(truth, boxes):
+    """For each box, whether it is the first to cover some crystal by half."""
+    if not len(boxes):
+        return np.zeros(0, bool)
+    overlap, taken, right = np.array(iou(jnp.asarray(boxes), jnp.asarray(truth, jnp.float32))), set(), []
+    for row in overlap:
+        best = int(row.argmax())
+        right.append(row[best] >= 0.5 and best not in taken)
+        taken |= {best} if right[-1] else set()
+    return np.array(right)
+
+
+@app.function(hide_code=True)
+def picture(seed, score, count):
+    """The best proposals, the outlines over the least score, and the scores of all detections."""
+    drop, found = scene(seed, light=0.2), stages_of(seed)
+    proposals, detections = found.proposals, found.detections
+    first, axes = photo(drop.image)
+    boxes_over(axes, proposals.boxes[0][:count][proposals.valid[0][:count]], ORANGE, width=0.9, halo=False)
+
+    valid = detections.valid[0]
+    boxes, scores, masks = detections.boxes[0][valid], detections.scores[0][valid], detections.masks[0][valid]
+    kept = scores >= score
+    pasted = [
+        paste(mask, box, height=SIZE[0], width=SIZE[1]) for mask, box in zip(masks[kept], boxes[kept], strict=True)
+    ]
+    pasted = np.array(pasted, bool).reshape(-1, *SIZE)
+    second = draw_outlines(drop.image, pasted, scale=2)
+
+    right = matched(drop.boxes, boxes)
+    third, axes = canvas()
+    place = np.arange(len(scores))
+    axes.bar(place[right], scores[right], color=BLUE, label="on a crystal", width=0.8)
+    axes.bar(place[~right], scores[~right], color=VERMILLION, label="not, or again", width=0.8, hatch="///", alpha=0.8)
+    axes.axhline(score, color=GREY, ls=":")
+    axes.set(xlabel="detections, best first", ylabel="score", ylim=(0, 1.25), xlim=(-1, 40))
+    axes.legend(frameon=False, ncols=2, loc="upper center", fontsize=8)
+    hits = int(right[kept].sum())
+    return {
+        f"The {count} best proposals": first,
+        f"{int(kept.sum())} detections at {score:.2f} or more: {hits} of {len(drop.boxes)} crystals found": second,
+        "Scores of all detections": third,
+    }
+
+
+@app.cell(hide_code=True)
+def _(count, score, seed):
+    panels(picture(seed.value, score.value, count.value))
+    return
+
+
+@app.function(hide_code=True)
+def shapes():
+    """Each stage of one forward pass with its shape."""
+    found, rows = stages_of(8), []
+    meanings = {
+        "c1": "stem",
+        "c2": "stage 2, stride 4",
+        "c5": "stage 5, stride 32",
+        "p2": "finest pyramid level",
+        "p6": "coarsest, for the RPN alone",
+        "objectness": "a logit an anchor",
+        "rpn_deltas": "four numbers an anchor",
+        "class_logits": "of each proposal",
+        "box_deltas": "of each proposal and class",
+    }
+    for name, meaning in meanings.items():
+        rows.append([f"`{name}`", "x".join(map(str, getattr(found, name).shape)), meaning])
+    rows.append(["`proposals.boxes`", "x".join(map(str, found.proposals.boxes.shape)), "slots, not all filled"])
+    rows.append(["`detections.masks`", "x".join(map(str, found.detections.masks.shape)), "probabilities over the box"])
+    return table(["stage", "shape", "what"], rows)
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.vstack(
+        [
+            mo.md(
+                """
+                `MaskRCNN.stages` returns every intermediate by name. Under `jit`, what is not asked for costs nothing,
+                so the same function serves training, prediction and this lesson. Sizes are fixed: 150 proposals, 100
+                detections, with a mask that says which slots are filled.
+                """
+            ),
+            shapes(),
+            source(MaskRCNN.stages, select_detections, paste),
+        ]
+    )
+    return
+
+
+@app.function(hide_code=True)
+@partial(jax.jit, static_argnames="far_edge")
+def selected(logits, deltas, boxes, valid, window, nms_iou, *, far_edge=0):
+    """The package's last step with another NMS threshold."""
+    roi = pretrained().config.roi
+    return select_detections(
+        logits,
+        deltas,
+        boxes,
+        valid,
+        window,
+        one_class=False,
+        score_threshold=0.5,
+        nms_iou=nms_iou,
+        max_detections=100,
+        candidates=150,
+        min_side=0.0,
+        delta_weights=roi.delta_weights,
+        max_log_scale=roi.max_log_scale,
+        far_edge=far_edge,
+    )
+
+
+@app.function(hide_code=True)
+def without_the_last_nms():
+    """Detections at 0.5 of one drop with and without the last NMS, and their precision over eight drops."""
+    shown, precision = [], []
+    window = jnp.array([0.0, 0.0, SIZE[1], SIZE[0]])
+    for nms_iou in (0.4, 1.0):
+        right = total = 0
+        for seed in range(4, 12):
+            s = stages_of(seed)
+            found = jax.device_get(
+                selected(
+                    s.class_logits[0], s.box_deltas[0], s.proposals.boxes[0], s.proposals.valid[0], window, nms_iou
+                )
+            )
+            boxes = found.boxes[found.valid]
+            hits = matched(scene(seed, light=0.2).boxes, boxes)
+            right, total = right + int(hits.sum()), total + len(hits)
+            if seed == 8:
+                figure, axes = photo(scene(seed, light=0.2).image)
+                boxes_over(axes, boxes, BLUE if nms_iou < 1 else VERMILLION, width=1.2)
+                shown.append((figure, len(boxes)))
+        precision.append(right / max(total, 1))
+    return {
+        f"With NMS: {shown[0][1]} boxes; over eight drops {precision[0]:.0%} of the boxes are right": shown[0][0],
+        f"Without: {shown[1][1]} boxes; {precision[1]:.0%} are right and new": shown[1][0],
+    }
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.vstack(
+        [
+            mo.md(
+                """
+                ## What goes wrong without the last NMS
+
+                Several proposals become the same detection: the box head moves them all onto the crystal. Without the
+                second suppression each counts.
+                """
+            ),
+            panels(without_the_last_nms()),
+            mo.md(
+                "## Exercises\n\n**1.** `my_letterbox(height, width, size)`: scale and offset (scale, left, top) "
+                "with which an "
+                "image is fitted into a square of `size`, in its middle. The offsets are whole pixels, rounded down; "
+                "the "
+                "scaled sides are rounded."
+            ),
+        ]
+    )
+    return
+
+
+@app.cell
+def _():
+    def my_letterbox(height, width, size):
+        """(scale, left, top)."""
+        return None  # your turn
+
+    return (my_letterbox,)
+
+
+@app.function(hide_code=True)
+def check_letterbox(attempt):
+    """Exercise 1 against `letterbox`: where it puts a box, and the window."""
+    cases = []
+    for height, width, size in ((100, 200, 64), (200, 100, 64), (64, 64, 64), (90, 120, 256)):
+        box = letterbox(np.zeros((height, width, 3), np.uint8), size)[1]
+        left, top = np.asarray(box.window)[:2]
+        cases.append(((height, width, size), (min(size / height, size / width), float(left), float(top))))
+    return grade(attempt, cases, hint="The smaller of size / height and size / width; half of what is left over.")
+
+
+@app.cell(hide_code=True)
+def _(my_letterbox):
+    mo.vstack(
+        [
+            show(check_letterbox(my_letterbox)),
+            mo.md(
+                "**2.** `my_candidates(probabilities, least)`: the (proposal, class) pairs that may become "
+                "detections, best "
+                "first. `probabilities[p][k]`; class 0 is background and never one."
+            ),
+        ]
+    )
+    return
+
+
+@app.cell
+def _():
+    def my_candidates(probabilities, least):
+        """A list of pairs, best first."""
+        return None  # your turn
+
+    return (my_candidates,)
+
+
+@app.function(hide_code=True)
+def check_candidates(attempt):
+    """Exercise 2 against `select_detections` with no suppression; each proposal lies at a place of its own."""
+    cases = []
+    for rows, least in (
+        ([[0.1, 0.9, 0.0001], [0.8, 0.2, 0.0001]], 0.5),
+        ([[0.2, 0.5, 0.3], [0.05, 0.35, 0.6]], 0.25),
+        ([[0.98, 0.01, 0.01], [0.3, 0.1, 0.6]], 0.5),
+    ):
+        p, k = np.shape(rows)
+        corners = 20.0 * np.arange(p)[:, None] + np.array([0, 0, 10, 10])
+        found = select_detections(
+            jnp.log(jnp.array(rows)),
+            jnp.zeros((p, k, 4)),
+            jnp.asarray(corners, jnp.float32),
+            jnp.ones(p, bool),
+            jnp.array([0.0, 0, 500, 500]),
+            one_class=False,
+            score_threshold=least,
+            nms_iou=0.5,
+            max_detections=p * k,
+            candidates=p * k,
+            min_side=0.0,
+            delta_weights=(1, 1, 1, 1),
+            max_log_scale=None,
+        )
+        n = int(found.valid.sum())
+        pairs = [(int(found.boxes[i, 0]) // 20, int(found.classes[i])) for i in range(n)]
+        cases.append(((rows, least), pairs))
+    return grade(attempt, cases, hint="One proposal may be two candidates, of two classes; sort by probability.")
+
+
+@app.cell(hide_code=True)
+def _(my_candidates):
+    mo.vstack([show(check_candidates(my_candidates)), mo.md("**Next:** lesson 10, training it on drops.")])
+    return
+
+
+if __name__ == "__main__":
+    app.run()

@@ -1,0 +1,331 @@
+"""Lesson 11: IoU, precision, recall and average precision by hand."""
+
+import marimo
+
+app = marimo.App(app_title="11 Metrics: IoU, P, R, AP by hand", width="medium")
+
+with app.setup:
+    import marimo as mo
+    import numpy as np
+
+    from crystal.draw import draw_outlines
+    from crystal.evaluate import average_precision, mask_iou, match, paper_map, precision_recall
+    from crystal.opencv import cv2
+    from maskrcnn_jax.lessons.drops import scene
+    from maskrcnn_jax.lessons.exercise import grade, show
+    from maskrcnn_jax.lessons.show import BLUE, GREY, ORANGE, canvas, panels, source, table
+
+    SEED = 8
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(
+        r"""
+        # 11 Metrics: IoU, P, R, AP by hand
+
+        **What it is for.** A number that says whether a change helped. Each prediction, best score first, takes the
+        crystal with which its *mask* overlaps most, if the IoU (Crystals 2021, eq. 5) reaches a threshold and nobody
+        better has taken it. Then it is a true positive, else a false one; crystals left over are missed (eq. 3 and 4):
+
+        $$P = \frac{TP}{TP + FP}, \qquad R = \frac{TP}{TP + FN}$$
+
+        Both depend on the score one draws the line at. *Average precision* does not: draw it everywhere. After n
+        predictions, of which t were right, precision is t / n and recall t / g. Make precision monotone from the right,
+        and sum it over the steps of recall:
+
+        $$AP = \sum_k (R_k - R_{k-1}) \max_{j \ge k} P_j$$
+
+        The paper's mAP is the mean of this over *images*; COCO's pools the predictions of all images and averages over
+        classes and ten thresholds. They are different numbers.
+        """
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    iou_threshold = mo.ui.slider(0.3, 0.95, step=0.05, value=0.5, label="IoU threshold", show_value=True)
+    score = mo.ui.slider(0.0, 0.95, step=0.05, value=0.3, label="least score", show_value=True)
+    shift = mo.ui.slider(0, 12, step=1, value=2, label="predictions moved by, pixels", show_value=True)
+    repeats = mo.ui.slider(0, 4, step=1, value=1, label="repeats", show_value=True)
+    mo.vstack(
+        [
+            mo.md("## Judge a prediction\n\nBlue: right. Vermillion: false. The truth is white."),
+            mo.hstack([iou_threshold, score, shift, repeats], wrap=True, justify="start"),
+        ]
+    )
+    return iou_threshold, repeats, score, shift
+
+
+@app.function(hide_code=True)
+def moved(mask, right, down):
+    """A mask moved by whole pixels; what leaves the frame is gone."""
+    frame = np.zeros_like(mask)
+    h, w = mask.shape
+    rows, columns = slice(max(down, 0), h + min(down, 0)), slice(max(right, 0), w + min(right, 0))
+    frame[rows, columns] = mask[max(-down, 0) : h - max(down, 0), max(-right, 0) : w - max(right, 0)]
+    return frame
+
+
+@app.function(hide_code=True)
+def prediction(shift, repeats):
+    """The crystals as a network might outline them: moved a little, the first of them missed, some told twice, and one
+    thing that is not there.
+    """
+    masks = list(scene(SEED, light=0.2).masks[1:])
+    found = [moved(mask, shift, (-1) ** i * shift // 2) for i, mask in enumerate(masks)]
+    scores = [0.95 - 0.11 * i for i in range(len(found))]
+    found += [moved(masks[i], -shift - 1, 1) for i in range(repeats)]
+    scores += [0.88 - 0.12 * i for i in range(repeats)]
+    bubble = np.zeros(masks[0].shape, np.uint8)
+    cv2.circle(bubble, (230, 60), 14, 1, -1)
+    return {"masks": np.array([*found, bubble > 0]), "classes": [1] * (len(found) + 1), "scores": [*scores, 0.66]}
+
+
+@app.function(hide_code=True)
+def truth():
+    """The crystals as `crystal.evaluate` takes them."""
+    masks = scene(SEED, light=0.2).masks
+    return {"masks": masks, "classes": [1] * len(masks)}
+
+
+@app.function(hide_code=True)
+def over(predicted, least):
+    """The predictions that reach a score."""
+    keep = np.asarray(predicted["scores"]) >= least
+    return {
+        "masks": predicted["masks"][keep],
+        "classes": [1] * int(keep.sum()),
+        "scores": np.asarray(predicted["scores"])[keep],
+    }
+
+
+@app.function(hide_code=True)
+def curve(found):
+    """(recall, precision) after each prediction, best first, and precision made monotone from the right."""
+    hit = found.truth >= 0
+    n = np.arange(1, len(hit) + 1)
+    precision = np.cumsum(hit) / n
+    return np.cumsum(hit) / found.is_truth.sum(), precision, np.maximum.accumulate(precision[::-1])[::-1]
+
+
+@app.function(hide_code=True)
+def picture(iou_threshold, score, shift, repeats):
+    """Predictions by their verdict; the precision-recall curve; AP over all thresholds of IoU."""
+    drop, real, predicted = scene(SEED, light=0.2), truth(), prediction(shift, repeats)
+    working = over(predicted, score)
+    found = match(real, working, iou=iou_threshold)
+    right = np.zeros(len(working["scores"]), bool)
+    right[found.order] = found.truth >= 0
+    colours = [(255, 255, 255)] * len(real["masks"])
+    colours += [(86, 180, 233) if r else (213, 94, 0) for r in right]
+    everything = np.concatenate([real["masks"], working["masks"]])
+    labels = [""] * len(real["masks"]) + [f"{s:.2f}" for s in working["scores"]]
+    outlined = draw_outlines(drop.image, everything, colours=colours, labels=labels, scale=2)
+    p, r = precision_recall([real], [working], iou=iou_threshold)
+
+    chart, axes = canvas()
+    recall, precision, monotone = curve(match(real, predicted, iou=iou_threshold))
+    axes.fill_between([0, *recall], [monotone[0], *monotone], step="pre", color=BLUE, alpha=0.2)
+    axes.step([0, *recall], [monotone[0], *monotone], where="pre", color=BLUE, label="monotone")
+    axes.plot(recall, precision, "o:", color=GREY, ms=4, label="as it comes")
+    if not np.isnan(p):
+        axes.plot([r], [p], "D", color=ORANGE, mec="black", ms=8, label="at the least score")
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.03), ylim=(0, 1.05))
+    axes.legend(frameon=False, loc="lower left", fontsize=8)
+    ap = average_precision(real, predicted, iou=iou_threshold)
+
+    against, axes = canvas()
+    thresholds = np.arange(0.3, 1.0, 0.05)
+    axes.plot(thresholds, [average_precision(real, predicted, iou=float(t)) for t in thresholds], color=BLUE)
+    axes.plot([iou_threshold], [ap], "o", color=ORANGE, mec="black", ms=8)
+    axes.set(xlabel="IoU threshold", ylabel="AP of this image", ylim=(0, 1.05))
+    return {
+        f"At {score:.2f}: {right.sum()} right, {(~right).sum()} false. P = {p:.2f}, R = {r:.2f}": outlined,
+        f"AP = {ap:.3f}, the shaded area, over all scores": chart,
+        "How strict the threshold is matters as much as the network": against,
+    }
+
+
+@app.cell(hide_code=True)
+def _(iou_threshold, repeats, score, shift):
+    panels(picture(iou_threshold.value, score.value, shift.value, repeats.value))
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.vstack(
+        [
+            mo.md(
+                """
+                Move the predictions by four pixels: the eye hardly minds, small crystals fall first, and at a threshold
+                of 0.75 hardly any is left. The paper reports 0.50 and 0.65. Whoever quotes an mAP without its threshold
+                has said little.
+
+                AP asks about the *order*: a false prediction below all right ones costs nothing. Precision at a working
+                score is another matter, and it is what a user of counts sees.
+                """
+            ),
+            source(mask_iou, match, average_precision, paper_map, precision_recall),
+        ]
+    )
+    return
+
+
+@app.function(hide_code=True)
+def careless():
+    """What an evaluation without its rules would say of the same predictions."""
+    real, predicted = truth(), prediction(2, 4)
+    found = match(real, predicted, iou=0.5)
+    best = mask_iou(predicted["masks"], real["masks"]).max(1)
+    hits, n, g = int((found.truth >= 0).sum()), len(best), len(real["masks"])
+    nothing = {"masks": np.zeros((0, *real["masks"].shape[1:]), bool), "classes": []}
+    false_alarm = {"masks": predicted["masks"][-1:], "classes": [1], "scores": [0.9]}
+    alone = average_precision(real, predicted, iou=0.5)
+    shifted = average_precision(real, {**predicted, "classes": [2] * n}, iou=0.5)
+    beside = paper_map([real, nothing], [predicted, false_alarm], iou=0.5)
+    return table(
+        ["these predictions", "number"],
+        [
+            ["precision", f"{hits / n:.2f}"],
+            ["precision, if a crystal told twice counted twice", f"{(best >= 0.5).sum() / n:.2f}"],
+            ["recall", f"{hits / g:.2f}"],
+            ["recall, if a crystal told twice counted twice", f"{(best >= 0.5).sum() / g:.2f}"],
+            ["AP", f"{alone:.2f}"],
+            ["AP, class ids off by one", f"{shifted:.2f}"],
+            ["mAP of this drop and an empty one with a false alarm: it is left out", f"{beside:.2f}"],
+        ],
+    )
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.vstack(
+        [
+            mo.md(
+                """
+                ## What goes wrong without its rules
+
+                Matching one to one is the rule that matters: without it, telling a crystal five times looks like
+                finding five. And **mAP 0 while the loss falls** is rarely the network: class ids that are off by one,
+                masks of another size than the truth, boxes in letterbox pixels, or a crowd taken for a crystal.
+                """
+            ),
+            careless(),
+            mo.md("## Exercises\n\n**1.** `my_iou(mask, other)` for two masks as lists of rows of 0 and 1."),
+        ]
+    )
+    return
+
+
+@app.cell
+def _():
+    def my_iou(mask, other):
+        """Shared pixels over pixels of either; 0 if both are empty."""
+        return None  # your turn
+
+    return (my_iou,)
+
+
+@app.function(hide_code=True)
+def check_iou(attempt):
+    """Exercise 1 against `mask_iou`."""
+    rng, cases = np.random.default_rng(0), []
+    for a, b in [rng.integers(0, 2, (2, 3, 4)) for _ in range(3)] + [np.zeros((2, 2, 2), int), np.ones((2, 2, 2), int)]:
+        cases.append(((a.tolist(), b.tolist()), float(mask_iou(a[None] > 0, b[None] > 0)[0, 0])))
+    return grade(attempt, cases, hint="Mind two empty masks.")
+
+
+@app.cell(hide_code=True)
+def _(my_iou):
+    mo.vstack(
+        [
+            show(check_iou(my_iou)),
+            mo.md(
+                "**2.** `my_match(overlap, threshold)`: `overlap[p][g]`, predictions best first. For each prediction "
+                "the "
+                "crystal it takes, or -1."
+            ),
+        ]
+    )
+    return
+
+
+@app.cell
+def _():
+    def my_match(overlap, threshold):
+        """A list: index of the crystal taken, or -1."""
+        return None  # your turn
+
+    return (my_match,)
+
+
+@app.function(hide_code=True)
+def check_match(attempt):
+    """Exercise 2 against `match`, on stripes of pixels."""
+
+    def stripe(low, high):
+        return (np.arange(24) >= low) & (np.arange(24) < high)
+
+    cases = []
+    for found, real in (
+        ([(0, 8), (0, 8), (12, 20)], [(0, 8), (12, 20)]),
+        ([(2, 10), (0, 8)], [(0, 8), (4, 12)]),
+        ([(0, 24), (14, 22)], [(2, 6), (14, 22)]),
+    ):
+        masks, crystals = (np.array([stripe(*s) for s in part])[:, None] for part in (found, real))
+        overlap = mask_iou(masks, crystals).round(3).tolist()
+        scores = np.linspace(0.9, 0.5, len(found))
+        both = {"masks": crystals, "classes": [1] * len(real)}
+        right = match(both, {"masks": masks, "classes": [1] * len(found), "scores": scores}, iou=0.5).truth
+        cases.append(((overlap, 0.5), right))
+    return grade(
+        attempt, cases, hint="Among the crystals nobody has taken yet, the one of highest IoU, if that will do."
+    )
+
+
+@app.cell(hide_code=True)
+def _(my_match):
+    mo.vstack(
+        [
+            show(check_match(my_match)),
+            mo.md("**3.** `my_ap(hits, crystals)`: `hits` says of each prediction, best first, whether it was right."),
+        ]
+    )
+    return
+
+
+@app.cell
+def _():
+    def my_ap(hits, crystals):
+        """Average precision, by the third equation."""
+        return None  # your turn
+
+    return (my_ap,)
+
+
+@app.function(hide_code=True)
+def check_ap(attempt):
+    """Exercise 3 against `average_precision`, on crystals of one pixel."""
+    cases = []
+    for hits, crystals in (([True, False, True], 2), ([False, True], 1), ([False], 3), ([True, True, False, True], 5)):
+        real = np.eye(crystals + len(hits), dtype=bool)[:crystals, None]
+        columns = np.where(hits, np.cumsum(hits) - 1, crystals + np.arange(len(hits)))
+        masks = np.eye(crystals + len(hits), dtype=bool)[columns, None]
+        predicted = {"masks": masks, "classes": [1] * len(hits), "scores": np.linspace(0.9, 0.1, len(hits))}
+        right = average_precision({"masks": real, "classes": [1] * crystals}, predicted, iou=0.5)
+        cases.append(((hits, crystals), right))
+    hint = "Recall steps by 1 / crystals at each hit; multiply by the best precision from there on."
+    return grade(attempt, cases, hint=hint)
+
+
+@app.cell(hide_code=True)
+def _(my_ap):
+    mo.vstack([show(check_ap(my_ap)), mo.md("**Next:** lesson 12, where the time goes.")])
+    return
+
+
+if __name__ == "__main__":
+    app.run()

@@ -1,0 +1,58 @@
+"""A lesson as a page of its own: formulas, controls, words, and what is refused. (All pages: test_lessons.py.)"""
+
+import pytest
+
+pytest.importorskip("marimo", reason='the lessons need marimo: pip install -e ".[lessons]"')
+
+import marimo as mo
+
+from maskrcnn_jax.lessons import export
+from maskrcnn_jax.lessons.catalogue import lessons
+
+
+def test_formulas_become_mathml():
+    page = export.plain(mo.md("A mean $\\frac{a}{b}$ and\n\n$$x < y$$").text)
+    assert "marimo" not in page
+    assert "<mfrac><mrow><mi>a</mi></mrow><mrow><mi>b</mi></mrow></mfrac>" in page
+    assert 'display="block"' in page
+    assert "&lt;" in page or "&#x0003C;" in page
+
+
+def test_controls_say_where_they_stand():
+    row = mo.hstack(
+        [
+            mo.ui.slider(0, 9, value=4, label="clip limit"),
+            mo.ui.dropdown(["8 x 8", "4 x 4"], value="8 x 8", label="tiles"),
+            mo.ui.checkbox(value=True, label="poor ones too"),
+        ]
+    )
+    page = export.plain(row.text)
+    for text in ("clip limit: <b>4</b>", "tiles: <b>8 x 8</b>", "poor ones too: <b>True</b>"):
+        assert text in page
+
+
+def test_what_has_no_static_form_is_refused():
+    with pytest.raises(ValueError, match="marimo-callout-output> has no static form"):
+        export.plain(mo.callout(mo.md("x")).text)
+
+
+def test_words_are_counted_without_code_and_formulas():
+    page = "<body><p>two words</p><pre>x = 1</pre><math>a b c</math><details>d e</details><img alt='f g'></body>"
+    assert export.visible_words(page) == 2
+
+
+def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    lesson = lessons()[0]
+    monkeypatch.setattr(export, "static_html", lambda lesson: "<html>first</html>")
+    path = export.export(lesson, tmp_path / "new" / "pages")
+    assert path.name == "01_boxes.html"
+    monkeypatch.setattr(export, "static_html", lambda lesson: "second")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export.os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        export.export(lesson, path.parent)
+    assert path.read_text() == "<html>first</html>"
+    assert [p.name for p in path.parent.iterdir()] == ["01_boxes.html"], "nothing half-written is left"

@@ -1,0 +1,65 @@
+"""`python -m maskrcnn_jax.lessons`: the list, a reader's own copy, pages."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("marimo", reason='the lessons need marimo: pip install -e ".[lessons]"')
+
+from maskrcnn_jax.lessons import __main__ as runner
+from maskrcnn_jax.lessons.catalogue import lessons
+
+
+def test_without_a_number_all_are_listed(capsys):
+    assert runner.main() == 0
+    listed = capsys.readouterr().out
+    for lesson in lessons():
+        assert f"{lesson.number}  {lesson.title}\n" in listed
+
+
+def test_a_lesson_is_opened_as_a_copy_and_gone_on_with(tmp_path, monkeypatch, capsys):
+    commands = []
+    monkeypatch.setattr(runner.subprocess, "call", lambda command: commands.append(command) or 0)
+    assert runner.main(7, folder=tmp_path / "mine", headless=True) == 0
+    copy = tmp_path / "mine" / "lesson_07_roi_align.py"
+    assert copy.read_text() == lessons()[6].path.read_text()
+    assert commands == [[sys.executable, "-m", "marimo", "edit", str(copy), "--headless"]]
+
+    copy.write_text("solved")
+    assert runner.main(7, folder=tmp_path / "mine") == 0
+    assert copy.read_text() == "solved", "solutions are not overwritten"
+    assert "going on with it" in capsys.readouterr().out
+
+
+def test_a_number_that_is_none_is_refused(capsys):
+    assert runner.main(13) == 2
+    assert "there is no lesson 13; choose one of 1 to 12" in capsys.readouterr().err
+
+
+def test_pages_are_written(tmp_path, monkeypatch, capsys):
+    export = pytest.importorskip("maskrcnn_jax.lessons.export")
+    monkeypatch.setattr(export, "static_html", lambda lesson: lesson.title)
+    assert runner.main(export=tmp_path) == 0
+    assert len(list(tmp_path.glob("*.html"))) == 12
+    assert runner.main(3, export=tmp_path / "one") == 0
+    assert [p.name for p in (tmp_path / "one").iterdir()] == ["03_clahe.html"]
+    assert "03_clahe.html" in capsys.readouterr().out
+
+
+def test_without_marimo_one_sentence_says_what_to_install(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as u\nfind = u.find_spec\n"
+        "u.find_spec = lambda name, *rest: None if name == 'marimo' else find(name, *rest)\n"
+    )
+    root = Path(__file__).parents[3]
+    found = subprocess.run(
+        [sys.executable, "-m", "maskrcnn_jax.lessons"],
+        env={"PYTHONPATH": f"{tmp_path}:{root}", "PATH": "/usr/bin:/bin"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 1
+    assert found.stderr.strip() == 'marimo missing: pip install -e ".[lessons]"'
