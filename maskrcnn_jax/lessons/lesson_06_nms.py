@@ -95,7 +95,7 @@ def rounds_of(matrix):
 @app.function(hide_code=True)
 @lru_cache(maxsize=32)
 def covers(seed):
-    """IoU of each crystal with each candidate, once a drop; rows of zeros fill up to eight crystals (lesson 12: why)."""
+    """IoU of each crystal with each candidate, once a drop; zeros fill up to eight crystals (lesson 12 says why)."""
     truth, boxes = scene(seed, crystals=8).boxes, candidates(seed)[0]
     padded = np.zeros((8, 4), np.float32)
     padded[: len(truth)] = truth
