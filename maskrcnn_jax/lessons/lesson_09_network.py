@@ -81,8 +81,10 @@ def matched(truth, boxes):
     """For each box, whether it is the first to cover some crystal by half."""
     if not len(boxes):
         return np.zeros(0, bool)
-    overlap, taken, right = np.array(iou(jnp.asarray(boxes), jnp.asarray(truth, jnp.float32))), set(), []
-    for row in overlap:
+    padded = np.zeros((100, 4), np.float32)  # a fixed shape, so that another number of boxes compiles nothing
+    padded[: len(boxes)] = boxes
+    overlap, taken, right = np.asarray(iou(jnp.asarray(padded), jnp.asarray(truth, jnp.float32))), set(), []
+    for row in overlap[: len(boxes)]:
         best = int(row.argmax())
         right.append(row[best] >= 0.5 and best not in taken)
         taken |= {best} if right[-1] else set()
