@@ -100,6 +100,8 @@ def inspect_command(image: Path, weights: Path, out: Path, *, truth: Path | None
     """
     if out.suffix.lower() not in (".html", ".htm"):  # a slip must not cost the image or its annotations
         raise InspectError(f"--out {out}: the page needs a name that ends in .html")
+    with explained_writing(out):  # rather now than after a minute
+        out.parent.mkdir(parents=True, exist_ok=True)
     size = read_image(image).shape[:2]
     model, clahe = load_run(weights)
     known = find_truth(image, (size[0], size[1]), truth, model.config.classes)
