@@ -25,12 +25,10 @@ STYLE = """
 figure img { border: 1px solid #ddd; box-sizing: border-box; }
 .maps, .tiles { grid-template-columns: repeat(auto-fill, minmax(min(100%, 184px), 1fr)); }
 .pairs { grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); }
-.rois { grid-template-columns: repeat(auto-fill, minmax(min(100%, 260px), 1fr)); }
 section { margin-top: 2.4rem; } h2 { margin-top: 0; }
 .look { border-left: .3rem solid #0072b2; padding: .1rem 0 .1rem .8rem; } .scroll { margin: .8rem 0; }
 nav ol { columns: 18rem; padding-left: 1.9rem; } .key i { border-width: 1px; } p.keys { line-height: 1.9; }
 details { margin: .8rem 0; } summary { cursor: pointer; } code { overflow-wrap: anywhere; }
-@media (max-width: 560px) { .words td, .words th { overflow-wrap: anywhere; } }
 @media print { body { max-width: none; padding: 0; font-size: 11pt; } figure, tr, h2, h3, .look { break-inside: avoid; }
 h2, h3, p.keys { break-after: avoid; } nav { display: none; } .scroll { overflow: visible; }
 body { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
