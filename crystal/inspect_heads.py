@@ -171,11 +171,11 @@ def _boxes(followed: Followed) -> Iterator[str]:
             shift = (new[:2] + new[2:] - [x1 + x2, y1 + y2]) / 2
             growth = (new[2:] - new[:2]) / np.maximum([x2 - x1, y2 - y1], 1e-6)
             across, down = np.round(shift, 1) + 0.0  # no -0.0
-            moved = f"{across:+.1f}, {down:+.1f}; x {growth[0]:.2f}, x {growth[1]:.2f}"
+            moved = f"{across:+.1f}, {down:+.1f}; {growth[0]:.2f}, {growth[1]:.2f}"
             became = f"detection\N{NO-BREAK SPACE}{first[index]}" if index in first else "suppressed by a better one"
         size = f"{x2 - x1:.0f}\N{NO-BREAK SPACE}x\N{NO-BREAK SPACE}{y2 - y1:.0f}"
         rows.append((f"{place}", f"P{followed.levels[index]}", size, _plain(followed, index), moved, became))
-    yield table(("RoI", "level", "size", "likeliest classes", "centre moved; sides", "became"), rows)
+    yield table(("RoI", "level", "size", "likeliest classes", "centre moved by; sides times", "became"), rows)
     yield f"<p class=keys>{colour_keys(((SKY, 'RoI'), (ORANGE, 'refined box')))}</p><div class=grid>"
     yield figure(
         draw_boxes(

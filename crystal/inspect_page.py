@@ -25,12 +25,10 @@ STYLE = """
 figure img { border: 1px solid #ddd; box-sizing: border-box; }
 .maps, .tiles { grid-template-columns: repeat(auto-fill, minmax(min(100%, 184px), 1fr)); }
 .pairs { grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); }
-.rois { grid-template-columns: repeat(auto-fill, minmax(min(100%, 260px), 1fr)); }
 section { margin-top: 2.4rem; } h2 { margin-top: 0; }
 .look { border-left: .3rem solid #0072b2; padding: .1rem 0 .1rem .8rem; } .scroll { margin: .8rem 0; }
 nav ol { columns: 18rem; padding-left: 1.9rem; } .key i { border-width: 1px; } p.keys { line-height: 1.9; }
 details { margin: .8rem 0; } summary { cursor: pointer; } code { overflow-wrap: anywhere; }
-@media (max-width: 560px) { .words td, .words th { overflow-wrap: anywhere; } }
 @media print { body { max-width: none; padding: 0; font-size: 11pt; } figure, tr, h2, h3, .look { break-inside: avoid; }
 h2, h3, p.keys { break-after: avoid; } nav { display: none; } .scroll { overflow: visible; }
 body { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
@@ -100,6 +98,8 @@ def inspect_command(image: Path, weights: Path, out: Path, *, truth: Path | None
     """
     if out.suffix.lower() not in (".html", ".htm"):  # a slip must not cost the image or its annotations
         raise InspectError(f"--out {out}: the page needs a name that ends in .html")
+    with explained_writing(out):  # rather now than after a minute
+        out.parent.mkdir(parents=True, exist_ok=True)
     size = read_image(image).shape[:2]
     model, clahe = load_run(weights)
     known = find_truth(image, (size[0], size[1]), truth, model.config.classes)

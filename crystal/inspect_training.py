@@ -45,16 +45,16 @@ def _objects(training: Supervised) -> Iterator[str]:
     yield "<h3>Which objects the anchors reach</h3>"
     if len(missed):
         which = f"{len(missed)} of {count} objects overlap" if len(missed) > 1 else f"1 of {count} objects overlaps"
-        yield f"<p><strong>{which} no anchor by an IoU of {HALF:g}</strong>: hardly one of them can be found.</p>"
+        yield f"<p><strong>{which} no anchor by an IoU of {HALF:g}</strong>: such objects are rarely found.</p>"
     else:
         yield f"<p>Every one of the {count} objects overlaps some anchor by an IoU of {HALF:g} or more.</p>"
     rows = [
         (
             f"{n + 1}",
             f"{sides[n, 0]:.1f}\N{NO-BREAK SPACE}x\N{NO-BREAK SPACE}{sides[n, 1]:.1f}",
-            f"{training.reached[n]:.2f}" + (", not reached" if n in missed else ""),
+            f"{training.reached[n]:.3f}" + (", not reached" if n in missed else ""),
             f"{drawn[n]}",
-            f"{training.proposed[n]:.2f}",
+            f"{training.proposed[n]:.3f}",
         )
         for n in range(min(count, MOST_ROWS))
     ]

@@ -1,8 +1,9 @@
 """One image followed through the network, stage by stage, with the numbers of that very run (`crystal inspect`).
 
 Every number comes out of the components of `maskrcnn_jax`, called one after the other as `MaskRCNN.stages` calls them;
-nothing is computed a second way. Each stage is compiled by itself, so that it can be timed by itself: as one program
-the network is somewhat quicker. The time given is that of a second run, when nothing is compiled or set aside any more.
+only the softmax that turns logits into probabilities is taken once more. Each stage is compiled by itself, so that it
+can be timed by itself: as one program the network is somewhat quicker. The time given is that of a second run, when
+nothing is compiled or set aside any more.
 """
 
 import time
