@@ -51,7 +51,7 @@ def build(config: MaskRCNNConfig, parameters: Mapping[str, Any], *, name: str) -
 
 def save(model: MaskRCNN, path: str | Path, *, dtype: Any = None, origin: Mapping[str, Any] | None = None) -> None:
     """Write parameters and config to the new folder `path`. `dtype` (float16, say) halves the size of what is shipped;
-    `origin`, plain values, says where the weights come from.
+    `origin`, plain values, says where the weights come from. One of several processes that train together may do this.
 
     Raises CheckpointError if something is there already.
     """
@@ -64,7 +64,7 @@ def save(model: MaskRCNN, path: str | Path, *, dtype: Any = None, origin: Mappin
     items = {"model": ocp.args.StandardSave(params), "config": ocp.args.JsonSave(model.config.to_dict())}
     if origin is not None:
         items["origin"] = ocp.args.JsonSave(dict(origin))
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), multiprocessing_options=_alone()) as writer:
         writer.save(path, args=ocp.args.Composite(**items))
 
 
@@ -101,16 +101,17 @@ def load(path: str | Path, *, config: MaskRCNNConfig | None = None) -> MaskRCNN:
     return build(config, _by_name(saved), name=str(path))
 
 
-def _read_arrays(path: Path) -> Any:
-    """The saved parameters as NumPy arrays, wherever they lay when they were saved: on devices that may not be here.
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """This process reads or writes by itself and waits for none of those that it may train with."""
+    return ocp.options.MultiprocessingOptions(primary_host=jax.process_index(), active_processes={jax.process_index()})
 
-    Each of several processes reads them by itself and waits for no other.
-    """
+
+def _read_arrays(path: Path) -> Any:
+    """The saved parameters as NumPy arrays, wherever they lay when they were saved: on devices that may not be here."""
     folder: Any = path / "model"  # Orbax asks for a path class of its own, and takes this one
     shapes = ocp.StandardCheckpointHandler().metadata(folder).tree
     wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
-    alone = ocp.options.MultiprocessingOptions(primary_host=jax.process_index(), active_processes={jax.process_index()})
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), multiprocessing_options=alone) as reader:
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), multiprocessing_options=_alone()) as reader:
         return reader.restore(path, args=ocp.args.Composite(model=ocp.args.StandardRestore(wanted)))["model"]
 
 
