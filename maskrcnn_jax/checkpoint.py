@@ -59,12 +59,12 @@ def save(model: MaskRCNN, path: str | Path, *, dtype: Any = None, origin: Mappin
     if path.exists():
         raise CheckpointError(f"{path} exists already: remove it or choose another name")
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    if dtype is not None:
-        params = jax.tree.map(lambda p: p.astype(dtype), params)
+    # As NumPy arrays: what lies on a device of one process, Orbax does not write where there are several.
+    params = jax.tree.map(lambda p: np.asarray(p if dtype is None else p.astype(dtype)), params)
     items = {"model": ocp.args.StandardSave(params), "config": ocp.args.JsonSave(model.config.to_dict())}
     if origin is not None:
         items["origin"] = ocp.args.JsonSave(dict(origin))
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), multiprocessing_options=_alone()) as writer:
+    with _orbax() as writer:
         writer.save(path, args=ocp.args.Composite(**items))
 
 
@@ -101,9 +101,16 @@ def load(path: str | Path, *, config: MaskRCNNConfig | None = None) -> MaskRCNN:
     return build(config, _by_name(saved), name=str(path))
 
 
-def _alone() -> ocp.options.MultiprocessingOptions:
-    """This process reads or writes by itself and waits for none of those that it may train with."""
-    return ocp.options.MultiprocessingOptions(primary_host=jax.process_index(), active_processes={jax.process_index()})
+def _orbax() -> ocp.Checkpointer:
+    """Orbax for this process alone: it waits for none of those that it may train with."""
+    alone = ocp.options.MultiprocessingOptions(primary_host=jax.process_index(), active_processes={jax.process_index()})
+    plain: Any = {item: ocp.JsonCheckpointHandler(multiprocessing_options=alone) for item in ("config", "origin")}
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+        model=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+        **plain,
+    )
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _read_arrays(path: Path) -> Any:
@@ -111,7 +118,7 @@ def _read_arrays(path: Path) -> Any:
     folder: Any = path / "model"  # Orbax asks for a path class of its own, and takes this one
     shapes = ocp.StandardCheckpointHandler().metadata(folder).tree
     wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), multiprocessing_options=_alone()) as reader:
+    with _orbax() as reader:
         return reader.restore(path, args=ocp.args.Composite(model=ocp.args.StandardRestore(wanted)))["model"]
 
 
