@@ -59,7 +59,7 @@ def build(config: MaskRCNNConfig, parameters: Mapping[str, Any], *, name: str) -
 
 def save(model: MaskRCNN, path: str | Path, *, dtype: Any = None, origin: Mapping[str, Any] | None = None) -> None:
     """Write parameters and config to the new folder `path`. `dtype` (float16, say) halves the size of what is shipped;
-    `origin`, plain values, says where the weights come from.
+    `origin`, plain values, says where the weights come from. One of several processes that train together may do this.
 
     Raises CheckpointError if something is there already.
     """
@@ -67,12 +67,16 @@ def save(model: MaskRCNN, path: str | Path, *, dtype: Any = None, origin: Mappin
     if path.exists():
         raise CheckpointError(f"{path} exists already: remove it or choose another name")
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    if dtype is not None:
-        params = jax.tree.map(lambda p: p.astype(dtype), params)
+    # As NumPy arrays: what lies on a device of one process, Orbax does not write where there are several.
+    params = jax.tree.map(lambda p: np.asarray(p if dtype is None else p.astype(dtype)), params)
     items = {"model": ocp.args.StandardSave(params), "config": ocp.args.JsonSave(model.config.to_dict())}
     if origin is not None:
         items["origin"] = ocp.args.JsonSave(dict(origin))
+<<<<<<< HEAD
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), multiprocessing_options=_alone()) as writer:
+=======
+    with _orbax() as writer:
+>>>>>>> wt-devices
         writer.save(path, args=ocp.args.Composite(**items))
 
 
@@ -109,15 +113,28 @@ def load(path: str | Path, *, config: MaskRCNNConfig | None = None) -> MaskRCNN:
     return build(config, _by_name(saved), name=str(path))
 
 
-def _read_arrays(path: Path) -> Any:
-    """The saved parameters as NumPy arrays, wherever they lay when they were saved: on devices that may not be here.
+def _orbax() -> ocp.Checkpointer:
+    """Orbax for this process alone: it waits for none of those that it may train with."""
+    alone = ocp.options.MultiprocessingOptions(primary_host=jax.process_index(), active_processes={jax.process_index()})
+    plain: Any = {item: ocp.JsonCheckpointHandler(multiprocessing_options=alone) for item in ("config", "origin")}
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+        model=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+        **plain,
+    )
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
-    Each of several processes reads them by itself and waits for no other.
-    """
+
+def _read_arrays(path: Path) -> Any:
+    """The saved parameters as NumPy arrays, wherever they lay when they were saved: on devices that may not be here."""
     folder: Any = path / "model"  # Orbax asks for a path class of its own, and takes this one
     shapes = ocp.StandardCheckpointHandler().metadata(folder).tree
     wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
+<<<<<<< HEAD
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), multiprocessing_options=_alone()) as reader:
+=======
+    with _orbax() as reader:
+>>>>>>> wt-devices
         return reader.restore(path, args=ocp.args.Composite(model=ocp.args.StandardRestore(wanted)))["model"]
 
 

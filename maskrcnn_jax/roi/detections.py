@@ -44,7 +44,7 @@ def refine_and_suppress(
     *,
     one_class: bool,
     score_threshold: float,
-    nms_iou: float,
+    nms_iou: float | Float[Array, ""],
     max_detections: int,
     candidates: int,
     min_side: float,
