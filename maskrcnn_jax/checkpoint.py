@@ -72,11 +72,7 @@ def save(model: MaskRCNN, path: str | Path, *, dtype: Any = None, origin: Mappin
     items = {"model": ocp.args.StandardSave(params), "config": ocp.args.JsonSave(model.config.to_dict())}
     if origin is not None:
         items["origin"] = ocp.args.JsonSave(dict(origin))
-<<<<<<< HEAD
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), multiprocessing_options=_alone()) as writer:
-=======
     with _orbax() as writer:
->>>>>>> wt-devices
         writer.save(path, args=ocp.args.Composite(**items))
 
 
@@ -130,11 +126,7 @@ def _read_arrays(path: Path) -> Any:
     folder: Any = path / "model"  # Orbax asks for a path class of its own, and takes this one
     shapes = ocp.StandardCheckpointHandler().metadata(folder).tree
     wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
-<<<<<<< HEAD
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), multiprocessing_options=_alone()) as reader:
-=======
     with _orbax() as reader:
->>>>>>> wt-devices
         return reader.restore(path, args=ocp.args.Composite(model=ocp.args.StandardRestore(wanted)))["model"]
 
 
