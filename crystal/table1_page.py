@@ -173,6 +173,7 @@ def _forest(results: Mapping[str, Any], comparison: str):
         axes.axvline(0, color="#666", linewidth=1)
         axes.set_yticks(range(len(shown)), [name for name, *_ in shown])
         axes.set_ylim(len(shown) - 0.5, -0.5)
+        axes.locator_params(axis="x", nbins=4)
         axes.set_xlabel("difference in mAP, 95 % interval")
 
     return draw
