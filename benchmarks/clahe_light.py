@@ -50,7 +50,7 @@ def _difference(axes: Axes, found: dict[str, Any]) -> None:
             axes.plot((at, at), (low, high), color=colour, linewidth=2)
             axes.plot(at, change["mean"], "o", color=colour, label=name if light == next(iter(found)) else None)
     axes.axhline(0, color="#666", linewidth=1)
-    axes.set(title="with CLAHE, less without: mean and 95 %", xlabel="light, from even to bad")
+    axes.set(title="with CLAHE less without, 95 %", xlabel="light, from even to bad")
     axes.set_xticks([float(light) for light in found])
     axes.legend(frameon=False)
 

@@ -14,7 +14,7 @@ interval of the paired difference.
 
 import contextlib
 import json
-import sys
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,6 +68,17 @@ def arguments(arm: Arm, settings: Mapping[str, Any], *, seed: int) -> list[str]:
     for assignment in settings["set"]:
         words += ["--set", assignment]
     return words
+
+
+def command(settings: Mapping[str, Any], out: Path, *, seeds: int, scratch: bool) -> str:
+    """The command line that makes this experiment, whoever asked for it."""
+    words = ["crystal", "table1", "--data", settings["data"], "--out", str(out), "--seeds", str(seeds)]
+    words += ["--preset", settings["preset"]]
+    for name in ("init", "steps"):
+        words += [] if settings[name] is None else [f"--{name}", str(settings[name])]
+    for assignment in settings["set"]:
+        words += ["--set", assignment]
+    return shlex.join([*words, "--scratch"] if scratch else words)
 
 
 def claim_experiment(out: Path, settings: Mapping[str, Any]) -> None:
@@ -202,7 +213,7 @@ def table1(
     arms = [name for name in ARMS if name != "scratch" or scratch]
     evaluations = run_experiment(out, settings, val, arms=arms, seeds=seeds, steps=resolved.steps, at_once=at_once)
     results = {
-        "command": " ".join(["crystal", *sys.argv[1:]]),
+        "command": command(settings, out, seeds=seeds, scratch=scratch),
         "machine": describe_machine(),
         "settings": {**settings, "steps": resolved.steps, "images": [len(train.records), len(val.records)]},
         "seeds": seeds,

@@ -111,16 +111,21 @@ def _about(results: Mapping[str, Any]) -> str:
 
 
 def print_table(results: Mapping[str, Any]) -> None:
-    """To the terminal, where 80 columns are all there is: one interval, and no word on how many images."""
+    """To the terminal, where 80 columns are all there is: means, one interval, the paper's pair in one column."""
     for comparison in compared(results):
         header, cells = rows(results, comparison)
         left_out = {"images", "95 %, images"} if results["seeds"] > 1 else {"images"}
-        kept = [index for index, name in enumerate(header) if name not in left_out]
+        kept = [k for k, name in enumerate(header) if name not in left_out and not name.startswith("paper")]
+        papers = [k for k, name in enumerate(header) if name.startswith("paper")]
         shown = Table(title=COMPARISONS[comparison][0], title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
         for index in kept:
             shown.add_column(header[index], justify="right" if index else "left", no_wrap=not index)
+        if papers:
+            shown.add_column("the paper", justify="right")
         for row in cells:
-            shown.add_row(*(row[index] for index in kept))
+            arms = [row[k].partition(" ±")[0] if header[k] in results["arms"].values() else row[k] for k in kept]
+            pair = [", ".join(row[k] for k in papers).replace("-, -", "-")] if papers else []
+            shown.add_row(*(cell.replace(" to ", ", ") for cell in arms), *pair)
         console.print(shown)
         console.print(verdict(results, comparison))
 
@@ -168,6 +173,7 @@ def _forest(results: Mapping[str, Any], comparison: str):
         axes.axvline(0, color="#666", linewidth=1)
         axes.set_yticks(range(len(shown)), [name for name, *_ in shown])
         axes.set_ylim(len(shown) - 0.5, -0.5)
+        axes.locator_params(axis="x", nbins=4)
         axes.set_xlabel("difference in mAP, 95 % interval")
 
     return draw

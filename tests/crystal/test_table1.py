@@ -1,8 +1,10 @@
 """The experiment: its arms differ in one thing, what is done is not done again, and its files hold its figures."""
 
 import json
+import shlex
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,10 +29,22 @@ def test_the_arms_differ_in_one_thing_each():
     assert clahe[at + 1] == "shapes"
 
 
+def test_the_command_is_one_that_crystal_takes(tmp_path, monkeypatch):
+    """Read back by the command line, it asks for the same experiment."""
+    asked = []
+    monkeypatch.setattr(table1, "table1", lambda *places, **options: asked.append((*places, options)))
+    settings = SETTINGS | {"data": "my drops", "set": ["image.size=(64, 64)"]}
+    monkeypatch.setattr(sys, "argv", shlex.split(table1.command(settings, tmp_path, seeds=4, scratch=True)))
+    with pytest.raises(SystemExit, match="0"):
+        cli.main()
+    options = {"seeds": 4, "preset": "tiny", "init": "shapes", "steps": 7, "scratch": True, "at_once": 2}
+    assert asked == [(Path("my drops"), tmp_path, options | {"assignments": ("image.size=(64, 64)",)})]
+
+
 def test_both_arms_see_the_same_images_in_the_same_order(data):
     split = load_split(data, "train")
     with_and_without = [
-        training_loader(split, size=(64, 64), batch_size=2, slots=8, mask_size=16, seed=5, clahe=clahe)
+        training_loader(split, size=(64, 64), batch_size=2, slots=40, mask_size=16, seed=5, clahe=clahe)
         for clahe in (False, True)
     ]
     for _ in range(4):
