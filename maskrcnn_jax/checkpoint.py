@@ -130,11 +130,6 @@ def _read_arrays(path: Path) -> Any:
         return reader.restore(path, args=ocp.args.Composite(model=ocp.args.StandardRestore(wanted)))["model"]
 
 
-def _alone() -> ocp.options.MultiprocessingOptions:
-    """For Orbax: of several processes this one reads or writes by itself."""
-    return ocp.options.MultiprocessingOptions(primary_host=jax.process_index(), active_processes={jax.process_index()})
-
-
 def _checkpoint_folder(path: str | Path) -> Path:
     path = Path(path).absolute()
     if not path.is_dir():

@@ -25,11 +25,13 @@ if OURS:
 
 # Two workers take whole files, one after the other: what takes minutes must not begin when all else is done.
 SLOWEST_FIRST = (
+    "test_lessons.py",
     "test_train.py",
     "test_processes.py",
     "test_torchvision.py",
     "test_step.py",
     "test_demo.py",
+    "test_killed.py",
     "test_architecture.py",
     "test_matterport.py",
     "test_model.py",
