@@ -30,6 +30,7 @@ SLOWEST_FIRST = (
     "test_processes.py",
     "test_torchvision.py",
     "test_step.py",
+    "test_inspector.py",
     "test_demo.py",
     "test_killed.py",
     "test_architecture.py",
