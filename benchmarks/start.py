@@ -1,0 +1,67 @@
+"""How long until the first step, and how much of it do compiled programs on disk save? `python -m benchmarks.start`.
+
+Starts the same training of one step twice, ResNet101 at 512 by default, with one folder for compiled programs that is
+empty at first. Each start is a new process and a new run; the time is from the command to the end of its first step,
+as `metrics.jsonl` shows it.
+
+Writes benchmarks/results/<hardware>-start.json.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import tyro
+
+from crystal.demo import render
+from crystal.machine import describe_machine, file_name
+from crystal.progress import console
+from crystal.run_folder import read_metrics, write_atomically
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(work: Path = Path("runs/start"), init: str | None = None, size: tuple[int, int] = (512, 512)) -> None:
+    """Start twice, write.
+
+    Args:
+        work: drops, runs and compiled programs.
+        init: weights, as for `crystal train`; random ones unless told.
+        size: height and width of the images.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    render(work / "data", train=4, val=0, seed=7, light=0.5)
+    shutil.rmtree(work / "compiled", ignore_errors=True)
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    environment["XDG_CACHE_HOME"] = str((work / "compiled").absolute())
+    seconds = {}
+    for name in ("first", "second"):
+        out = work / name
+        shutil.rmtree(out, ignore_errors=True)
+        words = ["--data", str(work / "data"), "--out", str(out), "--preset", "paper", "--steps", "1"]
+        words += ["--set", f"image.size={size}", "--set", "batch_size=1", "--set", "log_every=1"]
+        words += [] if init is None else ["--init", init]
+        begun = time.monotonic()
+        process = subprocess.Popen([sys.executable, "-m", "crystal", "train", *words], env=environment)
+        while not read_metrics(out) and process.poll() is None:
+            time.sleep(0.05)
+        seconds[name] = time.monotonic() - begun
+        if process.wait():
+            sys.exit(f"the {name} start failed")
+    machine = describe_machine()
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / file_name(machine, "start")
+    settings = {"preset": "paper", "image_size": size, "batch_size": 1, "init": init}
+    question = "how much of a start do compiled programs on disk save?"
+    results = {"question": question, "machine": machine, "settings": settings, "seconds_to_first_step": seconds}
+    write_atomically(path, json.dumps(results) + "\n")
+    ratio = seconds["first"] / seconds["second"]
+    console.print(f"first {seconds['first']:.1f} s, second {seconds['second']:.1f} s: {ratio:.1f} times sooner; {path}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
