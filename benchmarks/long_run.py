@@ -1,8 +1,8 @@
 """Does a long run keep its memory and its pace? `python -m benchmarks.long_run [--steps 2000]`.
 
 One run of `crystal train --preset tiny` at a small image size. What is read off its log: how much the resident memory
-grows after a quarter of the steps, and what checkpoints cost: the pace in the intervals that hold one against that of the
-others, weighed by how many there are.
+grows after a quarter of the steps, and what checkpoints cost: the pace in the intervals that hold one against that of
+the others, weighed by how many there are.
 
 Writes benchmarks/results/<hardware>-long-run.json with every line of the log.
 """

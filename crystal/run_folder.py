@@ -69,7 +69,8 @@ def claim(
         write_atomically(path, json.dumps(described, indent=1))
         return
     present = _read_json(path)
-    present.setdefault("data", described["data"])  # runs of earlier versions did not write it
+    if not (present.get("data") and described["data"]):  # a Trainer's own user need not say what the data are
+        present["data"] = described["data"]
     differing = [k for key in ("train", "init", "data") for k in differences(present.get(key), described[key], key)]
     if differing:
         raise RunError(

@@ -1,7 +1,9 @@
 """The smallest network that has every part, for tests that train or save: 64x64 images, a few thousand parameters."""
 
 import dataclasses
+import os
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -49,3 +51,9 @@ def small_batch(seed=0, b=2, g=3, empty=False):
         jnp.zeros((b, g), bool),
     )
     return jnp.asarray(images), truth
+
+
+def quick_compiler(monkeypatch):
+    """For trainings of a step or two in processes of their own: compiled in half the time, without optimisation."""
+    jax.devices()  # this process keeps the compiler that it has
+    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0")

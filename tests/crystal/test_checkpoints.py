@@ -61,6 +61,13 @@ def test_what_was_saved_comes_back(run):
     assert_equal(state, filled(4))
 
 
+def data_files(folder):
+    """Orbax keeps arrays in a few files, and not all of them are read again."""
+    found = [p for p in folder.rglob("*") if p.is_file() and p.stat().st_size > 2000]
+    assert found
+    return found
+
+
 def flip(path, at):
     data = bytearray(path.read_bytes())
     data[int(at * len(data))] ^= 1
@@ -70,7 +77,7 @@ def flip(path, at):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda folder: largest_file(folder / "model").write_bytes(largest_file(folder / "model").read_bytes()[:-1000]),
+        lambda folder: [path.write_bytes(path.read_bytes()[:-1000]) for path in data_files(folder / "model")],
         lambda folder: largest_file(folder / "optimizer").unlink(),
         lambda folder: next((folder / "position").iterdir()).write_text("{"),
         lambda folder: next((folder / "checksums").iterdir()).unlink(),
@@ -97,7 +104,8 @@ def test_no_flipped_bit_is_taken_for_a_number(run, item):
     whole, noticed = (run / "checkpoints" / "4"), 0
     shutil.copytree(whole, run / "copy")
     for at in (0.3, 0.5, 0.7):
-        flip(largest_file(whole / item), at)
+        for path in data_files(whole / item):
+            flip(path, at)
         step, (state, _) = newest(run)
         noticed += step == 2
         if step == 4:
