@@ -19,7 +19,7 @@ from maskrcnn_jax.backbone.resnet import ResNet
 from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.roi.align import assign_levels, pyramid_roi_align
 from maskrcnn_jax.roi.box_head import BoxHead
-from maskrcnn_jax.roi.detections import Refined, refine_and_suppress
+from maskrcnn_jax.roi.detections import Refined, select_detections
 from maskrcnn_jax.roi.grid import Samples, pyramid_grid, pyramid_maps
 from maskrcnn_jax.roi.loss import roi_losses
 from maskrcnn_jax.roi.mask_head import MaskHead
@@ -27,7 +27,7 @@ from maskrcnn_jax.roi.targets import RoITargets, roi_targets
 from maskrcnn_jax.rpn.anchors import pyramid_anchors
 from maskrcnn_jax.rpn.head import RPNHead
 from maskrcnn_jax.rpn.loss import rpn_losses
-from maskrcnn_jax.rpn.proposals import Ranked, rank_and_suppress
+from maskrcnn_jax.rpn.proposals import Ranked, propose
 from maskrcnn_jax.rpn.targets import RPNTargets, rpn_targets
 from maskrcnn_jax.structures import Detections, GroundTruth, Losses, Proposals, Pyramid, Stages
 
@@ -113,7 +113,7 @@ class MaskRCNN(nnx.Module):
         if rpn.clip_to == "image":
             windows = jnp.broadcast_to(jnp.array([0.0, 0.0, size[1], size[0]]), windows.shape)
         one_image = partial(
-            rank_and_suppress,
+            propose,
             level_sizes=self._level_sizes(size),
             per_level=rpn.per_level,
             score=rpn.score,
@@ -200,7 +200,7 @@ class MaskRCNN(nnx.Module):
         """The boxes that detections are chosen among, and the choice; every entry with a leading b."""
         roi, settings = self.config.roi, self.config.detection
         one_image = partial(
-            refine_and_suppress,
+            select_detections,
             one_class=settings.one_class,
             score_threshold=settings.score_threshold,
             nms_iou=settings.nms_iou,

@@ -190,7 +190,7 @@ def selected(logits, deltas, boxes, valid, window, nms_iou, *, far_edge=0):
         delta_weights=roi.delta_weights,
         max_log_scale=roi.max_log_scale,
         far_edge=far_edge,
-    )
+    ).detections()
 
 
 @app.function(hide_code=True)
@@ -315,7 +315,7 @@ def check_candidates(attempt):
             min_side=0.0,
             delta_weights=(1, 1, 1, 1),
             max_log_scale=None,
-        )
+        ).detections()
         n = int(found.valid.sum())
         pairs = [(int(found.boxes[i, 0]) // 20, int(found.classes[i])) for i in range(n)]
         cases.append(((rows, least), pairs))

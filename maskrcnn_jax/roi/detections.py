@@ -35,7 +35,7 @@ class Refined(NamedTuple):
         )
 
 
-def refine_and_suppress(
+def select_detections(
     class_logits: Float[Array, "p k"],
     box_deltas: Float[Array, "p k 4"],
     boxes: Float[Array, "p 4"],
@@ -52,17 +52,28 @@ def refine_and_suppress(
     max_log_scale: float | None,
     far_edge: int = 0,
 ) -> Refined:
-    """As `select_detections`, with what was there before the suppression and which RoI each box was.
+    """Detections of one image in `max_detections` slots, best first, beside what they were chosen among:
+    `select_detections(...).detections()` are those alone. Their masks are left empty ([d, 0, 0]) for the mask head,
+    which runs on these boxes.
 
-    Two RoIs at one place, class 1 at 0.4 and 0.8: the second is the better, and the first falls to it:
+    `one_class` takes each RoI's best class if that is not background (Matterport); otherwise every class over
+    `score_threshold` is a candidate with its own box (torchvision, Detectron2), the best `candidates` of them.
+    Boxes are clipped to `window`; those with a side under `min_side` are dropped.
 
-    >>> logits = jnp.log(jnp.array([[0.6, 0.4], [0.2, 0.8]]))
+    Two RoIs at one place: class 1 at 0.8, and background; the second has 0.4 of class 1, which counts only where every
+    class may, and then falls to the first:
+
+    >>> logits = jnp.log(jnp.array([[0.2, 0.8], [0.6, 0.4]]))
     >>> boxes, window = jnp.array([[2.0, 2.0, 8.0, 8.0]] * 2), jnp.array([0.0, 0.0, 16.0, 16.0])
     >>> options = dict(score_threshold=0.3, max_detections=2, candidates=4, min_side=0.0, max_log_scale=None)
-    >>> refined = refine_and_suppress(logits, jnp.zeros((2, 2, 4)), boxes, jnp.array([True, True]), window, **options,
-    ...     one_class=False, nms_iou=0.5, delta_weights=(10, 10, 5, 5))
-    >>> refined.roi[refined.valid].tolist(), refined.kept[refined.filled].tolist()
-    ([1, 0], [0])
+    >>> for one_class, nms_iou in ((True, 1.0), (False, 1.0), (False, 0.5)):
+    ...     refined = select_detections(logits, jnp.zeros((2, 2, 4)), boxes, jnp.array([True, True]), window, **options,
+    ...         one_class=one_class, nms_iou=nms_iou, delta_weights=(10, 10, 5, 5))
+    ...     found = refined.detections()
+    ...     refined.roi[refined.valid].tolist(), [round(float(s), 2) for s in found.scores], found.classes.tolist()
+    ([0], [0.8, 0.0], [1, 0])
+    ([0, 1], [0.8, 0.4], [1, 1])
+    ([0, 1], [0.8, 0.0], [1, 0])
     """
     p, k = class_logits.shape
     probabilities = jax.nn.softmax(class_logits, axis=-1)
@@ -80,59 +91,3 @@ def refine_and_suppress(
     eligible = (scores > -jnp.inf) & large
     kept, filled = nms(moved, scores, iou_threshold=nms_iou, max_outputs=max_detections, valid=eligible, groups=classes)
     return Refined(row, classes, moved + edge, scores, eligible, kept, filled)
-
-
-def select_detections(
-    class_logits: Float[Array, "p k"],
-    box_deltas: Float[Array, "p k 4"],
-    boxes: Float[Array, "p 4"],
-    valid: Bool[Array, " p"],
-    window: Float[Array, " 4"],
-    *,
-    one_class: bool,
-    score_threshold: float,
-    nms_iou: float | Float[Array, ""],
-    max_detections: int,
-    candidates: int,
-    min_side: float,
-    delta_weights: tuple[float, float, float, float],
-    max_log_scale: float | None,
-    far_edge: int = 0,
-) -> Detections:
-    """Detections of one image in `max_detections` slots, best first; their masks are left empty ([d, 0, 0]) for the
-    mask head, which runs on these boxes.
-
-    `one_class` takes each RoI's best class if that is not background (Matterport); otherwise every class over
-    `score_threshold` is a candidate with its own box (torchvision, Detectron2), the best `candidates` of them.
-    Boxes are clipped to `window`; those with a side under `min_side` are dropped.
-
-    Two RoIs at one place: class 1 at 0.8, and background; the second has 0.4 of class 1, which counts only where every
-    class may, and then falls to the first:
-
-    >>> logits = jnp.log(jnp.array([[0.2, 0.8], [0.6, 0.4]]))
-    >>> boxes, window = jnp.array([[2.0, 2.0, 8.0, 8.0]] * 2), jnp.array([0.0, 0.0, 16.0, 16.0])
-    >>> options = dict(score_threshold=0.3, max_detections=2, candidates=4, min_side=0.0, max_log_scale=None)
-    >>> for one_class, nms_iou in ((True, 1.0), (False, 1.0), (False, 0.5)):
-    ...     found = select_detections(logits, jnp.zeros((2, 2, 4)), boxes, jnp.array([True, True]), window, **options,
-    ...         one_class=one_class, nms_iou=nms_iou, delta_weights=(10, 10, 5, 5))
-    ...     [round(float(score), 2) for score in found.scores], found.classes.tolist()
-    ([0.8, 0.0], [1, 0])
-    ([0.8, 0.4], [1, 1])
-    ([0.8, 0.0], [1, 0])
-    """
-    return refine_and_suppress(
-        class_logits,
-        box_deltas,
-        boxes,
-        valid,
-        window,
-        one_class=one_class,
-        score_threshold=score_threshold,
-        nms_iou=nms_iou,
-        max_detections=max_detections,
-        candidates=candidates,
-        min_side=min_side,
-        delta_weights=delta_weights,
-        max_log_scale=max_log_scale,
-        far_edge=far_edge,
-    ).detections()

@@ -38,7 +38,7 @@ def _best_per_level(objectness: Float[Array, " a"], level_sizes: tuple[int, ...]
     return best
 
 
-def rank_and_suppress(
+def propose(
     objectness: Float[Array, " a"],
     deltas: Float[Array, "a 4"],
     anchors: Float[Array, "a 4"],
@@ -54,16 +54,26 @@ def rank_and_suppress(
     delta_weights: tuple[float, float, float, float],
     max_log_scale: float | None,
 ) -> Ranked:
-    """As `propose`, with what was there before the suppression and which anchor each box was.
+    """Proposals of one image in `after_nms` slots, best first, clipped to `window`, beside what they were chosen among:
+    `propose(...).proposals()` are those alone.
 
-    In its example the three are ranked 3, 1, 2 by their logits, and the first two of that order remain:
+    `level_sizes`: anchors of each level. Per level, or over all of them together, the `before_nms` best by logit are
+    decoded and suppressed at `nms_iou`; then the `after_nms` best of all remain. `score` says what the suppression and
+    the last cut rank by: "logit", or "probability", which ties where float32's sigmoid saturates. Boxes with a side
+    under `min_side` are dropped.
+
+    Three anchors, not moved: the second overlaps the best by 9/11 and falls, the third is clipped to the window. By
+    their logits they rank 3, 1, 2, and the first two of that order remain:
 
     >>> anchors = jnp.array([[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0], [20.0, 0.0, 40.0, 10.0]])
     >>> options = dict(level_sizes=(3,), per_level=True, score="logit", before_nms=3, after_nms=3, nms_iou=0.7)
-    >>> ranked = rank_and_suppress(jnp.array([2.0, 1.0, 3.0]), jnp.zeros((3, 4)), anchors,
-    ...     jnp.array([0.0, 0.0, 32.0, 32.0]), **options, min_side=0.0, delta_weights=(1, 1, 1, 1), max_log_scale=None)
+    >>> ranked = propose(jnp.array([2.0, 1.0, 3.0]), jnp.zeros((3, 4)), anchors, jnp.array([0.0, 0.0, 32.0, 32.0]),
+    ...     **options, min_side=0.0, delta_weights=(1, 1, 1, 1), max_log_scale=None)
     >>> ranked.anchor.tolist(), ranked.kept[ranked.filled].tolist()
     ([2, 0, 1], [0, 1])
+    >>> found = ranked.proposals()
+    >>> found.boxes[found.valid].tolist(), found.scores[found.valid].tolist()
+    ([[20.0, 0.0, 32.0, 10.0], [0.0, 0.0, 10.0, 10.0]], [3.0, 2.0])
     """
     groups = _best_per_level(objectness, level_sizes if per_level else (objectness.shape[0],), before_nms)
     index = jnp.concatenate(groups)
@@ -99,52 +109,3 @@ def rank_and_suppress(
     kept, filled = kept[order], filled[order]
     pad = (0, after_nms - slots)
     return Ranked(index, boxes, scores, valid, jnp.pad(kept, pad), jnp.pad(filled, pad))
-
-
-def propose(
-    objectness: Float[Array, " a"],
-    deltas: Float[Array, "a 4"],
-    anchors: Float[Array, "a 4"],
-    window: Float[Array, " 4"],
-    *,
-    level_sizes: tuple[int, ...],
-    per_level: bool,
-    score: str,
-    before_nms: int,
-    after_nms: int,
-    nms_iou: float,
-    min_side: float,
-    delta_weights: tuple[float, float, float, float],
-    max_log_scale: float | None,
-) -> Proposals:
-    """Proposals of one image in `after_nms` slots, best first, clipped to `window`.
-
-    `level_sizes`: anchors of each level. Per level, or over all of them together, the `before_nms` best by logit are
-    decoded and suppressed at `nms_iou`; then the `after_nms` best of all remain. `score` says what the suppression and
-    the last cut rank by: "logit", or "probability", which ties where float32's sigmoid saturates. Boxes with a side
-    under `min_side` are dropped.
-
-    Three anchors, not moved: the second overlaps the best by 9/11 and falls, the third is clipped to the window:
-
-    >>> anchors = jnp.array([[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0], [20.0, 0.0, 40.0, 10.0]])
-    >>> options = dict(level_sizes=(3,), per_level=True, score="logit", before_nms=3, after_nms=3, nms_iou=0.7)
-    >>> found = propose(jnp.array([2.0, 1.0, 3.0]), jnp.zeros((3, 4)), anchors, jnp.array([0.0, 0.0, 32.0, 32.0]),
-    ...     **options, min_side=0.0, delta_weights=(1, 1, 1, 1), max_log_scale=None)
-    >>> found.boxes[found.valid].tolist(), found.scores[found.valid].tolist()
-    ([[20.0, 0.0, 32.0, 10.0], [0.0, 0.0, 10.0, 10.0]], [3.0, 2.0])
-    """
-    return rank_and_suppress(
-        objectness,
-        deltas,
-        anchors,
-        window,
-        level_sizes=level_sizes,
-        per_level=per_level,
-        score=score,
-        before_nms=before_nms,
-        after_nms=after_nms,
-        nms_iou=nms_iou,
-        min_side=min_side,
-        delta_weights=delta_weights,
-        max_log_scale=max_log_scale,
-    ).proposals()

@@ -282,6 +282,7 @@ def test_mutated_files_end_in_records_or_a_dataset_error(tmp_path):
     rng = np.random.default_rng(0)
     pieces = ["null", "-1", "1e999", "{}", "[]", '"x"', "NaN", "99999999999999999999", "", "]", "0"]
     put(tmp_path, text)
+    read, refused = 0, []
     for _ in range(300):
         start = int(rng.integers(len(text)))
         (tmp_path / "train.json").write_text(
@@ -289,11 +290,16 @@ def test_mutated_files_end_in_records_or_a_dataset_error(tmp_path):
         )
         try:
             split = load_split(tmp_path, "train")
-        except DatasetError:
+        except DatasetError as error:
+            refused.append(str(error))
             continue
+        read += 1
         for record in split.records:
             for instance in record.instances:
-                box_mask(instance, record.height, record.width, 14)
+                assert box_mask(instance, record.height, record.width, 14).shape == (14, 14)
+    assert read > 10
+    assert len(refused) > 10
+    assert all(str(tmp_path) in sentence for sentence in refused)
 
 
 # --- masks relative to boxes ------------------------------------------------------------------------------------------

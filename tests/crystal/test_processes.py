@@ -172,7 +172,10 @@ def folder(tmp_path_factory):
         split, size=(64, 64), batch_size=4, slots=config.slots, seed=0, clahe=False, augment=config.augment
     )
     claim(folder / "begun", config, options["init"])
-    stop = lambda done, note: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+
+    def stop(done, note):
+        os.kill(os.getpid(), signal.SIGTERM)
+
     with pytest.raises(Interrupted):
         Trainer(model, batches, config, folder / "begun", progress=stop).run()
     assert checkpoint.newest_step(folder / "begun").name == "1"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskrcnn_jax.boxes.coding import MAX_LOG_SCALE
-from maskrcnn_jax.roi.detections import refine_and_suppress, select_detections
+from maskrcnn_jax.roi.detections import select_detections
 from tests import oracles, recorded
 from tests.traced import assert_finite_gradients, assert_jit_changes_nothing
 
@@ -18,7 +18,13 @@ DEFAULTS = dict(
     score_threshold=0.2, nms_iou=0.4, max_detections=9, candidates=P * K, min_side=0.0,
     delta_weights=(10.0, 10.0, 5.0, 5.0), max_log_scale=MAX_LOG_SCALE,
 )  # fmt: skip
-select = {one: jax.jit(partial(select_detections, **DEFAULTS, one_class=one)) for one in (True, False)}
+
+
+def detections(*args, **options):
+    return select_detections(*args, **options).detections()
+
+
+select = {one: jax.jit(partial(detections, **DEFAULTS, one_class=one)) for one in (True, False)}
 
 
 def some_case(seed):
@@ -37,7 +43,7 @@ def test_by_hand():
 
     def run(one_class):
         options = DEFAULTS | {"max_detections": 4, "candidates": 9}
-        return jax.jit(partial(select_detections, **options, one_class=one_class))(*case)
+        return jax.jit(partial(detections, **options, one_class=one_class))(*case)
 
     one = run(one_class=True)
     assert one.classes.tolist() == [1, 2, 0, 0]
@@ -68,7 +74,7 @@ def test_what_was_there_before_the_suppression(one_class):
     """Each box is its RoI moved by its class's deltas, best first; those that fell overlap a better one."""
     logits, deltas, boxes, valid = some_case(4)
     options = DEFAULTS | {"max_detections": P * K, "one_class": one_class, "far_edge": 1}
-    run = jax.jit(partial(refine_and_suppress, **options))
+    run = jax.jit(partial(select_detections, **options))
     refined = jax.tree.map(np.asarray, run(logits, deltas, boxes, valid, WINDOW))
     n = int(refined.valid.sum())
     roi, classes, scores = refined.roi[:n], refined.classes[:n], refined.scores[:n]
@@ -111,7 +117,7 @@ def test_least_side_few_candidates_far_edge_and_nothing():
     logits, deltas, boxes, valid = some_case(5)
 
     def run(**options):
-        return jax.jit(partial(select_detections, **options, one_class=False))(logits, deltas, boxes, valid, WINDOW)
+        return jax.jit(partial(detections, **options, one_class=False))(logits, deltas, boxes, valid, WINDOW)
 
     thick = run(**DEFAULTS | {"min_side": 12.0})
     sides = (thick.boxes[:, 2:] - thick.boxes[:, :2])[np.asarray(thick.valid)]
@@ -120,7 +126,7 @@ def test_least_side_few_candidates_far_edge_and_nothing():
     assert run(**DEFAULTS | {"candidates": 2}).valid.sum() <= 2
     assert not run(**DEFAULTS | {"score_threshold": 1.1}).valid.any()
     edge = np.float32([0, 0, 1, 1])
-    with_edge = jax.jit(partial(select_detections, one_class=False, far_edge=1, **DEFAULTS))
+    with_edge = jax.jit(partial(detections, one_class=False, far_edge=1, **DEFAULTS))
     shifted = with_edge(logits, deltas, boxes + edge, valid, WINDOW + edge)
     expected = run(**DEFAULTS)
     filled = np.asarray(expected.valid)
@@ -129,7 +135,7 @@ def test_least_side_few_candidates_far_edge_and_nothing():
 
 def test_jit_changes_nothing_one_trace_finite_gradients():
     cases = [(*some_case(seed), WINDOW) for seed in (1, 2)]
-    run = partial(select_detections, one_class=True, **DEFAULTS)
+    run = partial(detections, one_class=True, **DEFAULTS)
     assert_jit_changes_nothing(run, *cases, atol=1e-5)
     logits, deltas, boxes, valid = some_case(3)
     valid, window = jnp.asarray(valid), jnp.asarray(WINDOW)
@@ -156,7 +162,7 @@ def test_matterport(name, score, iou, count):
     deltas[np.arange(1000), best] = recorded.xyxy(g["best_deltas"])
     rois = recorded.xyxy(g["rois"])
     run = partial(
-        select_detections, one_class=True, score_threshold=score, nms_iou=iou, max_detections=count, candidates=1000,
+        detections, one_class=True, score_threshold=score, nms_iou=iou, max_detections=count, candidates=1000,
         min_side=0.0, delta_weights=(10.0, 10.0, 5.0, 5.0), max_log_scale=None,
     )  # fmt: skip
     window = recorded.xyxy(g["window_norm"])

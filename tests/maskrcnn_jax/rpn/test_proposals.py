@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from maskrcnn_jax.boxes.coding import MAX_LOG_SCALE
 from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.rpn.anchors import pyramid_anchors
-from maskrcnn_jax.rpn.proposals import propose, rank_and_suppress
+from maskrcnn_jax.rpn.proposals import propose
 from tests import oracles, recorded
 from tests.traced import assert_finite_gradients, assert_jit_changes_nothing
 
@@ -21,7 +21,13 @@ DEFAULTS = dict(
     level_sizes=SIZES, per_level=True, score="logit", before_nms=25, after_nms=20, nms_iou=0.5, min_side=2.0,
     delta_weights=(1.0, 1.0, 1.0, 1.0), max_log_scale=MAX_LOG_SCALE,
 )  # fmt: skip
-per_level, jointly = (jax.jit(partial(propose, **DEFAULTS | {"per_level": p})) for p in (True, False))
+
+
+def proposals(*args, **options):
+    return propose(*args, **options).proposals()
+
+
+per_level, jointly = (jax.jit(partial(proposals, **DEFAULTS | {"per_level": p})) for p in (True, False))
 
 
 def some_outputs(seed):
@@ -29,10 +35,9 @@ def some_outputs(seed):
     return np.float32(rng.normal(size=75)), np.float32(0.4 * rng.normal(size=(75, 4)))
 
 
-def best(proposals):
-    return np.asarray(proposals.boxes)[np.asarray(proposals.valid)], np.asarray(proposals.scores)[
-        np.asarray(proposals.valid)
-    ]
+def best(found):
+    valid = np.asarray(found.valid)
+    return np.asarray(found.boxes)[valid], np.asarray(found.scores)[valid]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -52,7 +57,7 @@ def test_what_was_there_before_the_suppression(run):
     """Each box is its anchor moved, the kept ones are the proposals, and every other overlaps a better one of those."""
     logits, deltas = some_outputs(3)
     options = DEFAULTS | {"per_level": run is per_level, "after_nms": 50}
-    ranked = jax.jit(partial(rank_and_suppress, **options))(logits, deltas, ANCHORS, WINDOW)
+    ranked = jax.jit(partial(propose, **options))(logits, deltas, ANCHORS, WINDOW)
     moved = oracles.decode_boxes(deltas, np.asarray(ANCHORS), (1, 1, 1, 1), MAX_LOG_SCALE)
     expected = oracles.clip_boxes(moved, np.asarray(WINDOW))[ranked.anchor]
     np.testing.assert_allclose(ranked.boxes, expected, atol=1e-4)
@@ -83,7 +88,7 @@ def test_inside_the_window_and_best_first(seed, spread):
 def test_more_slots_than_anchors_and_nothing_left():
     options = DEFAULTS | dict(after_nms=90, nms_iou=0.999)
     for joint in (True, False):
-        run = jax.jit(partial(propose, **options | {"per_level": joint}))
+        run = jax.jit(partial(proposals, **options | {"per_level": joint}))
         few = run(jnp.zeros(75), jnp.zeros((75, 4)), ANCHORS, WINDOW)
         assert few.boxes.shape == (90, 4)
         assert 0 < few.valid.sum() <= 50
@@ -94,16 +99,16 @@ def test_more_slots_than_anchors_and_nothing_left():
 
 def test_jit_changes_nothing_one_trace_finite_gradients():
     some, others = (*some_outputs(9), ANCHORS, WINDOW), (*some_outputs(10), ANCHORS + 1, WINDOW * 0.5)
-    assert_jit_changes_nothing(partial(propose, **DEFAULTS), some, others, rtol=1e-6, atol=1e-4)
+    assert_jit_changes_nothing(partial(proposals, **DEFAULTS), some, others, rtol=1e-6, atol=1e-4)
     assert_finite_gradients(
-        lambda logits, deltas: propose(logits, deltas, ANCHORS, WINDOW, **DEFAULTS), some[0], 50 * some[1]
+        lambda logits, deltas: proposals(logits, deltas, ANCHORS, WINDOW, **DEFAULTS), some[0], 50 * some[1]
     )
 
 
 def test_probabilities_rank_as_logits_until_they_saturate():
     logits, deltas = some_outputs(9)
     by_logit = per_level(logits, deltas, ANCHORS, WINDOW)
-    by_probability = jax.jit(partial(propose, **DEFAULTS | {"score": "probability"}))(logits, deltas, ANCHORS, WINDOW)
+    by_probability = jax.jit(partial(proposals, **DEFAULTS | {"score": "probability"}))(logits, deltas, ANCHORS, WINDOW)
     np.testing.assert_allclose(best(by_logit)[0], best(by_probability)[0], atol=1e-4)
     np.testing.assert_allclose(by_probability.scores, jax.nn.sigmoid(by_logit.scores), rtol=1e-6)
 
@@ -115,7 +120,7 @@ def test_torchvision():
     a, rpn = config.anchors, config.rpn
     anchors = pyramid_anchors((256, 320), strides=a.strides, sizes=a.sizes, ratios=a.ratios, rounded=a.rounded)
     run = partial(
-        propose,
+        proposals,
         level_sizes=(15360, 3840, 960, 240, 60), per_level=rpn.per_level, score=rpn.score,
         before_nms=rpn.before_nms[1], after_nms=rpn.after_nms[1], nms_iou=rpn.nms_iou, min_side=rpn.min_side,
         delta_weights=rpn.delta_weights, max_log_scale=rpn.max_log_scale,
@@ -136,7 +141,7 @@ def test_matterport():
     g = recorded.load("matterport_boxes")
     probability = g["pl_probs"][0, :, 1].astype(np.float64)
     run = partial(
-        propose,
+        proposals,
         level_sizes=(240,), per_level=False, score="probability", before_nms=150, after_nms=80, nms_iou=0.7,
         min_side=0.0, delta_weights=(10.0, 10.0, 5.0, 5.0), max_log_scale=None,
     )  # fmt: skip
