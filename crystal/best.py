@@ -3,9 +3,11 @@
 import shutil
 from pathlib import Path
 
-import jax
+from flax import nnx
 
-from crystal.run_folder import read_metrics
+from crystal import processes
+from crystal.checkpoints import explained, require_room
+from crystal.run_folder import read_metrics, write_atomically
 from maskrcnn_jax import checkpoint
 from maskrcnn_jax.model import MaskRCNN
 
@@ -26,19 +28,25 @@ class Best:
         self._value = max(before, default=float("-inf"))
 
     def offer(self, step: int, model: MaskRCNN, measured: dict[str, float]) -> None:
-        """Keep `model` if it is better than all before it. One of several processes writes."""
+        """Keep `model` if it is better than all before it. One of several processes writes.
+
+        Raises RunError if the disk does not take it.
+        """
         value = measured.get(MEASURE, float("-inf"))
         if value <= self._value:
             return
         self._value = value
-        if jax.process_index():
+        if not processes.is_first():
             return
         folder = self._out / "best" / "checkpoints"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._out / "best" / "config.json", (self._out / "config.json").read_text())
         new = folder / str(step)
         if new.exists():  # of a run that was killed after it and has come to the same step again
             shutil.rmtree(new)
-        checkpoint.save(model, new)
-        shutil.copyfile(self._out / "config.json", self._out / "best" / "config.json")
+        require_room(folder, nnx.state(model))
+        with explained(folder):
+            checkpoint.save(model, new)
         for old in folder.iterdir():
             if old != new:
                 shutil.rmtree(old)

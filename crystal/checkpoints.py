@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from crystal import processes
 from crystal.progress import console
 from crystal.run_folder import RunError
 from maskrcnn_jax.model import MaskRCNN
@@ -27,11 +28,39 @@ DAMAGED = "damaged-checkpoints"  # beside `checkpoints`: nothing is deleted that
 
 @jax.jit
 def _checksum(tree: Any) -> jax.Array:
-    """The sum modulo 2^32 of all 32-bit words: no flip of a single bit leaves it as it was, nor does any order of the
-    arrays change it.
-    """
+    """The sum modulo 2^32 of all 32-bit words. Any single flipped bit changes it; the order of the arrays does not."""
     words = [jax.lax.bitcast_convert_type(leaf, jnp.uint32) for leaf in jax.tree.leaves(tree)]
     return sum((jnp.sum(word, dtype=jnp.uint32) for word in words), jnp.zeros((), jnp.uint32))
+
+
+def require_room(folder: Path, tree: Any) -> None:
+    """Raise RunError if the disk of `folder` has no room for the arrays of `tree`.
+
+    Asked before writing, because TensorStore prints stack traces of its own when a disk fills up under it.
+    """
+    needed = 1.1 * sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise RunError(
+            f"no room for a checkpoint in {folder}: it takes {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free; "
+            "the last finished one is kept: make room and repeat the command"
+        )
+
+
+@contextlib.contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """A failed write to `folder` leaves nothing half-written, and ends in a sentence: RunError."""
+    try:
+        yield
+    except Exception as error:  # Orbax and TensorStore raise many kinds; a write of before may surface here
+        for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        text = str(error)
+        full = "RESOURCE_EXHAUSTED" in text or "No space left" in text
+        raise RunError(
+            f"cannot write a checkpoint to {folder}: {'the disk is full' if full else text[:200]}; the last finished "
+            "one is kept: make room and repeat the command"
+        ) from error
 
 
 class Checkpoints:
@@ -65,31 +94,37 @@ class Checkpoints:
             position=ocp.args.JsonSave(position),
             checksums=ocp.args.JsonSave({"model": int(_checksum(model)), "optimizer": int(_checksum(state.optimizer))}),
         )
-        # Asked first, because TensorStore prints stack traces of its own when a disk fills up under it.
-        needed = 1.1 * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        free = shutil.disk_usage(self._folder).free
-        if free < needed:
-            raise RunError(
-                f"no room for a checkpoint in {self._folder}: it takes {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB "
-                "are free; the last finished one is kept: make room and repeat the command"
-            )
-        with self._explained():
+        require_room(self._folder, state)
+        with explained(self._folder):
             self._manager.save(step, args=items)
 
     def newest_whole(
         self, fresh: Callable[[int], tuple[TrainState, bool]]
     ) -> tuple[int, tuple[TrainState, dict[str, Any]] | None]:
-        """The newest step whose checkpoint is whole, and what it holds; (0, None) if there is none.
+        """The newest step whose checkpoint is whole, and what it holds; (0, None) where none was written yet.
 
-        One that is not is said, and moved out of the way. `fresh(step)` is a state as the run has it after `step`, and
-        whether its optimizer is the saved one: a new phase begins with a new one.
+        Newer ones that are damaged are said, and moved out of the way. `fresh(step)` is a state as the run has it after
+        `step`, and whether its optimizer is the saved one: a new phase begins with a new one.
+
+        Raises RunError if there are some and none can be read: whether to begin anew is for a person to say.
         """
+        damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             state, with_optimizer = fresh(step)
             try:
-                return step, self._restore(step, state, with_optimizer=with_optimizer)
+                found = self._restore(step, state, with_optimizer=with_optimizer)
             except Exception as error:  # Orbax and TensorStore raise many kinds
-                self._put_aside(step, error)
+                damaged[step] = (str(error).strip().splitlines() or [repr(error)])[0][:120]
+                continue
+            if damaged:
+                self._put_aside(damaged)
+            return step, found
+        if damaged:
+            raise RunError(
+                f"no checkpoint in {self._folder} can be read "
+                f"({'; '.join(f'step {step}: {why}' for step, why in damaged.items())}): if they are damaged, remove "
+                "that folder to begin anew; if another version wrote them, go on with that one"
+            )
         return 0, None
 
     def _restore(self, step: int, state: TrainState, *, with_optimizer: bool) -> tuple[TrainState, dict[str, Any]]:
@@ -113,41 +148,27 @@ class Checkpoints:
         )
         return restored, saved["position"]
 
-    def _put_aside(self, step: int, error: Exception) -> None:
-        why = str(error).strip().splitlines()
-        console.print(
-            f"note: the checkpoint of step {step} is damaged and is passed over "
-            f"({why[0][:120] if why else repr(error)}); it is now in {self._folder.parent / DAMAGED}",
-            markup=False,
-        )
+    def _put_aside(self, damaged: dict[int, str]) -> None:
+        aside = self._folder.parent / DAMAGED
+        for step, why in damaged.items():
+            console.print(
+                f"note: the checkpoint of step {step} is damaged and is passed over ({why}); it is now in {aside}",
+                markup=False,
+            )
         self._manager.close()
-        if jax.process_index() == 0:
-            aside = self._folder.parent / DAMAGED
+        if processes.is_first():
             aside.mkdir(exist_ok=True)
-            taken = sum(p.name.split("-")[0] == str(step) for p in aside.iterdir())
-            (self._folder / str(step)).rename(aside / (f"{step}-{taken}" if taken else str(step)))
+            for step in damaged:
+                taken = sum(p.name.split("-")[0] == str(step) for p in aside.iterdir())
+                (self._folder / str(step)).rename(aside / (f"{step}-{taken}" if taken else str(step)))
+        processes.from_first(dict)  # no one looks at the folder before that
         self._manager = self._open()
 
     def close(self) -> None:
         """Finish writing and let go. Raises RunError, as `save` does, if the disk did not take a checkpoint."""
-        with self._explained():
+        with explained(self._folder):
             self._manager.wait_until_finished()
             self._manager.close()
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """A failed write leaves nothing half-written, and ends in a sentence."""
-        try:
-            yield
-        except Exception as error:  # Orbax and TensorStore raise many kinds; a write of before may surface here
-            for unfinished in self._folder.glob("*.orbax-checkpoint-tmp"):
-                shutil.rmtree(unfinished, ignore_errors=True)
-            text = str(error)
-            full = "RESOURCE_EXHAUSTED" in text or "No space left" in text
-            raise RunError(
-                f"cannot write a checkpoint to {self._folder}: {'the disk is full' if full else text[:200]}; the last "
-                "finished one is kept: make room and repeat the command"
-            ) from error
 
 
 def _joined(a: Any, b: Any) -> Any:

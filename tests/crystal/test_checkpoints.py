@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from crystal.checkpoints import Checkpoints, _checksum
+from crystal.run_folder import RunError
 from maskrcnn_jax.training.state import create_state
 from tests.small import small_model
 
@@ -115,10 +116,18 @@ def test_no_flipped_bit_is_taken_for_a_number(run, item):
     assert noticed
 
 
-def test_with_nothing_whole_a_run_begins_anew(run):
+def test_with_nothing_whole_a_person_decides(run):
     for step in ("2", "4"):
-        largest_file(run / "checkpoints" / step / "model").unlink()
-    assert newest(run) == (0, None)
+        largest_file(run / "checkpoints" / step / "optimizer").unlink()
+    for _ in range(2):  # nothing has moved: the second answer is the first
+        with pytest.raises(RunError, match=r"no checkpoint in .* can be read \(step 4: .*; step 2: .*to begin anew"):
+            newest(run)
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["2", "4"]
+    assert not (run / "damaged-checkpoints").exists()
+
+
+def test_where_nothing_was_written_a_run_begins(tmp_path):
+    assert newest(tmp_path) == (0, None)
 
 
 def test_a_checksum_notices_every_bit():

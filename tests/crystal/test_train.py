@@ -188,6 +188,15 @@ def test_the_best_is_kept_as_a_run_of_its_own(data, tmp_path):
     assert Best(tmp_path, 8)._value == 0.4
 
 
+def test_a_disk_without_room_for_the_best_ends_the_run_in_a_sentence(data, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    config = dataclasses.replace(CONFIG, validate_every=1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(RunError, match=r"no room for a checkpoint in .*best"):
+        trainer(data, tmp_path, config, validate=lambda model: {"val_map": 0.5}).run()
+    assert list((tmp_path / "best" / "checkpoints").iterdir()) == []
+
+
 def test_only_going_on(whole, tmp_path):
     with pytest.raises(RunError, match="no run to go on with"):
         claim(tmp_path / "none", CONFIG, None, resume=True)
