@@ -30,7 +30,10 @@ pre { overflow-x: auto; padding: .7rem; background: #f6f6f6; font-size: .85rem; 
 code { font-size: .92em; } details { margin: .5rem 0; } summary { cursor: pointer; }
 table { border-collapse: collapse; } th, td { padding: .3rem .7rem; border-bottom: 1px solid #ccc; text-align: left; }
 math { font-family: "STIX Two Math", "Latin Modern Math", "Cambria Math", math; }
-math[display=block] { margin: .8rem 0; overflow-x: auto; overflow-y: hidden; font-size: 1.1rem; }
+math[display=block] { max-width: 46rem; margin: .4rem 0; padding: .5rem 0; overflow-x: auto; overflow-y: hidden;
+                      font-size: 1.1rem; } /* ink may leave the box of its letter, and scrolling would cut it off */
+@media (max-width: 30rem) { math[display=block] { font-size: .85rem; } }
+mfrac > :first-child { padding-bottom: .15em; } mfrac > :last-child { padding-top: .25em; }
 .control { display: inline-block; margin: .2rem 1rem .2rem 0; padding: .1rem .5rem; background: #eef3f7; }
 """
 FORMULA = re.compile(r"<marimo-tex[^>]*>\|\|([\[(])(.*?)\|\|[\])]</marimo-tex>", re.DOTALL)

@@ -121,8 +121,6 @@ def picture(threshold, score, seed):
     boxes_over(axes, boxes[taking_part], ORANGE, width=0.9, halo=False)
     after, axes = photo(drop.image)
     boxes_over(axes, boxes[alive], BLUE, width=1.8)
-    for index in alive:
-        axes.text(boxes[index, 0] + 2, boxes[index, 1] + 9, f"{scores[index]:.2f}", color="white", fontsize=6.5)
     part = matrix[np.ix_(np.sort(scores)[::-1] >= score, np.sort(scores)[::-1] >= score)]
     counts = rounds_of(part)
     settling, axes = canvas()
