@@ -16,9 +16,11 @@ box at least one cell wide (torchvision's default). Samples more than one cell o
 moved onto its border. `crop_and_resize` is TensorFlow's: samples on the box's own borders, one a bin, 0 outside.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from maskrcnn_jax.kernels.rows import weighted_rows
 from maskrcnn_jax.roi.grid import Maps, Samples, bin_grid, corner_samples, pyramid_grid, pyramid_maps
 from maskrcnn_jax.roi.separable import pool_separably
 
@@ -29,7 +31,8 @@ def _neighbours(samples: Samples, length: Int[Array, " r"]):
     """The two cells each sample lies between, and their weights: arrays [r, o, s, 2]."""
     last = (length - 1)[:, None, None]
     position = jnp.clip(samples.position, 0.0, last.astype(samples.position.dtype))
-    below = jnp.floor(position).astype(jnp.int32)
+    # Clipped once more as a whole number: a box that is not a number must not read beyond the map.
+    below = jnp.clip(jnp.floor(position).astype(jnp.int32), 0, last)
     far = position - below
     weight = jnp.stack([1.0 - far, far], -1) * (samples.inside & samples.used[:, None, :])[..., None]
     return jnp.stack([below, jnp.minimum(below + 1, last)], -1), weight
@@ -53,21 +56,29 @@ def _gather(
     x, weight_x = _neighbours(columns, maps.width)
     r, o, s = rows.position.shape
     t = columns.position.shape[2]
-    values = jnp.zeros((r, o, s, o, t, cells.shape[1]), jnp.float32)
-    for i in range(2):
-        for j in range(2):
-            index = (
-                maps.start[:, None, None, None, None]
-                + y[..., i][:, :, :, None, None] * maps.width[:, None, None, None, None]
-                + x[..., j][:, None, None]
-            )
-            weight = weight_y[..., i][:, :, :, None, None] * weight_x[..., j][:, None, None]
-            values += cells[index].astype(jnp.float32) * weight[..., None]
+    # [s, 2, t, 2, r, o, o]: sample and neighbour down, sample and neighbour across, then the bins.
+    y, weight_y = (a.transpose(2, 3, 0, 1)[:, :, None, None, :, :, None] for a in (y, weight_y))
+    x, weight_x = (a.transpose(2, 3, 0, 1)[None, None, :, :, :, None, :] for a in (x, weight_x))
+    start, width = (a[:, None, None] for a in (maps.start, maps.width))
+    index, weight = start + y * width + x, weight_y * weight_x
     used = rows.used[:, :, None] & columns.used[:, None, :]
+    shape = (r, o, o, cells.shape[1])
     if reduce == "max":
-        largest = jnp.where(used[:, None, :, None, :, None], values, -jnp.inf).max((2, 4))
+        # The four neighbours of each sample, then the maximum over the samples.
+        index, weight = (a.swapaxes(1, 2).reshape(s * t, 4, r * o * o) for a in (index, weight))
+
+        def larger(largest: Array, sample: tuple[Array, Array, Array]) -> tuple[Array, None]:
+            index, weight, counts = sample
+            values = jnp.where(counts, weighted_rows(cells, index, weight).reshape(shape), -jnp.inf)
+            return jnp.maximum(largest, values), None
+
+        counts = used.reshape(r, s * t).T[..., None, None, None]
+        nothing = jnp.full(shape, -jnp.inf, jnp.float32)
+        largest, _ = jax.lax.scan(larger, nothing, (index, weight, counts), unroll=4)
         return jnp.where(used.any((1, 2))[:, None, None, None], largest, 0.0)
-    return values.sum((2, 4)) / jnp.maximum(used.sum((1, 2)), 1)[:, None, None, None]
+    index, weight = (a.reshape(4 * s * t, r * o * o) for a in (index, weight))
+    total = weighted_rows(cells, index, weight).reshape(shape)
+    return total / jnp.maximum(used.sum((1, 2)), 1)[:, None, None, None]
 
 
 def _single_map(features: Float[Array, "h w c"], r: int) -> tuple[Float[Array, "n c"], Maps]:

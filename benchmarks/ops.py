@@ -1,0 +1,259 @@
+"""How fast is each operation, against the peers' and against what the machine allows? `python -m benchmarks.ops`.
+
+RoI Align forward and with its gradient, non-maximum suppression of 500 to 5,000 boxes, matching of anchors, CLAHE,
+letterbox and mask pasting; ours jitted, in several forms where there are some, in turns with torchvision's and OpenCV's.
+The floor of an operation is what it must read and write, or multiply, over the machine's measured peak: nothing that
+computes the same can be faster, most things are far slower. Torchvision is optional (`pip install torch torchvision`).
+
+Writes benchmarks/results/<hardware>-ops.json with every sample.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from benchmarks.measuring import Calls, copying, in_turns, matmul, median, readable, save, show
+from crystal.machine import describe_machine
+from crystal.progress import console
+from maskrcnn_jax.boxes.geometry import iou
+from maskrcnn_jax.boxes.matching import match
+from maskrcnn_jax.boxes.nms import nms
+from maskrcnn_jax.image.clahe import clahe
+from maskrcnn_jax.image.letterbox import letterbox
+from maskrcnn_jax.roi.align import roi_align
+from maskrcnn_jax.roi.masks import paste
+from maskrcnn_jax.roi.separable import pool_separably
+from maskrcnn_jax.rpn.anchors import pyramid_anchors
+
+torch = torchvision = None
+if importlib.util.find_spec("torch") and importlib.util.find_spec("torchvision"):
+    import torch
+    import torchvision
+MAP, CHANNELS, ROIS, BINS = 128, 256, 512, 7
+
+
+class Op(NamedTuple):
+    """One line of the table: ways to compute the same, and the bytes and FLOPs that no way can avoid."""
+
+    name: str
+    ways: Calls
+    moved: float = 0.0
+    flops: float = 0.0
+
+
+def boxes_of(n: int, seed: int = 0) -> np.ndarray:
+    """Boxes with sides of 7 to 90 pixels in an image of 512."""
+    rng = np.random.default_rng(seed)
+    centres, sides = rng.uniform(0, 512, (n, 2)), np.exp(rng.uniform(2, 4.5, (n, 2)))
+    return np.concatenate([(centres - sides / 2).clip(0, 511), (centres + sides / 2).clip(1, 512)], 1).astype("f")
+
+
+def on_torch(*arrays: np.ndarray) -> list:
+    """Tensors on JAX's kind of device."""
+    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+    return [torch.from_numpy(np.array(a)).to(device) for a in arrays]
+
+
+def waited(call: Callable[[], Any]) -> Callable[[], Any]:
+    """The call, and on a GPU torch's queue emptied after it."""
+    if jax.default_backend() != "gpu":
+        return call
+
+    def and_wait() -> Any:
+        result = call()
+        torch.cuda.synchronize()
+        return result
+
+    return and_wait
+
+
+def separably(features: jax.Array, boxes: jax.Array) -> jax.Array:
+    """RoI Align as two matrix products; samples at a quarter and three quarters of each bin."""
+    low, high = boxes[:, :2] / 4 - 0.5, boxes[:, 2:] / 4 - 0.5
+    at = (jnp.arange(BINS)[:, None] + jnp.array([0.25, 0.75])) / BINS
+    positions = low[:, :, None, None] + (high - low)[:, :, None, None] * at
+    half = jnp.full((1, ROIS, BINS, 2), 0.5)
+    return pool_separably(
+        (features[None],), jnp.zeros((1, ROIS), jnp.int32), (positions[None, :, 1], half), (positions[None, :, 0], half)
+    )[0]
+
+
+def roi_align_ops() -> list[Op]:
+    """512 boxes, 7x7 bins of four samples, 256 channels, a map of 128x128: forward, and with the map's gradient."""
+    rng = np.random.default_rng(0)
+    features, boxes = rng.normal(size=(MAP, MAP, CHANNELS)).astype("f"), boxes_of(ROIS)
+    pull = rng.normal(size=(ROIS, BINS, BINS, CHANNELS)).astype("f")
+    f, b, p = jnp.asarray(features), jnp.asarray(boxes), jnp.asarray(pull)
+    forms = {
+        "ours": lambda f, b: roi_align(f, b, output_size=BINS, spatial_scale=0.25, aligned=True),
+        "ours, separable": separably,
+    }
+    forward, both = {}, {}
+    for name, form in forms.items():
+        run = jax.jit(form)
+        gradient = jax.jit(lambda f, b, p, form=form: jax.vjp(lambda f: form(f, b), f)[1](p)[0])
+        forward[name] = lambda run=run: run(f, b)
+        both[name] = lambda gradient=gradient: gradient(f, b, p)
+    if torch:
+        tf, tb, tp = on_torch(
+            features.transpose(2, 0, 1)[None], np.pad(boxes, ((0, 0), (1, 0))), pull.transpose(0, 3, 1, 2)
+        )
+        wanting = tf.clone().requires_grad_()
+
+        def there(map_: Any) -> Any:
+            return torchvision.ops.roi_align(map_, tb, BINS, 0.25, 2, True)
+
+        def there_and_back() -> Any:
+            wanting.grad = None
+            there(wanting).backward(tp)
+            return wanting.grad
+
+        forward["torchvision"], both["torchvision"] = waited(lambda: there(tf)), waited(there_and_back)
+    moved = float(features.nbytes + pull.nbytes)
+    return [Op("RoI Align", forward, moved), Op("RoI Align, with gradient", both, 2 * moved)]
+
+
+def nms_op(n: int, images: int = 1) -> Op:
+    """Of n boxes an image at an IoU of 0.7."""
+    boxes = np.stack([boxes_of(n, seed) for seed in range(images)])
+    scores = np.random.default_rng(1).uniform(size=(images, n)).astype("f")
+    run = jax.jit(jax.vmap(lambda b, s: nms(b, s, iou_threshold=0.7, max_outputs=n)))
+    b, s = jnp.asarray(boxes), jnp.asarray(scores)
+    ways: dict[str, Callable[[], Any]] = {"ours": lambda: run(b, s)}
+    if torch:
+        tb, ts = on_torch(boxes, scores)
+        ways["torchvision"] = waited(
+            lambda: [torchvision.ops.nms(one, own, 0.7) for one, own in zip(tb, ts, strict=True)]
+        )
+    return Op(f"NMS of {n}" + (f", {images} images" if images > 1 else ""), ways, float(boxes.nbytes + scores.nbytes))
+
+
+def matching_op(objects: int = 20) -> Op:
+    """IoU of all anchors of a 512x512 image with 20 objects, and their labels."""
+    anchors = pyramid_anchors(
+        (512, 512), strides=(4, 8, 16, 32, 64), sizes=(32, 64, 128, 256, 512), ratios=(0.5, 1, 2)
+    ).astype("f")
+    truth = boxes_of(objects)
+    a, t = jnp.asarray(anchors), jnp.asarray(truth)
+    run = jax.jit(lambda t, a: match(iou(t, a), positive_iou=0.7, negative_iou=0.3, allow_low_quality=True))
+    ways: dict[str, Callable[[], Any]] = {"ours": lambda: run(t, a)}
+    if torch:
+        from torchvision.models.detection._utils import Matcher
+
+        tt, ta = on_torch(truth, anchors)
+        matcher = Matcher(0.7, 0.3, allow_low_quality_matches=True)
+        ways["torchvision"] = waited(lambda: matcher(torchvision.ops.box_iou(tt, ta)))
+    return Op(f"matching of {len(anchors):,} anchors", ways, 2.0 * anchors.nbytes)
+
+
+def clahe_op(images: int = 1) -> Op:
+    """Of a grey image 1280 wide and 960 high, limit 2, 8x8 tiles."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (images, 960, 1280), dtype=np.uint8)
+    x = jnp.asarray(pixels)
+    run = jax.jit(jax.vmap(lambda one: clahe(one, clip_limit=2.0, tiles=(8, 8))))
+    theirs = cv2.createCLAHE(2.0, (8, 8))
+    return Op(
+        "CLAHE, 1280x960" + (f", {images} images" if images > 1 else ""),
+        {"ours": lambda: run(x), "OpenCV": lambda: [theirs.apply(one) for one in pixels]},
+        2.0 * pixels.nbytes,
+    )
+
+
+def letterbox_op() -> Op:
+    """A colour image 1280x960 to 512x512, on the host."""
+    pixels = np.random.default_rng(0).integers(0, 256, (960, 1280, 3), dtype=np.uint8)
+
+    def theirs() -> np.ndarray:
+        resized = cv2.resize(pixels, (512, 384), interpolation=cv2.INTER_AREA)
+        return cv2.copyMakeBorder(resized, 64, 64, 0, 0, cv2.BORDER_CONSTANT)
+
+    return Op(
+        "letterbox, 1280x960 to 512", {"ours": lambda: letterbox(pixels, 512)[0], "OpenCV": theirs}, pixels.nbytes
+    )
+
+
+def pasting_op(n: int = 100) -> Op:
+    """100 masks of 28x28 into a 512x512 image, on the host."""
+    rng = np.random.default_rng(0)
+    masks, boxes = rng.uniform(size=(n, 28, 28)).astype("f"), boxes_of(n)
+
+    def own() -> list[np.ndarray]:
+        return [paste(m, b, height=512, width=512) for m, b in zip(masks, boxes, strict=True)]
+
+    ways: dict[str, Callable[[], Any]] = {"ours": own}
+    if torch:
+        from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+        tm, tb = torch.from_numpy(masks[:, None]), torch.from_numpy(boxes)
+        ways["torchvision"] = lambda: paste_masks_in_image(tm, tb, (512, 512)) > 0.5
+    return Op(f"pasting of {n} masks", ways, n * 512.0 * 512.0)
+
+
+def main(repeats: int = 15, batch: int = 8, only: str = "") -> None:
+    """Time every operation, write.
+
+    Args:
+        repeats: samples of each.
+        batch: images in the batched ones.
+        only: those whose name holds this.
+    """
+    if torch:
+        torch.set_num_threads(describe_machine()["cores"])
+    multiply, flops = matmul()
+    move, bytes_moved = copying()
+    yardsticks = in_turns({"matmul": multiply, "copying": move}, repeats=5)
+    peak, bandwidth = flops / min(yardsticks["matmul"]), bytes_moved / min(yardsticks["copying"])
+    makers = [
+        roi_align_ops,
+        *(lambda n=n: [nms_op(n)] for n in (500, 1000, 2000, 5000)),
+        lambda: [nms_op(2000, batch)],
+        lambda: [matching_op()],
+        lambda: [clahe_op()],
+        lambda: [clahe_op(batch)],
+        lambda: [letterbox_op()],
+        lambda: [pasting_op()],
+    ]
+    found, rows = [], []
+    for op in (op for make in makers for op in make()):
+        if only not in op.name:
+            continue
+        seconds = in_turns(op.ways, repeats=repeats, warmup=2)
+        middle = {name: median(samples) for name, samples in seconds.items()}
+        peer = next((name for name in middle if not name.startswith("ours")), None)
+        floor = max(op.moved / bandwidth, op.flops / peak)
+        ratio = middle["ours"] / middle[peer] if peer else None
+        found.append({"op": op.name, "seconds": seconds, "peer": peer, "ratio": ratio, "floor_seconds": floor})
+        others = [f"{name}: {readable(middle[name])}" for name in middle if name not in ("ours", peer)]
+        rows.append(
+            [
+                op.name,
+                readable(middle["ours"]),
+                f"{peer} {readable(middle[peer])}" if peer else "not installed",
+                f"{ratio:.2f}" if ratio else "",
+                readable(floor),
+                "; ".join(others),
+            ]
+        )
+    versions = {"torch": torch.__version__, "torchvision": torchvision.__version__} if torch else None
+    path = save(
+        "how fast is each operation, against the peers' and the machine's limits?",
+        "ops",
+        settings={"repeats": repeats, "batch": batch},
+        peer=versions,
+        opencv=cv2.__version__,
+        peak={"flops_per_second": peak, "bytes_per_second": bandwidth},
+        ops=found,
+    )
+    show("operations", ["operation", "ours", "peer", "ratio", "floor", "other forms"], rows)
+    console.print(str(path))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
