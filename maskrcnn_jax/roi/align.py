@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from maskrcnn_jax.kernels.rows import weighted_rows
 from maskrcnn_jax.roi.grid import Maps, Samples, bin_grid, corner_samples, pyramid_grid, pyramid_maps
-from maskrcnn_jax.roi.separable import pool_separably
+from maskrcnn_jax.roi.separable import pool_separably, shares
 
 ADAPTIVE_LIMIT = 8  # samples a bin and side at most, where sampling_ratio = 0 asks for ceil(size / bins)
 
@@ -39,11 +39,9 @@ def _neighbours(samples: Samples, length: Int[Array, " r"]):
 
 
 def _weighted(samples: Samples, b: int) -> tuple[Float[Array, "b r o s"], Float[Array, "b r o s"]]:
-    """Positions, and each sample's share in its bin's mean along this axis: 0 where it reads nothing."""
-    count = jnp.maximum(samples.used.sum(1), 1)[:, None, None]
-    weight = (samples.inside & samples.used[:, None, :]) / count
-    shape = (b, -1, *samples.position.shape[1:]) if samples.position.size else (b, 0, *samples.position.shape[1:])
-    return samples.position.reshape(shape), weight.reshape(shape)
+    """Positions, and each sample's share in its bin's mean along this axis, image by image."""
+    shape = (b, samples.position.shape[0] // b, *samples.position.shape[1:]) if b else (0, *samples.position.shape)
+    return samples.position.reshape(shape), shares(samples).reshape(shape)
 
 
 def _gather(

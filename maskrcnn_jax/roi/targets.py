@@ -10,8 +10,9 @@ from maskrcnn_jax.boxes.coding import encode
 from maskrcnn_jax.boxes.geometry import iou
 from maskrcnn_jax.boxes.matching import Label, match
 from maskrcnn_jax.boxes.sampling import sample_balanced
-from maskrcnn_jax.roi.align import align_cells, crop_cells
-from maskrcnn_jax.roi.grid import Maps
+from maskrcnn_jax.roi.align import ADAPTIVE_LIMIT, crop_cells
+from maskrcnn_jax.roi.grid import Maps, bin_grid
+from maskrcnn_jax.roi.separable import crop_separably
 
 
 class RoITargets(NamedTuple):
@@ -72,25 +73,23 @@ def mask_targets(
     frame = frames[gt_index]
     side = jnp.tile(jnp.maximum(frame[:, 2:] - frame[:, :2], 1e-6), 2)
     relative = (boxes - jnp.tile(frame[:, :2], 2)) / side
-    cells = masks.reshape(-1, 1).astype(jnp.float32)
     m_of_each = jnp.full(gt_index.shape, m)
-    maps = Maps(m_of_each, m_of_each, gt_index * m * m)
     if sampling == "corners":
-        target = crop_cells(cells, relative, maps, output_size=size)[..., 0]
+        maps = Maps(m_of_each, m_of_each, gt_index * m * m)
+        target = crop_cells(masks.reshape(-1, 1).astype(jnp.float32), relative, maps, output_size=size)[..., 0]
     else:
         one = jnp.ones(gt_index.shape, relative.dtype)
-        target = align_cells(
-            cells,
+        rows, columns = bin_grid(
             relative * m,
-            maps,
-            output_size=size,
+            Maps(m_of_each, m_of_each, gt_index),
+            bins=size,
             scale_x=one,
             scale_y=one,
             sampling_ratio=0,
             aligned=aligned,
-            reduce="mean",
-            max_samples=8,
-        )[..., 0]
+            max_samples=ADAPTIVE_LIMIT,
+        )
+        target = crop_separably(masks[gt_index].astype(jnp.float32), rows, columns)
     # Half rounds up as in Detectron2 (>= 0.5); Matterport's half-to-even differs only at exact halves.
     return (target >= 0.5).astype(jnp.float32) if binary else target
 
