@@ -127,7 +127,8 @@ def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 
 def readable(seconds: float) -> str:
-    """
+    """Seconds as a table shows them.
+
     >>> readable(0.00123), readable(2.5)
     ('1.23 ms', '2.50 s')
     """

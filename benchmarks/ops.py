@@ -1,7 +1,8 @@
 """How fast is each operation, against the peers' and against what the machine allows? `python -m benchmarks.ops`.
 
 RoI Align forward and with its gradient, non-maximum suppression of 500 to 5,000 boxes, matching of anchors, CLAHE,
-letterbox and mask pasting; ours jitted, in several forms where there are some, in turns with torchvision's and OpenCV's.
+letterbox and mask pasting; ours jitted, in several forms where there are some, in turns with torchvision's and
+OpenCV's.
 The floor of an operation is what it must read and write, or multiply, over the machine's measured peak: nothing that
 computes the same can be faster, most things are far slower. Torchvision is optional (`pip install torch torchvision`).
 

@@ -1,9 +1,9 @@
 """How fast is a training step, and where does its time go? `python -m benchmarks.step [--batches 1 2]`.
 
-ResNet101-FPN at 512 (`workload.py`): images a second in training and inference for each batch size and type, the model's
-FLOPs (three times the forward pass for a step) as a share of the matmul peak measured in the same turns, the memory that
-the compiled program asks for, what tracing and compiling cost, cold and with the program on disk, and a breakdown of
-the step by stage.
+ResNet101-FPN at 512 (`workload.py`): images a second in training and inference for each batch size and type, the
+model's FLOPs (three times the forward pass for a step) as a share of the matmul peak measured in the same turns, the
+memory that the compiled program asks for, what tracing and compiling cost, cold and with the program on disk, and a
+breakdown of the step by stage.
 
 The breakdown times each stage as a program of its own, on the step's real intermediate results: XLA fuses across
 stages, so the parts need not add up to the whole. "backward" is the gradient's program less the forward one's,
