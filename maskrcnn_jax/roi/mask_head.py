@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from maskrcnn_jax.kernels.convolution import conv2d
 from maskrcnn_jax.layers import Conv, add_bias
 
 
@@ -33,12 +34,25 @@ class Deconv2x2(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, features: Float[Array, "r h w i"]) -> Float[Array, "r 2*h 2*w o"]:
-        r, h, w, i = features.shape
-        kernel = self.kernel[...].astype(self.dtype)
-        o = kernel.shape[-1]
-        cells = features.astype(self.dtype) @ kernel.transpose(2, 0, 1, 3).reshape(i, 4 * o)
-        doubled = cells.reshape(r, h, w, 2, 2, o).transpose(0, 1, 3, 2, 4, 5).reshape(r, 2 * h, 2 * w, o)
-        return add_bias(doubled, self.bias[...])
+        return side_by_side(self.cells(features))
+
+    def cells(self, features: Float[Array, "r h w i"]) -> Float[Array, "r h w 4 o"]:
+        """The same before the rearrangement: the four cells that each cell becomes, row by row."""
+        kernel: Float[Array, "2 2 i o"] = self.kernel[...].astype(self.dtype)
+        i, o = kernel.shape[2:]
+        as_1x1 = kernel.transpose(2, 0, 1, 3).reshape(1, 1, i, 4 * o)
+        cells: Array = conv2d(features.astype(self.dtype), as_1x1, 1, ((0, 0), (0, 0)))
+        return add_bias(cells.reshape(*features.shape[:3], 4, o), self.bias[...])
+
+
+def side_by_side(cells: Float[Array, "r h w 4 c"]) -> Float[Array, "r 2*h 2*w c"]:
+    """Depth to space: the four cells of each cell laid out as 2x2.
+
+    >>> side_by_side(jnp.arange(8.0).reshape(1, 1, 2, 4, 1))[0, :, :, 0].tolist()
+    [[0.0, 1.0, 4.0, 5.0], [2.0, 3.0, 6.0, 7.0]]
+    """
+    r, h, w, _, c = cells.shape
+    return cells.reshape(r, h, w, 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(r, 2 * h, 2 * w, c)
 
 
 class MaskHead(nnx.Module):
@@ -69,4 +83,8 @@ class MaskHead(nnx.Module):
         features = pooled
         for conv in self.convs:
             features = jax.nn.relu(conv(features))
-        return self.masks(jax.nn.relu(self.double(features))).astype(jnp.float32)
+        # ReLU and a 1x1 convolution do not mind where a cell lies, and k masks are fewer to move than all the channels.
+        cells = jax.nn.relu(self.double.cells(features))
+        r, h, w, _, c = cells.shape
+        logits = self.masks(cells.reshape(r, h, 4 * w, c))
+        return side_by_side(logits.reshape(r, h, w, 4, logits.shape[-1])).astype(jnp.float32)

@@ -25,11 +25,11 @@ def random(*shape, seed=0):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("one_piece", [0, convolution.ONE_PIECE_BYTES])
-def test_gradients_equal_those_of_xla(case, one_piece, monkeypatch):
-    """Both ways of cutting: a loop over tiles of one row, and all in one piece."""
+@pytest.mark.parametrize(("one_piece", "patches"), [(convolution.ONE_PIECE_BYTES, 1), (0, 1), (0, 8000), (0, 1 << 20)])
+def test_gradients_equal_those_of_xla(case, one_piece, patches, monkeypatch):
+    """All in one piece, and every way of cutting: tiles of one row, of a few rows, of several images."""
     monkeypatch.setattr(convolution, "ONE_PIECE_BYTES", one_piece)
-    monkeypatch.setattr(convolution, "PATCH_BYTES", 1)
+    monkeypatch.setattr(convolution, "PATCH_BYTES", patches)
     b, h, w, i, o, k, stride, pad = case
     padding = (pad, pad)
     features, kernel = random(b, h, w, i), random(k, k, i, o, seed=1)
@@ -44,6 +44,13 @@ def test_gradients_equal_those_of_xla(case, one_piece, monkeypatch):
     np.testing.assert_array_equal(conv2d(features, kernel, stride, padding), out)
     np.testing.assert_allclose(ours[0], theirs[0], atol=1e-4)
     np.testing.assert_allclose(ours[1], theirs[1], atol=1e-4)
+
+
+def test_a_tile_is_as_large_as_fits():
+    """Rows of half the room: of three one, since two do not divide them; of a sixth: all, and two of four images."""
+    assert convolution._tile(4, 3, convolution.PATCH_BYTES // 2) == (1, 1)
+    assert convolution._tile(4, 4, convolution.PATCH_BYTES // 2) == (1, 2)
+    assert convolution._tile(4, 3, convolution.PATCH_BYTES // 6) == (2, 3)
 
 
 @pytest.mark.parametrize("case", CASES)
