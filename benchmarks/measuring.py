@@ -1,7 +1,9 @@
 """What every benchmark here does alike: time calls in turns, know the machine's peak, count FLOPs, write the results.
 
 Absolute times on shared machines drift by a third within minutes. So calls that are compared take turns, sample by
-sample, after all of them have been warmed up, and what is read off is the ratio of the medians.
+sample, after all of them have been warmed up, and what is read off is the ratio of the medians. Right after another
+call a heavy one may pay for it (a training step by half, where the kernel had to clear the pages that the other had
+given back), so that in each turn every call is made twice, and the second one counts.
 """
 
 import json
@@ -26,10 +28,11 @@ Calls = Mapping[str, Callable[[], Any]]
 
 
 def in_turns(calls: Calls, *, repeats: int, warmup: int = 1) -> dict[str, list[float]]:
-    """Seconds of every call, `repeats` samples each, one of each in every turn; results are waited for."""
+    """Seconds of every call, `repeats` samples each, one a turn, each the second of two calls, waited for."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(-warmup, repeats):
         for name, call in calls.items():
+            jax.block_until_ready(call())
             begun = time.perf_counter()
             jax.block_until_ready(call())
             if turn >= 0:

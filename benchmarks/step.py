@@ -21,9 +21,11 @@ import jax
 import jax.numpy as jnp
 import tyro
 from flax import nnx
+from jax.experimental.compilation_cache import compilation_cache
 
 from benchmarks import workload
 from benchmarks.measuring import device_memory, in_turns, matmul, median, model_flops, readable, save, show
+from crystal.allocator import keep_freed_memory
 from crystal.progress import console
 from maskrcnn_jax.model import MaskRCNN
 
@@ -36,6 +38,7 @@ def compile_seconds(lower: Callable[[], jax.stages.Lowered]) -> dict[str, float]
     before = jax.config.values["jax_compilation_cache_dir"]
     with tempfile.TemporaryDirectory() as folder:
         jax.config.update("jax_compilation_cache_dir", folder)
+        compilation_cache.reset_cache()  # it would keep to the folder that it used before
         for name in ("compile_cold", "compile_from_disk"):
             jax.clear_caches()
             begun = time.perf_counter()
@@ -44,6 +47,7 @@ def compile_seconds(lower: Callable[[], jax.stages.Lowered]) -> dict[str, float]
             lowered.compile()
             found |= {"trace": traced - begun, name: time.perf_counter() - traced}
     jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()
     return found
 
 
@@ -150,6 +154,7 @@ def main(
         repeats: samples of each.
         breakdown: time the stages as well, for the first batch size.
     """
+    keep_freed_memory()
     results = [measure(b, size, dtype, repeats, breakdown and b == batches[0]) for dtype in dtypes for b in batches]
     path = save(
         "how fast is a training step, and where does its time go?",
