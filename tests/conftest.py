@@ -7,13 +7,16 @@ import tempfile
 import hypothesis
 import jaxtyping
 
+from tests.compiler import FASTER
+
 # Before anything imports the package. The numeric tower: an int is welcome where a float is annotated.
 jaxtyping.install_import_hook("maskrcnn_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 hypothesis.settings.register_profile("small", max_examples=30, deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("small")
 
-# JAX reads this when it is first imported; the worker processes of one run inherit it, and share what they compile.
+# JAX reads these when it starts; the worker processes of one run inherit it, and share what they compile.
+os.environ.setdefault("XLA_FLAGS", FASTER)
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 OURS = CACHE not in os.environ
 if OURS:

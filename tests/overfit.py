@@ -11,7 +11,6 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from crystal.images import prepare
 from crystal.render import draw_drop
@@ -21,6 +20,7 @@ from maskrcnn_jax.structures import GroundTruth
 from maskrcnn_jax.training.optimizer import make_optimizer, make_schedule
 from maskrcnn_jax.training.state import create_state
 from maskrcnn_jax.training.step import make_step
+from tests.small import quick_rngs
 
 
 def one_drop(size, slots=8, cells=56):
@@ -43,7 +43,7 @@ def one_drop(size, slots=8, cells=56):
 
 def overfit(config, *, size, steps, learning_rate, report=lambda step, loss: None):
     """The total loss at every step."""
-    model = MaskRCNN(config, rngs=nnx.Rngs(0))
+    model = MaskRCNN(config, rngs=quick_rngs())
     schedule = make_schedule(learning_rate, steps=steps, warmup=min(10, steps // 5), decay="cosine")
     optimizer = make_optimizer(schedule, kind="adamw", weight_decay=1e-4)
     graph, state = create_state(model, optimizer)

@@ -10,7 +10,6 @@ import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from pycocotools import mask as rle_tools
 from pycocotools.coco import COCO
 
@@ -21,6 +20,7 @@ from crystal.predict import Prediction, Predictor, predict_folder, to_original
 from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import Detections
+from tests.small import quick_rngs
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def predictor():
         image=dataclasses.replace(tiny.image, size=(64, 128)),
         detection=dataclasses.replace(tiny.detection, score_threshold=0.0, max_detections=12),
     )
-    return Predictor(MaskRCNN(config, rngs=nnx.Rngs(0)), clahe=True, batch_size=2)
+    return Predictor(MaskRCNN(config, rngs=quick_rngs()), clahe=True, batch_size=2)
 
 
 def picture(height, width, seed=0):

@@ -23,6 +23,7 @@ from crystal.run_folder import claim, load_run, read_metrics
 from crystal.train import Interrupted, Trainer, resolve, train_command
 from maskrcnn_jax import checkpoint
 from maskrcnn_jax.training.mesh import data_mesh
+from tests.compiler import QUICK
 from tests.small import small_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,8 +105,6 @@ def test_others_are_held_against_the_first(monkeypatch, tmp_path):
 # -- two real processes over loopback --------------------------------------------------------------------------------
 
 SETTINGS = ["batch_size=4", "log_every=1", "decay=constant", "warmup=2"]
-# Half the time to compile; what it costs in speed does not matter for a few steps.
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 STEPS = 6  # one before the run is taken up by others, and five more
 
 

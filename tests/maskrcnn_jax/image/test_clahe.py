@@ -1,5 +1,6 @@
 """CLAHE and histogram equalisation against OpenCV, to the last bit."""
 
+import importlib
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from crystal.render import draw_drop
 from maskrcnn_jax.image.clahe import _clahe, clahe, clahe_rgb, equalize
 from tests import oracles
+from tests.compiler import DEFAULT
 from tests.traced import assert_jit_changes_nothing
 
 DROPS = Path(__file__).parents[3].parent / "shared" / "data" / "drops"
@@ -25,6 +27,15 @@ def as_installed():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def default_flags(monkeypatch):
+    """Compile with XLA's default options, as users do, whatever those of the tests are."""
+    module = importlib.import_module("maskrcnn_jax.image.clahe")  # the package's own attribute is the function
+    one = jax.jit(_clahe.__wrapped__, static_argnames="tiles", compiler_options=DEFAULT)
+    monkeypatch.setattr(module, "_clahe", one)
+    monkeypatch.setitem(globals(), "equalize", jax.jit(equalize.__wrapped__, compiler_options=DEFAULT))
 
 
 def opencv(image, clip_limit, tiles):
@@ -54,6 +65,7 @@ def grey_images(random, height, width):
 
 # 8 x 6 sizes x 5 images = 240 settings; each size and tile count compiles once, the clip limit is traced.
 @pytest.mark.parametrize("seed", range(8))
+@pytest.mark.usefixtures("default_flags")
 def test_equals_opencv_at_random_settings(seed):
     random = np.random.default_rng(seed)
     for size in range(6):
@@ -68,6 +80,7 @@ def test_equals_opencv_at_random_settings(seed):
 
 
 @pytest.mark.parametrize("tiles", [(8, 8), (12, 12), (3, 16)])
+@pytest.mark.usefixtures("default_flags")
 def test_equals_opencv_on_rendered_drops(tiles):
     """What training sees: grey and colour, at a size that the tiles divide and one of prime sides."""
     for seed, (height, width) in enumerate([(240, 288), (229, 307)]):
@@ -81,12 +94,14 @@ def test_equals_opencv_on_rendered_drops(tiles):
 
 
 @pytest.mark.parametrize("tiles", [(1, 1), (16, 16), (1, 16), (8, 8)])
+@pytest.mark.usefixtures("default_flags")
 def test_equals_opencv_on_the_smallest_images(tiles):
     for height, width in ((1, 1), (1, 2), (2, 1), (5, 3)):
         image = np.random.default_rng(0).integers(0, 256, (height, width), dtype=np.uint8)
         np.testing.assert_array_equal(clahe(image, clip_limit=2.0, tiles=tiles), opencv(image, 2.0, tiles))
 
 
+@pytest.mark.usefixtures("default_flags")
 def test_equals_opencv_on_real_drops():
     if not DROPS.is_dir():
         pytest.skip("the real drop images are not part of the repository")
@@ -148,6 +163,7 @@ def test_jit_vmap_and_plain_agree_with_one_trace():
 
 
 @pytest.mark.parametrize(("height", "width", "tiles"), [(64, 64, (8, 8)), (61, 83, (3, 5))])
+@pytest.mark.usefixtures("default_flags")
 def test_colour_equals_opencvs_route(height, width, tiles):
     random = np.random.default_rng(4)
     for spread in (3, 60):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax.training.mesh import data_mesh, on_one_device, replicate, shard_batch
+from tests.compiler import QUICK
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -18,9 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.fixture(scope="module")
 def reports():
     environment = os.environ | {
-        # Compiled without XLA's costly passes, which takes half the time.
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0 "
-        "--xla_llvm_disable_expensive_passes=true",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count=4 {QUICK}",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
     }
