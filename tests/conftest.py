@@ -7,7 +7,7 @@ import tempfile
 import hypothesis
 import jaxtyping
 
-from tests.compiler import FASTER
+from tests.compiler import QUICK
 
 # Before anything imports the package. The numeric tower: an int is welcome where a float is annotated.
 jaxtyping.install_import_hook("maskrcnn_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
@@ -16,7 +16,7 @@ hypothesis.settings.register_profile("small", max_examples=30, deadline=None, de
 hypothesis.settings.load_profile("small")
 
 # JAX reads these when it starts; the worker processes of one run inherit it, and share what they compile.
-os.environ.setdefault("XLA_FLAGS", FASTER)
+os.environ.setdefault("XLA_FLAGS", QUICK)
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 OURS = CACHE not in os.environ
 if OURS:

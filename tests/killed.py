@@ -3,7 +3,6 @@ that processes can be forked from one that has imported it.
 """
 
 import dataclasses
-import os
 import warnings
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from crystal.dataset import load_split
 from crystal.loader import training_loader
 from crystal.run_folder import claim
 from crystal.train import Trainer
-from tests.compiler import QUICK
 from tests.small import SMALL
 
 STEPS = 60
@@ -30,7 +28,6 @@ CONFIG = dataclasses.replace(
 
 def run(data: Path, out: Path, cache: str) -> None:
     """Train, or go on training."""
-    os.environ["XLA_FLAGS"] = QUICK
     import jax
 
     from tests.small import small_model

@@ -3,7 +3,6 @@
 import dataclasses
 import re
 import sys
-from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from crystal.truth import TruthError
 from maskrcnn_jax import checkpoint
 from maskrcnn_jax.structures import GroundTruth
 from tests import oracles
-from tests.compiler import QUICKLY
 from tests.inspected import HEIGHT, OBJECTS, WIDTH, inspected
 from tests.small import SMALL, small_model
 
@@ -46,7 +44,7 @@ def whole(seen):
     np.testing.assert_array_equal(batch.images[0], pixels)
     truth = GroundTruth(*map(jnp.asarray, (batch.boxes, batch.classes, batch.masks, batch.valid, batch.crowd)))
 
-    @partial(jax.jit, compiler_options=QUICKLY)
+    @jax.jit
     def run(images, windows, truth, key):
         return model.stages(images, windows), model.losses(images, truth, key, windows)
 

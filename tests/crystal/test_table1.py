@@ -15,7 +15,6 @@ from crystal.loader import training_loader
 from crystal.pretrain import write_scenes
 from crystal.table1 import ARMS, Table1Error, arguments, claim_experiment
 from maskrcnn_jax import checkpoint
-from tests.compiler import quick_training
 from tests.small import small_model
 
 SETTINGS = {"data": "drops", "content": {"train": "a", "val": "b"}, "preset": "tiny", "init": "shapes"}
@@ -101,7 +100,6 @@ def test_the_whole_experiment_and_again(data, tmp_path, monkeypatch, capsys):
                 cli.main()
             yield training, 1.5
 
-    quick_training(monkeypatch)
     monkeypatch.setattr(table1, "train_side_by_side", in_this_process)
     checkpoint.save(small_model(7), tmp_path / "weights")
     options = dict(

@@ -23,7 +23,6 @@ from crystal.pretrain import write_scenes
 from crystal.run_folder import Log, RunError, claim, load_run, read_metrics
 from crystal.train import Interrupted, Trainer, train_command
 from maskrcnn_jax import checkpoint
-from tests.compiler import quick_training
 from tests.small import SMALL, small_model
 
 CONFIG = dataclasses.replace(
@@ -36,13 +35,6 @@ CONFIG = dataclasses.replace(
     log_every=1,
     checkpoint_every=2,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with pytest.MonkeyPatch.context() as patch:
-        quick_training(patch)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from crystal import cli, config
 from crystal.config import Phase, TrainConfig
 from crystal.pretrain import write_scenes
 from maskrcnn_jax import checkpoint
-from tests.compiler import quick_training
 from tests.small import SMALL, small_model
 
 THREE = ((0, "background"), (1, "crystal"), (2, "drop"))
@@ -41,7 +40,6 @@ def run(tmp_path_factory):
     checkpoint.save(small_model(7, dataclasses.replace(SMALL, classes=THREE)), folder / "weights")
     preset = dataclasses.replace(TrainConfig.paper(), phases=(Phase("heads", 2, 1e-2), Phase("stage4", 2, 1e-2)))
     with pytest.MonkeyPatch.context() as patch:
-        quick_training(patch)
         patch.setitem(config.PRESETS, "paper", lambda: dataclasses.replace(preset, warmup=1))
         words = "crystal train --preset paper --checkpoint-every 2 --seed 3 --set batch_size=2 --set slots=8"
         places = ["--data", folder / "data", "--init", folder / "weights", "--out", folder / "run"]

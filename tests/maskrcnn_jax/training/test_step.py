@@ -14,7 +14,6 @@ from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.training.optimizer import make_optimizer
 from maskrcnn_jax.training.state import create_state
 from maskrcnn_jax.training.step import make_step
-from tests.compiler import quickly
 from tests.overfit import from_scratch, one_drop, overfit
 from tests.small import small_batch, small_model
 from tests.traced import multiplications, needed_program
@@ -29,7 +28,7 @@ def compiled(part):
     optimizer = make_optimizer(optax.constant_schedule(3e-3), kind="adamw")
     model = small_model()
     graph, _ = create_state(model, optimizer, part=part)
-    return quickly(make_step(graph, optimizer), donate_argnums=0), lambda: create_state(model, optimizer, part=part)[1]
+    return make_step(graph, optimizer), lambda: create_state(model, optimizer, part=part)[1]
 
 
 def start(part="all"):
@@ -74,7 +73,7 @@ def test_frozen_parts_cost_no_backward_pass():
 
     def count(part):
         step, state = start(part)
-        return multiplications(needed_program(step.__wrapped__, state, images, truth, WINDOWS, KEY))
+        return multiplications(needed_program(step, state, images, truth, WINDOWS, KEY))
 
     forward = multiplications(needed_program(lambda images: model.losses(images, truth, KEY).total, images))
     backbone = multiplications(needed_program(lambda images: model.backbone(model.normalise(images)), images))
@@ -133,8 +132,7 @@ def test_the_paper_preset_takes_a_step_at_512():
     assert 55e6 < trained < 70e6
     images, truth, windows = one_drop(512)
     # Fresh norms do not tame a fresh ResNet101, so only the data flow is tested here, not the size of the loss.
-    step = quickly(make_step(graph, optimizer), donate_argnums=0)
-    state, metrics = step(state, images, truth, windows, KEY)
+    state, metrics = make_step(graph, optimizer)(state, images, truth, windows, KEY)
     assert int(state.step) == 1
     assert all(np.isfinite(float(v)) for v in metrics.values())
     assert float(metrics["grad_norm"]) > 0
