@@ -85,13 +85,16 @@ def growth(machine: str) -> Path:
 
 
 def main(machine: str = "cpu-2-cores") -> None:
-    """Draw all three.
+    """Draw those whose results are there.
 
     Args:
         machine: how the files of results begin.
     """
     for draw in (ratios, stages, growth):
-        console.print(str(draw(machine)))
+        try:
+            console.print(str(draw(machine)))
+        except FileNotFoundError as missing:
+            console.print(f"not drawn: {missing.filename} is not there; run its benchmark first")
 
 
 if __name__ == "__main__":
