@@ -70,14 +70,14 @@ def stages(machine: str) -> Path:
 
 
 def growth(machine: str) -> Path:
-    """Time against each amount, both logarithmic, with the fitted slope."""
+    """Time against each amount, from zero, with the slope that was fitted to the logarithms."""
     found = read(machine, "scaling")
     figure = Figure(figsize=(11, 2.8), layout="constrained")
     for axes, (what, samples) in zip(figure.subplots(1, len(found["seconds"])), found["seconds"].items(), strict=True):
         amounts = [float(amount) for amount in samples]
-        axes.loglog(amounts, [median(s) for s in samples.values()], "o-", color=OURS, markersize=4)
+        axes.plot(amounts, [median(s) for s in samples.values()], "o-", color=OURS, markersize=4)
+        axes.set_ylim(bottom=0)
         axes.set_xticks(amounts, [f"{a:g}" for a in amounts])
-        axes.minorticks_off()
         axes.set_title(f"{what}\nslope {found['slopes'][what]:.2f}", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
     figure.supylabel("seconds")
