@@ -75,7 +75,7 @@ def growth(machine: str) -> Path:
     figure = Figure(figsize=(11, 2.8), layout="constrained")
     for axes, (what, samples) in zip(figure.subplots(1, len(found["seconds"])), found["seconds"].items(), strict=True):
         amounts = [float(amount) for amount in samples]
-        axes.plot(amounts, [median(s) for s in samples.values()], "o-", color=OURS, markersize=4)
+        axes.plot(amounts, [median(s) for s in samples.values()], "o-", color=OURS, markersize=4, clip_on=False)
         axes.set(xlim=0, ylim=0)
         axes.set_title(f"{what}\nslope {found['slopes'][what]:.2f}", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from crystal.allocator import keep_freed_memory
+
 PROGRAM = """
 import resource, sys
 from crystal.allocator import keep_freed_memory
@@ -34,7 +36,5 @@ def test_a_second_block_costs_no_page_faults():
 
 
 def test_elsewhere_nothing_is_done(monkeypatch):
-    from crystal import allocator
-
     monkeypatch.setattr(platform, "libc_ver", lambda: ("musl", ""))
-    assert not allocator.keep_freed_memory()
+    assert not keep_freed_memory()

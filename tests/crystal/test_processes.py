@@ -23,7 +23,6 @@ from crystal.run_folder import claim, load_run, read_metrics
 from crystal.train import Interrupted, Trainer, resolve, train_command
 from maskrcnn_jax import checkpoint
 from maskrcnn_jax.training.mesh import data_mesh
-from tests.compiler import QUICK
 from tests.small import small_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,7 +123,7 @@ def start(folder, out, *, steps):
             cwd=ROOT,
             env=os.environ
             | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(index)}
-            | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": QUICK},
+            | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax.training.mesh import data_mesh, on_one_device, replicate, shard_batch
-from tests.compiler import QUICK
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -19,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.fixture(scope="module")
 def reports():
     environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count=4 {QUICK}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count=4 {os.environ['XLA_FLAGS']}",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
     }
