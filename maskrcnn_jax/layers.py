@@ -4,12 +4,15 @@ Why not `nnx.Conv`: its gradients are slow on CPUs (see `kernels/convolution.py`
 layout the same (HWIO) for the weight converters whichever way it is computed.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from maskrcnn_jax.kernels.convolution import Padding, conv2d
+from maskrcnn_jax.kernels.normal import normal
 
 
 def add_bias(features: Float[Array, "*n c"], bias: Float[Array, " c"]) -> Float[Array, "*n c"]:
@@ -52,8 +55,8 @@ class Conv(nnx.Module):
         """`padding` None: size // 2 on every side. `scale` is the gain of the fan-in initialisation: 2 before a ReLU
         (He et al. 2015), 1 elsewhere, small for the outputs that should start near 0.
         """
-        initial = jax.nn.initializers.variance_scaling(scale, "fan_in", "normal")
-        self.kernel = nnx.Param(initial(rngs.params(), (size, size, inputs, outputs)))
+        deviation = math.sqrt(scale / (size * size * inputs))
+        self.kernel = nnx.Param(normal(rngs.params(), (size, size, inputs, outputs), deviation))
         self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
         self.stride = stride
         self.padding = ((size // 2, size // 2),) * 2 if padding is None else padding

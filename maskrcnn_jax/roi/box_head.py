@@ -3,6 +3,7 @@
 Matterport's 7x7 VALID convolution over 7x7 bins is a Dense layer over the flattened bins, and its norms fold into it.
 """
 
+import math
 from functools import partial
 from typing import Any, cast
 
@@ -10,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
+
+from maskrcnn_jax.kernels.normal import normal
 
 
 class BoxHead(nnx.Module):
@@ -31,10 +34,8 @@ class BoxHead(nnx.Module):
         dtype: str = "float32",
         rngs: nnx.Rngs,
     ):
-        he = jax.nn.initializers.he_normal()
-
-        def small(scale):
-            return jax.nn.initializers.normal(scale)
+        def random(deviation):
+            return lambda key, shape, _: normal(key, shape, deviation)
 
         def promote(
             arrays: Any, /, *, dtype: Any = None
@@ -43,11 +44,12 @@ class BoxHead(nnx.Module):
             return features.astype(dtype), kernel.astype(dtype), bias
 
         linear = partial(nnx.Linear, dtype=jnp.dtype(dtype), promote_dtype=cast(Any, promote), rngs=rngs)
-        self.first = linear(channels * pooled_size**2, hidden, kernel_init=he)
-        self.second = linear(hidden, hidden, kernel_init=he)
+        inputs = channels * pooled_size**2
+        self.first = linear(inputs, hidden, kernel_init=random(math.sqrt(2 / inputs)))  # He et al. 2015: before a ReLU
+        self.second = linear(hidden, hidden, kernel_init=random(math.sqrt(2 / hidden)))
         # Spreads of Fast R-CNN section 3.1: all classes alike and boxes unmoved at the start.
-        self.classes = linear(hidden, num_classes, kernel_init=small(0.01))
-        self.deltas = linear(hidden, 4 * num_classes, kernel_init=small(0.001))
+        self.classes = linear(hidden, num_classes, kernel_init=random(0.01))
+        self.deltas = linear(hidden, 4 * num_classes, kernel_init=random(0.001))
         self.num_classes = num_classes
 
     def __call__(self, pooled: Float[Array, "r o o c"]) -> tuple[Float[Array, "r k"], Float[Array, "r k 4"]]:

@@ -4,12 +4,15 @@
 mask a class. Classes do not compete: which mask counts is decided by the box head.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from maskrcnn_jax.kernels.convolution import conv2d
+from maskrcnn_jax.kernels.normal import normal
 from maskrcnn_jax.layers import Conv, add_bias
 
 
@@ -26,10 +29,8 @@ class Deconv2x2(nnx.Module):
     """
 
     def __init__(self, inputs: int, outputs: int, *, dtype: str = "float32", rngs: nnx.Rngs):
-        initial = jax.nn.initializers.variance_scaling(
-            2.0, "fan_in", "normal", in_axis=2, out_axis=3, batch_axis=(0, 1)
-        )
-        self.kernel = nnx.Param(initial(rngs.params(), (2, 2, inputs, outputs)))
+        # He et al. 2015: each cell of the output sees one entry of the window, so the fan-in is the channels alone.
+        self.kernel = nnx.Param(normal(rngs.params(), (2, 2, inputs, outputs), math.sqrt(2 / inputs)))
         self.bias = nnx.Param(jnp.zeros(outputs))
         self.dtype = dtype
 
