@@ -131,8 +131,8 @@ def test_the_losses(step):
 def test_all_gradients(step, model):
     """Norm, sum and largest value of each, and its projection on a random direction: every trained array there is.
 
-    Rounding leaves some ReLUs of the backbone on the other side of 0, and the recorded numbers are float32 as well:
-    where they are more than 1e-4 off the float64 gradient, it is the norm of that which ours must meet.
+    Rounding leaves some ReLUs of the backbone on the other side of 0, there as here, and which ones depends on the
+    machine: where a recorded norm and ours are more than 1e-4 apart, ours must be that near to the float64 gradient's.
     """
     golden, exact = recorded.load("torchvision_training"), recorded.load("torchvision_exact_norms")
     theirs = dict(zip(map(str, golden["grad_names"]), golden["grads"], strict=True))
@@ -151,7 +151,7 @@ def test_all_gradients(step, model):
         norm, truth = theirs[name][0], in_float64[rule.targets[0]]
         if abs(norm - truth) > 1e-4 * truth:
             rounded.append(name)
-        assert l2 == pytest.approx(truth if name in rounded else norm, rel=1e-4), name
+        assert min(abs(l2 - norm), abs(l2 - truth)) <= 1e-4 * truth, name
         # Sums over numbers of both signs are measured by the norm; a projection tells where each number went, and a
         # flipped ReLU moves one of the backbone by 2e-3 of the norm. Heads, RPN and FPN have no such depth before them.
         along_bar = 1e-2 if name.startswith("backbone.body.") else 1e-3

@@ -67,7 +67,7 @@ def test_jit_changes_nothing_and_one_trace_serves_all():
     cases = [(random(2, 6, 5, 3, seed=s), random(3, 3, 3, 2, seed=s + 1)) for s in (0, 2)]
     padding = ((1, 1), (1, 1))
     assert_jit_changes_nothing(lambda f, k: conv2d(f, k, 1, padding), *cases, atol=1e-5)
-    by_kernel = jax.grad(lambda k, f: (conv2d(f, k, 1, padding) ** 2).sum())
+    by_kernel = jax.grad(lambda k, f: jnp.square(conv2d(f, k, 1, padding)).sum())
     assert_jit_changes_nothing(lambda f, k: by_kernel(k, f), *cases, rtol=1e-4, atol=1e-4)
 
 
@@ -88,6 +88,6 @@ def test_kernel_gradient_equals_a_loop_over_positions():
 def test_half_precision_keeps_its_dtype_and_sums_in_float32():
     features = jnp.ones((1, 64, 64, 1), jnp.bfloat16)
     kernel = jnp.ones((1, 1, 1, 1), jnp.bfloat16)
-    gradient = jax.grad(lambda k: conv2d(features, k, 1, ((0, 0), (0, 0))).astype(jnp.float32).sum())(kernel)
+    gradient = jax.grad(lambda k: jnp.sum(conv2d(features, k, 1, ((0, 0), (0, 0))), dtype=jnp.float32))(kernel)
     assert gradient.dtype == jnp.bfloat16
     assert float(gradient[0, 0, 0, 0]) == 4096  # bfloat16 sums would stop at 256
