@@ -4,7 +4,7 @@ One run of `crystal train --preset tiny` at a small image size. What is read off
 grows after a quarter of the steps, and what checkpoints cost: the pace in the intervals that hold one against that of
 the others, weighed by how many there are.
 
-Writes benchmarks/results/<hardware>-long-run.json with every line of the log.
+Writes benchmarks/results/<hardware>-long-run-<size>.json with every line of the log.
 """
 
 import json
@@ -61,7 +61,7 @@ def main(
         "log": lines,
     }
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / file_name(machine, "long-run")
+    path = RESULTS / file_name(machine, f"long-run-{size[0]}x{size[1]}")
     write_atomically(path, json.dumps(results) + "\n")
     console.print(
         f"{steps} steps: memory after step {steps // 4} grew by {growth:.1%} of {settled[0]:.0f} MB; checkpoints every "

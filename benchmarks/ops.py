@@ -1,8 +1,7 @@
 """How fast is each operation, against the peers' and against what the machine allows? `python -m benchmarks.ops`.
 
-RoI Align forward and with its gradient, non-maximum suppression of 500 to 5,000 boxes, matching of anchors, CLAHE,
-letterbox and mask pasting; ours jitted, in several forms where there are some, in turns with torchvision's and
-OpenCV's.
+Convolution and RoI Align, forward and with their gradients, non-maximum suppression of 500 to 5,000 boxes, matching of
+anchors, CLAHE, letterbox and mask pasting; ours jitted, in several forms where there are some, in turns with peers'.
 The floor of an operation is what it must read and write, or multiply, over the machine's measured peak: nothing that
 computes the same can be faster, most things are far slower. Torchvision is optional (`pip install torch torchvision`).
 
@@ -27,6 +26,7 @@ from maskrcnn_jax.boxes.matching import match
 from maskrcnn_jax.boxes.nms import nms
 from maskrcnn_jax.image.clahe import clahe
 from maskrcnn_jax.image.letterbox import letterbox
+from maskrcnn_jax.kernels.convolution import conv2d, plain_conv2d
 from maskrcnn_jax.roi.align import roi_align
 from maskrcnn_jax.roi.masks import paste
 from maskrcnn_jax.roi.separable import pool_separably
@@ -118,6 +118,38 @@ def roi_align_ops() -> list[Op]:
         forward["torchvision"], both["torchvision"] = waited(lambda: there(tf)), waited(there_and_back)
     moved = float(features.nbytes + pull.nbytes)
     return [Op("RoI Align", forward, moved), Op("RoI Align, with gradient", both, 2 * moved)]
+
+
+def convolution_ops(maps: int, side: int) -> list[Op]:
+    """3x3 with 256 channels, over maps of side x side: forward, and with the gradients of features and kernel.
+
+    The floor is that of Winograd's algorithm, which needs a quarter of the plain sum's products for whole tiles.
+    """
+    rng = np.random.default_rng(0)
+    features, pull = rng.normal(size=(2, maps, side, side, CHANNELS)).astype("f")
+    kernel = rng.normal(size=(3, 3, CHANNELS, CHANNELS)).astype("f") / 48
+    f, k, p = jnp.asarray(features), jnp.asarray(kernel), jnp.asarray(pull)
+    forward, both = {}, {}
+    for name, form in {"ours": conv2d, "ours, plain": plain_conv2d}.items():
+        run = jax.jit(lambda f, k, form=form: form(f, k, 1, ((1, 1), (1, 1))))
+        gradients = jax.jit(lambda f, k, p, run=run: (lambda out, back: (out, back(p)))(*jax.vjp(run, f, k)))
+        forward[name] = lambda run=run: run(f, k)
+        both[name] = lambda gradients=gradients: gradients(f, k, p)
+    if torch:
+        tf, tk, tp = on_torch(
+            *(features.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1), pull.transpose(0, 3, 1, 2))
+        )
+        tf, tk, tp = (t.contiguous(memory_format=torch.channels_last) for t in (tf, tk, tp))
+        wanting = [t.clone().requires_grad_() for t in (tf, tk)]
+
+        def there(*arguments: Any) -> Any:
+            return torch.nn.functional.conv2d(*arguments, padding=1)
+
+        forward["torch, channels last"] = waited(lambda: there(tf, tk))
+        both["torch, channels last"] = waited(lambda: torch.autograd.grad(there(*wanting), wanting, tp))
+    moved, flops = float(features.nbytes + pull.nbytes), 2.0 * features.size * 9 * CHANNELS / 4
+    name = f"3x3 convolution, {maps} of {side}x{side}"
+    return [Op(name, forward, moved, flops), Op(f"{name}, with gradients", both, 3 * moved, 3 * flops)]
 
 
 def nms_op(n: int, images: int = 1) -> Op:
@@ -212,6 +244,8 @@ def main(repeats: int = 15, batch: int = 8, only: str = "") -> None:
     yardsticks = in_turns({"matmul": multiply, "copying": move}, repeats=5)
     peak, bandwidth = flops / min(yardsticks["matmul"]), bytes_moved / min(yardsticks["copying"])
     makers = [
+        lambda: convolution_ops(128, 14),
+        lambda: convolution_ops(1, MAP),
         roi_align_ops,
         *(lambda n=n: [nms_op(n)] for n in (500, 1000, 2000, 5000)),
         lambda: [nms_op(2000, batch)],
