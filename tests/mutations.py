@@ -109,6 +109,13 @@ FAULTS = (
           "precision = np.maximum.accumulate(precision[::-1])[::-1]", "pass", "tests/crystal/test_evaluate.py"),
     Fault("a truth found twice", "crystal/evaluate.py",
           "overlaps[:, taken[row]] = -1.0", "pass", "tests/crystal/test_evaluate.py"),
+    Fault("kernel not turned in Winograd's gradient", "maskrcnn_jax/kernels/winograd.py",
+          "_weights_at_points(G[:, ::-1], kernel)", "_weights_at_points(G, kernel)",
+          f"{TESTS}/kernels/test_winograd.py"),
+    Fault("Winograd's convolution whatever the padding", "maskrcnn_jax/kernels/convolution.py",
+          "stride == 1 and padding == ((1, 1), (1, 1))", "stride == 1", f"{TESTS}/kernels/test_winograd.py"),
+    Fault("deviation of random weights forgotten", "maskrcnn_jax/kernels/normal.py",
+          " * deviation).reshape", ").reshape", f"{TESTS}/kernels/test_normal.py"),
     Fault("colours of Detectron2 not reversed", "maskrcnn_jax/convert/detectron2.py",
           "reverse_inputs=True", "reverse_inputs=False", f"{TESTS}/convert/test_detectron2.py"),
 )  # fmt: skip
