@@ -19,6 +19,7 @@ import numpy as np
 import tyro
 
 from benchmarks.measuring import Calls, copying, in_turns, matmul, median, readable, save, show
+from crystal.allocator import keep_freed_memory
 from crystal.machine import describe_machine
 from crystal.progress import console
 from maskrcnn_jax.boxes.geometry import iou
@@ -237,6 +238,7 @@ def main(repeats: int = 15, batch: int = 8, only: str = "") -> None:
         batch: images in the batched ones.
         only: those whose name holds this.
     """
+    keep_freed_memory()  # as `crystal train` does; it helps the peers too
     if torch:
         torch.set_num_threads(describe_machine()["cores"])
     multiply, flops = matmul()
