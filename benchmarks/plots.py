@@ -47,7 +47,7 @@ def ratios(machine: str) -> Path:
         )  # fmt: skip
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set(xscale="log", yticks=range(len(bars)), yticklabels=[name for name, _ in bars])
-    axes.set(xlabel="our time over the peer's (logarithmic)", xlim=(0.03, 120))
+    axes.set(xlabel="our time over the peer's (logarithmic)", xlim=(0.015, 120))
     axes.set_xticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
