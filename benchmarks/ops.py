@@ -10,6 +10,7 @@ Writes benchmarks/results/<hardware>-ops.json with every sample.
 
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import cv2
@@ -132,14 +133,18 @@ def convolution_ops(maps: int, side: int) -> list[Op]:
     f, k, p = jnp.asarray(features), jnp.asarray(kernel), jnp.asarray(pull)
     forward, both = {}, {}
     for name, form in {"ours": conv2d, "ours, plain": plain_conv2d}.items():
-        run = jax.jit(lambda f, k, form=form: form(f, k, 1, ((1, 1), (1, 1))))
-        gradients = jax.jit(lambda f, k, p, run=run: (lambda out, back: (out, back(p)))(*jax.vjp(run, f, k)))
-        forward[name] = lambda run=run: run(f, k)
-        both[name] = lambda gradients=gradients: gradients(f, k, p)
+
+        def convolve(f: jax.Array, k: jax.Array, form: Callable = form) -> Any:
+            return form(f, k, 1, ((1, 1), (1, 1)))
+
+        def gradients(f: jax.Array, k: jax.Array, p: jax.Array, convolve: Callable = convolve) -> Any:
+            out, back = jax.vjp(convolve, f, k)
+            return out, back(p)
+
+        forward[name] = partial(jax.jit(convolve), f, k)
+        both[name] = partial(jax.jit(gradients), f, k, p)
     if torch:
-        tf, tk, tp = on_torch(
-            *(features.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1), pull.transpose(0, 3, 1, 2))
-        )
+        tf, tk, tp = on_torch(features.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1), pull.transpose(0, 3, 1, 2))
         tf, tk, tp = (t.contiguous(memory_format=torch.channels_last) for t in (tf, tk, tp))
         wanting = [t.clone().requires_grad_() for t in (tf, tk)]
 

@@ -120,7 +120,7 @@ def kernel_gradient(
 def conv2d(
     features: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], stride: int, padding: Padding
 ) -> Float[Array, "b hh ww o"]:
-    """`plain_conv2d`, faster on CPUs. As there, the dtype is that of the features and the kernel.
+    """`plain_conv2d`, faster on CPUs; with the rounding of `winograd` where it goes that way.
 
     >>> row, kernel = jnp.array([0.0, 1.0, 2.0]).reshape(1, 1, 3, 1), jnp.ones((1, 3, 1, 1))
     >>> jax.grad(lambda kernel: conv2d(row, kernel, 1, ((0, 0), (1, 1))).sum())(kernel).ravel().tolist()
@@ -136,7 +136,8 @@ def conv2d(
 
 def _by_winograd(features, kernel, stride, padding) -> bool:
     as_it_must = kernel.shape[:2] == (3, 3) and stride == 1 and padding == ((1, 1), (1, 1))
-    return as_it_must and kernel.dtype == jnp.float32 and winograd.pays(features.shape, kernel.shape)
+    in_float32 = features.dtype == kernel.dtype == jnp.float32
+    return as_it_must and in_float32 and winograd.pays(features.shape, kernel.shape)
 
 
 def _forward(features, kernel, stride, padding):
