@@ -3,9 +3,12 @@
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
+import coverage
 import hypothesis
 import jaxtyping
+import pytest
 
 from tests.compiler import QUICK
 
@@ -17,12 +20,13 @@ hypothesis.settings.load_profile("small")
 
 # JAX reads these when it starts; the worker processes of one run inherit it, and share what they compile.
 os.environ.setdefault("XLA_FLAGS", QUICK)
+APPLICATION = Path(__file__).parent / "crystal"
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 OURS = CACHE not in os.environ
 if OURS:
     os.environ[CACHE] = tempfile.mkdtemp(prefix="maskrcnn-jax-tests-")
-    # Small programs as well, by default not worth a file: plain calls compile hundreds, one for each operation.
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    # Programs of 0.1 s as well, by default 1 s; those of a single operation take longer to read than to compile.
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 
@@ -49,6 +53,23 @@ SLOWEST_FIRST = (
 def pytest_collection_modifyitems(items):
     """Put the slowest files first (with `--no-loadscope-reorder`, see pyproject.toml); otherwise the order stays."""
     items.sort(key=lambda item: (*SLOWEST_FIRST, item.path.name).index(item.path.name))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Whole networks and the application count for no line of the library's coverage, their fixtures neither: that a
+    component's lines are run there says little, and tracing takes half as long again under the measurement.
+    """
+    stopped = []
+    if item.get_closest_marker("whole_network") or APPLICATION in item.path.parents:
+        while measurement := coverage.Coverage.current():  # xdist's workers have one inside another
+            measurement.stop()
+            stopped.append(measurement)
+    try:
+        return (yield)
+    finally:
+        for measurement in reversed(stopped):
+            measurement.start()
 
 
 def pytest_unconfigure(config):

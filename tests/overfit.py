@@ -20,6 +20,7 @@ from maskrcnn_jax.structures import GroundTruth
 from maskrcnn_jax.training.optimizer import make_optimizer, make_schedule
 from maskrcnn_jax.training.state import create_state
 from maskrcnn_jax.training.step import make_step
+from tests.compiler import DEFAULT
 from tests.small import quick_rngs
 
 
@@ -47,12 +48,14 @@ def overfit(config, *, size, steps, learning_rate, report=lambda step, loss: Non
     schedule = make_schedule(learning_rate, steps=steps, warmup=min(10, steps // 5), decay="cosine")
     optimizer = make_optimizer(schedule, kind="adamw", weight_decay=1e-4)
     graph, state = create_state(model, optimizer)
-    step = make_step(graph, optimizer)
     images, truth, windows = one_drop(size)
+    key = jax.random.key(1)
+    # So many steps of a network of this size are worth the compiler's optimisation.
+    step = make_step(graph, optimizer).lower(state, images, truth, windows, key).compile(DEFAULT)
     losses = []
     for i in range(steps):
         # The step number is folded into the key: reset, so that every step draws the same samples.
-        state, metrics = step(state._replace(step=jnp.zeros((), jnp.int32)), images, truth, windows, jax.random.key(1))
+        state, metrics = step(state._replace(step=jnp.zeros((), jnp.int32)), images, truth, windows, key)
         losses.append(float(metrics["total"]))
         report(i, losses[-1])
     return losses

@@ -40,6 +40,7 @@ def test_the_file_holds_what_the_peer_was_run_with(weights):
     assert hashlib.sha1(digests.encode()).hexdigest() == str(recorded.load("weight_digests")["matterport"])
 
 
+@pytest.mark.whole_network
 def test_every_stage_of_inference(model):
     assert model.config == MaskRCNNConfig.matterport_coco()
     rows = compare(model, recorded.network("matterport_network"))
@@ -103,6 +104,7 @@ def border_nudges(rois, model, *, bins):
     return np.concatenate([np.zeros_like(far), far], 1).astype(np.float32)
 
 
+@pytest.mark.whole_network
 def test_the_losses(step):
     np.testing.assert_allclose(list(step[0].values()), recorded.load("matterport_training")["losses"], rtol=1e-4)
 

@@ -53,6 +53,7 @@ def test_the_files_hold_what_the_peers_were_run_with():
     assert hashlib.sha1(layout.encode()).hexdigest() == str(digests["tv_layout"])
 
 
+@pytest.mark.whole_network
 def test_every_stage_of_inference(model):
     assert model.config == MaskRCNNConfig.torchvision_coco(101)
     rows = compare(model, recorded.network("torchvision_network", resized(400, 640, 11, 320)))
@@ -122,6 +123,7 @@ def step(model):
     return training_step(model)
 
 
+@pytest.mark.whole_network
 def test_the_losses(step):
     golden = recorded.load("torchvision_training")
     for ours, theirs in zip(NAMES, LOSSES, strict=True):
