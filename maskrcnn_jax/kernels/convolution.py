@@ -130,9 +130,8 @@ def conv2d(
     def by_xla(features, kernel):
         return plain_conv2d(features, kernel, stride, padding)
 
-    if _by_winograd(features, kernel, stride, padding):
-        return lax.platform_dependent(features, kernel, cpu=winograd.conv3x3, default=by_xla)
-    return by_xla(features, kernel)
+    on_cpu = winograd.conv3x3 if _by_winograd(features, kernel, stride, padding) else by_xla
+    return lax.platform_dependent(features, kernel, cpu=on_cpu, default=by_xla)
 
 
 def _by_winograd(features, kernel, stride, padding) -> bool:
@@ -158,11 +157,13 @@ def _backward(stride, padding, saved, gradient):
         return kernel_gradient(features, gradient, kernel.shape[:2], stride, padding).astype(kernel.dtype)
 
     if _by_winograd(features, kernel, stride, padding):
-        kernel_on_cpu = winograd.kernel_gradient
-        to_features = lax.platform_dependent(gradient, kernel, cpu=winograd.features_gradient, default=features_by_xla)
+        features_on_cpu, kernel_on_cpu = winograd.features_gradient, winograd.kernel_gradient
     else:
-        kernel_on_cpu, to_features = kernel_by_tiles, features_by_xla(gradient, kernel)
-    return to_features, lax.platform_dependent(features, gradient, cpu=kernel_on_cpu, default=kernel_by_xla)
+        features_on_cpu, kernel_on_cpu = features_by_xla, kernel_by_tiles
+    return (
+        lax.platform_dependent(gradient, kernel, cpu=features_on_cpu, default=features_by_xla),
+        lax.platform_dependent(features, gradient, cpu=kernel_on_cpu, default=kernel_by_xla),
+    )
 
 
 conv2d.defvjp(_forward, _backward)
