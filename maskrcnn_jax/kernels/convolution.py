@@ -130,6 +130,7 @@ def conv2d(
     def by_xla(features, kernel):
         return plain_conv2d(features, kernel, stride, padding)
 
+    # A branch even where both are alike: without it XLA fuses otherwise, and ResNet101's step takes 5.0 s, not 4.7 s.
     on_cpu = winograd.conv3x3 if _by_winograd(features, kernel, stride, padding) else by_xla
     return lax.platform_dependent(features, kernel, cpu=on_cpu, default=by_xla)
 
