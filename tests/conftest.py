@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(items):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
     """The application, and what is marked as a whole network, count for no line of the library's coverage, nor do their
-    fixtures: that a component's lines run there says little, and under the measurement tracing takes half as long again.
+    fixtures: that a component's lines run there says little, and measured tracing takes half as long again.
     """
     stopped = []
     if item.get_closest_marker("whole_network") or APPLICATION in item.path.parents:
