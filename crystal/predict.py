@@ -13,6 +13,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,10 +92,17 @@ def to_original(detections: Detections, box: Letterbox) -> Prediction:
     return Prediction(boxes[seen], scores[seen], classes[seen], rles)
 
 
+@partial(jax.jit, static_argnums=0)
+def _detect(graph: nnx.GraphDef, state: nnx.State, images: jax.Array, windows: jax.Array) -> Detections:
+    """The weights are an argument: as constants they would be compiled into the program, and stored twice."""
+    return nnx.merge(graph, state).detect(images, windows)
+
+
 class Predictor:
     """A model ready to be called on images: `predictor(images)` yields a `Prediction` an image, in order.
 
-    Compiles once, at the first call, for `batch_size` images of the config's size; the last batch is padded.
+    Compiles at the first call, for `batch_size` images of the config's size, once for all models of one config; the
+    last batch is padded.
 
     Args:
         model: of `MaskRCNNConfig.image.size`.
@@ -106,17 +114,7 @@ class Predictor:
         self.config = model.config
         self.clahe = clahe
         self.batch_size = batch_size
-        graph, self._state = nnx.split(model)
-
-        # The weights are an argument: as constants of the program they would be compiled into it, and stored twice.
-        def detect(state: nnx.State, images: jax.Array, windows: jax.Array) -> Detections:
-            return nnx.merge(graph, state).detect(images, windows)
-
-        self._detect = jax.jit(detect)
-
-    def take_weights(self, model: MaskRCNN) -> None:
-        """Go on with the weights of another model of the same config; nothing is compiled anew."""
-        self._state = nnx.split(model)[1]
+        self._graph, self._state = nnx.split(model)
 
     def _prepare(self, images: Iterator[Image]) -> tuple[np.ndarray, np.ndarray, list[Letterbox]] | None:
         """The next batch: images [b, h, w, 3], windows [b, 4] and the letterboxes; None at the end."""
@@ -144,7 +142,7 @@ class Predictor:
             following = ahead.submit(self._prepare, source)
             while (batch := following.result()) is not None:
                 following = ahead.submit(self._prepare, source)
-                found = jax.device_get(self._detect(self._state, batch[0], batch[1]))
+                found = jax.device_get(_detect(self._graph, self._state, *batch[:2]))
                 for slot, box in enumerate(batch[2]):
                     yield to_original(jax.tree.map(lambda values, slot=slot: values[slot], found), box)
 

@@ -118,28 +118,20 @@ def _read_evaluation(run: Path, steps: int) -> dict[str, Any] | None:
     return evaluation if evaluation.get("steps") == steps else None
 
 
-class _Evaluator:
-    """Measures runs; arms of one network share a compiled program."""
-
-    def __init__(self, split: Split) -> None:
-        self.split = split
-        self._predictors: dict[Any, Predictor] = {}
-
-    def __call__(self, run: Path, *, seed: int, steps: int, seconds: float | None, progress: Callable) -> None:
-        """Write RUN/evaluation.json."""
-        model, clahe = load_run(run)
-        predictor = self._predictors.setdefault(model.config, Predictor(model, clahe=clahe))
-        predictor.take_weights(model)
-        predictor.clahe = clahe
-        assessment = assess(predictor, self.split, seed=seed, progress=progress)
-        evaluation = {
-            "steps": steps,
-            "seconds": None if seconds is None else round(seconds, 1),
-            "numbers": finite(assessment.numbers),
-            "drawn": assessment.drawn,
-            "ap": {iou: [None if np.isnan(v) else v for v in aps] for iou, aps in image_aps(assessment).items()},
-        }
-        write_atomically(run / "evaluation.json", json.dumps(evaluation))
+def _measure(
+    run: Path, split: Split, *, seed: int, steps: int, seconds: float | None, progress: Callable[[int, str], None]
+) -> None:
+    """Write RUN/evaluation.json."""
+    model, clahe = load_run(run)
+    assessment = assess(Predictor(model, clahe=clahe), split, seed=seed, progress=progress)
+    evaluation = {
+        "steps": steps,
+        "seconds": None if seconds is None else round(seconds, 1),
+        "numbers": finite(assessment.numbers),
+        "drawn": assessment.drawn,
+        "ap": {iou: [None if np.isnan(v) else v for v in aps] for iou, aps in image_aps(assessment).items()},
+    }
+    write_atomically(run / "evaluation.json", json.dumps(evaluation))
 
 
 def run_experiment(
@@ -152,13 +144,13 @@ def run_experiment(
         run: Training(run.name, run, arguments(ARMS[arm], settings, seed=seed), steps)
         for (seed, arm), run in missing.items()
     }
-    evaluate, seed_of = _Evaluator(split), {run: seed for (seed, _), run in missing.items()}
+    seed_of = {run: seed for (seed, _), run in missing.items()}
     to_train = [training for training in trainings.values() if not training.finished()]
     with Bars() as bars:
 
         def measure(run: Path, seconds: float | None) -> None:
             bar = bars.add(f"measuring {run.name}", len(split.records))
-            evaluate(run, seed=seed_of[run], steps=steps, seconds=seconds, progress=bar)
+            _measure(run, split, seed=seed_of[run], steps=steps, seconds=seconds, progress=bar)
 
         for run, training in trainings.items():
             if training.finished():

@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from crystal.watch import Watch
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import GroundTruth
 from maskrcnn_jax.training.mesh import data_mesh, on_one_device, replicate, shard_batch
-from maskrcnn_jax.training.optimizer import make_optimizer, make_schedule
+from maskrcnn_jax.training.optimizer import Rule, Schedule, make_optimizer, make_schedule
 from maskrcnn_jax.training.state import TrainState, create_state, to_model
 from maskrcnn_jax.training.step import make_step
 
@@ -69,6 +69,19 @@ def _stop_requests() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+# Runs of one process that differ in images and seeds alone share an optimizer and with it their compiled steps.
+_step = lru_cache(8)(make_step)
+
+
+@lru_cache
+def _optimizer(
+    phase: Phase, warmup: int, decay: Schedule, kind: Rule, weight_decay: float, momentum: float, clip_norm: float
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    schedule = make_schedule(phase.learning_rate, steps=phase.steps, warmup=warmup, decay=decay)
+    optimizer = make_optimizer(schedule, kind=kind, weight_decay=weight_decay, momentum=momentum, clip_norm=clip_norm)
+    return optimizer, schedule
 
 
 class Trainer:
@@ -125,16 +138,8 @@ class Trainer:
         return self.model
 
     def _optimizer(self, phase: Phase) -> tuple[optax.GradientTransformation, optax.Schedule]:
-        config = self.config
-        schedule = make_schedule(phase.learning_rate, steps=phase.steps, warmup=config.warmup, decay=config.decay)
-        optimizer = make_optimizer(
-            schedule,
-            kind=config.optimizer,
-            weight_decay=config.weight_decay,
-            momentum=config.momentum,
-            clip_norm=config.clip_norm,
-        )
-        return optimizer, schedule
+        c = self.config
+        return _optimizer(phase, c.warmup, c.decay, c.optimizer, c.weight_decay, c.momentum, c.clip_norm)
 
     def _begin(self, phase: Phase) -> tuple[nnx.GraphDef, TrainState]:
         graph, state = create_state(
@@ -162,7 +167,7 @@ class Trainer:
             self.batches.set_state(position["input"])
             watch.set_state(position["watch"])
         state = state._replace(step=replicate(jnp.array(self.step, jnp.int32), self.mesh))
-        train_step = make_step(graph, optimizer, self.mesh)
+        train_step = _step(graph, optimizer, self.mesh)
 
         watch.restart_clock()
         while self.step < last:
@@ -267,7 +272,7 @@ def train_command(
     processes.check_alike(alike, out / "config.json")
     console.print(origin)
     with one_bar("training", config.steps) as bar:
-        trainer = Trainer(model, batches, config, out, validate=_validation(data, model, config), progress=bar)
+        trainer = Trainer(model, batches, config, out, validate=_validation(data, config), progress=bar)
         if trainer.step:
             console.print(f"{out}: goes on from step {trainer.step}")
         bar(trainer.step, "compiling" if trainer.step < config.steps else "finished already")
@@ -275,17 +280,15 @@ def train_command(
     raise_if_left_out(split)
 
 
-def _validation(data: Path, model: MaskRCNN, config: TrainConfig) -> Validate | None:
+def _validation(data: Path, config: TrainConfig) -> Validate | None:
     """The mAP on the first validation images with objects, if it is asked for and there are any."""
     if not (config.validate_every and (data / "val.json").exists()):
         return None
     records = [r for r in load_split(data, "val").records if any(not i.crowd for i in r.instances)]
     records = records[: config.validate_images]
     truths = [truth_of(record) for record in records]
-    predictor = Predictor(model, clahe=config.clahe)
 
     def validate(now: MaskRCNN) -> dict[str, float]:
-        predictor.take_weights(now)
-        return {"val_map": quick_map(predictor, records, truths)}
+        return {"val_map": quick_map(Predictor(now, clahe=config.clahe), records, truths)}
 
     return validate if records else None

@@ -15,6 +15,13 @@ from jaxtyping import Array, Float
 from maskrcnn_jax.kernels.normal import normal
 
 
+# Not a closure of BoxHead: two heads alike have equal graphs, and one compiled program.
+def _promote(arrays: Any, /, *, dtype: Any = None) -> Any:
+    """The bias stays float32: its gradient adds up all RoIs (see layers.add_bias)."""
+    features, kernel, bias = arrays
+    return features.astype(dtype), kernel.astype(dtype), bias
+
+
 class BoxHead(nnx.Module):
     """[r, o, o, c] -> (class logits [r, k], deltas [r, k, 4]); flattened as (row, column, channel).
 
@@ -37,13 +44,7 @@ class BoxHead(nnx.Module):
         def random(deviation):
             return lambda key, shape, _: normal(key, shape, deviation)
 
-        def promote(
-            arrays: Any, /, *, dtype: Any = None
-        ) -> Any:  # the bias stays float32: its gradient adds up all RoIs (see layers.add_bias)
-            features, kernel, bias = arrays
-            return features.astype(dtype), kernel.astype(dtype), bias
-
-        linear = partial(nnx.Linear, dtype=jnp.dtype(dtype), promote_dtype=cast(Any, promote), rngs=rngs)
+        linear = partial(nnx.Linear, dtype=jnp.dtype(dtype), promote_dtype=cast(Any, _promote), rngs=rngs)
         inputs = channels * pooled_size**2
         self.first = linear(inputs, hidden, kernel_init=random(math.sqrt(2 / inputs)))  # He et al. 2015: before a ReLU
         self.second = linear(hidden, hidden, kernel_init=random(math.sqrt(2 / hidden)))

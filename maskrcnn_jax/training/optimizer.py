@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 Schedule = Literal["constant", "cosine"]
+Rule = Literal["sgd", "adamw"]
 
 
 def make_schedule(learning_rate: float, *, steps: int, warmup: int = 0, decay: Schedule = "cosine") -> optax.Schedule:
@@ -35,7 +36,7 @@ def is_kernel(params: Any) -> Any:
 def make_optimizer(
     schedule: optax.Schedule,
     *,
-    kind: Literal["sgd", "adamw"] = "sgd",
+    kind: Rule = "sgd",
     weight_decay: float = 1e-4,
     momentum: float = 0.9,
     clip_norm: float = 5.0,
