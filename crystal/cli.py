@@ -12,7 +12,6 @@ from typing import Annotated, Literal
 
 import tyro
 
-from crystal.allocator import keep_freed_memory
 from crystal.errors import CrystalError
 
 FAILED, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
@@ -279,10 +278,12 @@ COMMANDS = {
 
 def main() -> None:
     """Entry point of the console script."""
-    keep_freed_memory()
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS, prog="crystal", description="Find and outline protein crystals in crystallization-drop images."
     )
+    from crystal.allocator import keep_freed_memory
+
+    keep_freed_memory()
     try:
         code = command.run()
     except KeyboardInterrupt as error:

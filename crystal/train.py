@@ -17,6 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from crystal import processes
+from crystal.allocator import give_back_freed_memory
 from crystal.assess import quick_map, truth_of
 from crystal.best import Best
 from crystal.checkpoints import Checkpoints
@@ -169,12 +170,16 @@ class Trainer:
         state = state._replace(step=replicate(jnp.array(self.step, jnp.int32), self.mesh))
         train_step = _step(graph, optimizer, self.mesh)
 
+        compiling = True
         watch.restart_clock()
         while self.step < last:
             asked = time.monotonic()
             batch = next(self.batches)
             waited = time.monotonic() - asked
             state, metrics = train_step(state, *placed(batch, self.mesh), self.key)
+            if compiling:
+                give_back_freed_memory()
+                compiling = False
             self.step += 1
             watch.add(metrics, batch.image_ids, waited)
             if self.step % config.log_every == 0 or self.step == last:
