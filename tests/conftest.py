@@ -1,5 +1,6 @@
 """What all tests share: shapes and types of `maskrcnn_jax` are checked at every call, programs compiled once a run."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -29,6 +30,9 @@ if OURS:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+
+# Tracing makes objects by the million that live on, and the collector would look at them again and again.
+gc.set_threshold(100_000, 20, 100)
 
 # Two workers take whole files, one after the other: what takes minutes must not begin when all else is done.
 SLOWEST_FIRST = (

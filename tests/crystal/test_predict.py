@@ -13,6 +13,7 @@ import pytest
 from pycocotools import mask as rle_tools
 from pycocotools.coco import COCO
 
+from crystal import predict
 from crystal.images import prepare
 from crystal.outlines import encode_patch
 from crystal.outputs import OutputError
@@ -90,6 +91,7 @@ def test_boxes_and_masks_of_a_wide_image_come_back_to_its_own_pixels():
 def test_results_come_in_order_and_do_not_depend_on_the_batch(predictor):
     images = [picture(40 + 20 * i, 150 - 20 * i, i) for i in range(5)]  # the third batch is padded
     together = list(predictor(images))
+    traces = predict._detect._cache_size()
     assert [p.rles[0]["size"] for p in together] == [list(i.shape[:2]) for i in images]
     for image, found in zip(images, together, strict=True):
         [alone] = predictor([image])
@@ -99,7 +101,9 @@ def test_results_come_in_order_and_do_not_depend_on_the_batch(predictor):
         assert (np.diff(found.scores) <= 0).all()
         assert len(found.boxes) == len(found.scores) == len(found.classes) == len(found.rles) > 0
     assert list(predictor([])) == []
-    assert predictor._detect._cache_size() == 1  # one trace whatever the images
+    others = Predictor(MaskRCNN(predictor.config, rngs=quick_rngs(1)), clahe=False, batch_size=2)
+    assert list(others(images))
+    assert predict._detect._cache_size() == traces > 0  # one trace whatever the images and the weights
 
 
 def test_an_error_in_the_source_is_raised(predictor):
