@@ -281,10 +281,11 @@ def main() -> None:
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS, prog="crystal", description="Find and outline protein crystals in crystallization-drop images."
     )
-    from crystal.allocator import keep_freed_memory
-
-    keep_freed_memory()
     try:
+        if not isinstance(command, Render | Convert):  # they run no network, and JAX takes a second to import
+            from crystal.allocator import keep_freed_memory
+
+            keep_freed_memory()
         code = command.run()
     except KeyboardInterrupt as error:
         # Trainer names the signal: a scheduler's SIGTERM has an exit code of its own.

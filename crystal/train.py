@@ -73,11 +73,11 @@ def _stop_requests() -> Iterator[list[int]]:
 
 
 # Runs of one process that differ in images and seeds alone share an optimizer and with it their compiled steps.
-_step = lru_cache(8)(make_step)
+_shared_step = lru_cache(8)(make_step)
 
 
 @lru_cache
-def _optimizer(
+def _shared_optimizer(
     phase: Phase, warmup: int, decay: Schedule, kind: Rule, weight_decay: float, momentum: float, clip_norm: float
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     schedule = make_schedule(phase.learning_rate, steps=phase.steps, warmup=warmup, decay=decay)
@@ -140,7 +140,7 @@ class Trainer:
 
     def _optimizer(self, phase: Phase) -> tuple[optax.GradientTransformation, optax.Schedule]:
         c = self.config
-        return _optimizer(phase, c.warmup, c.decay, c.optimizer, c.weight_decay, c.momentum, c.clip_norm)
+        return _shared_optimizer(phase, c.warmup, c.decay, c.optimizer, c.weight_decay, c.momentum, c.clip_norm)
 
     def _begin(self, phase: Phase) -> tuple[nnx.GraphDef, TrainState]:
         graph, state = create_state(
@@ -168,7 +168,7 @@ class Trainer:
             self.batches.set_state(position["input"])
             watch.set_state(position["watch"])
         state = state._replace(step=replicate(jnp.array(self.step, jnp.int32), self.mesh))
-        train_step = _step(graph, optimizer, self.mesh)
+        train_step = _shared_step(graph, optimizer, self.mesh)
 
         compiling = True
         watch.restart_clock()

@@ -49,6 +49,17 @@ def test_module_and_help_work_without_jax():
     assert "demo" in done.stdout
 
 
+def test_drawing_drops_needs_no_jax(tmp_path):
+    code = (
+        "import sys; sys.argv = ['crystal', *sys.argv[1:]]\nfrom crystal import cli\ntry: cli.main()\n"
+        "except SystemExit as end: assert end.code == 0\nassert 'jax' not in sys.modules"
+    )
+    words = ["render", "--out", tmp_path / "data", "--train", "1", "--val", "1"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "data" / "train.json").exists()
+
+
 def test_evaluate_prints_and_writes_the_numbers(monkeypatch, capsys, weights, drops, tmp_path):
     out = tmp_path / "numbers.json"
     code, said, _ = crystal(monkeypatch, capsys, "evaluate", "--weights", weights, "--data", drops, "--out", out)
