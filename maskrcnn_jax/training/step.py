@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.experimental.xla_metadata import set_xla_metadata
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Num, PRNGKeyArray
@@ -59,16 +60,27 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, mesh
             check_vma=False,
         )
 
-    def step(state, images, truth, windows, key):
-        key = jax.random.fold_in(key, state.step)
-        gradients, (losses, drawn) = gradients_of(state.params, state.frozen, images, truth, windows, key)
+    def update(gradients, state, loss):
         norm = optax.tree.norm(gradients)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-
-        finite = jnp.isfinite(norm) & jnp.isfinite(losses.total)
+        finite = jnp.isfinite(norm) & jnp.isfinite(loss)
         params, optimizer_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), (params, optimizer_state), (state.params, state.optimizer)
+        )
+        return params, optimizer_state, norm, finite
+
+    def update_apart(*arguments):
+        # XLA would fuse the end of each gradient into its parameter's update, and compile one for every parameter
+        # rather than for every shape. The attribute is one that its CPU compiler alone is known to take.
+        with set_xla_metadata(inlineable="false"):
+            return jax.jit(update)(*arguments)
+
+    def step(state, images, truth, windows, key):
+        key = jax.random.fold_in(key, state.step)
+        gradients, (losses, drawn) = gradients_of(state.params, state.frozen, images, truth, windows, key)
+        params, optimizer_state, norm, finite = jax.lax.platform_dependent(
+            gradients, state, losses.total, cpu=update_apart, default=update
         )
         metrics = {**losses._asdict(), "grad_norm": norm, "skipped": 1.0 - finite.astype(jnp.float32)} | drawn
         return TrainState(params, state.frozen, optimizer_state, state.step + 1), metrics

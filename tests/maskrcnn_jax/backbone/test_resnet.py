@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from maskrcnn_jax.backbone.resnet import Block, ResNet, max_pool, space_to_depth
+from maskrcnn_jax.backbone.resnet import Block, ResNet, Stage, max_pool, space_to_depth
 from maskrcnn_jax.config import BackboneConfig, MaskRCNNConfig
 from tests import oracles, recorded
 from tests.traced import assert_jit_changes_nothing
@@ -56,6 +56,37 @@ def test_block_equals_the_oracle(block, stride_on):
         branch = np.maximum(branch, 0) if i < len(strides) - 1 else branch
     expected = np.maximum(branch + layer(features, module.shortcut, module.shortcut_norm, 2), 0)
     np.testing.assert_allclose(run(module, features[None])[0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["affine", "group"])
+def test_equal_blocks_are_traced_once_and_run_one_after_the_other(norm, monkeypatch):
+    config = dataclasses.replace(SMALL, block="bottleneck", norm=norm)
+    stage = Stage(8, 16, depth=5, stride=2, config=config, dtype="float32", rngs=nnx.Rngs(0))
+    for i, block in enumerate(stage.blocks):  # no two alike, and none the identity
+        block.norms[-1].scale[...] = jnp.full(16, 0.5 + 0.1 * i)
+    features = jax.random.normal(jax.random.key(0), (2, 8, 12, 8))
+
+    def one_after_the_other(stage, features):
+        for block in stage.blocks:
+            features = block(features)
+        return features
+
+    def value_and_gradients(way):
+        return nnx.jit(nnx.value_and_grad(lambda stage, features: (way(stage, features) ** 2).sum(), argnums=(0, 1)))(
+            stage, features
+        )
+
+    np.testing.assert_allclose(run(stage, features), one_after_the_other(stage, features), rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(
+        *(jax.tree.leaves(value_and_gradients(way)) for way in (Stage.__call__, one_after_the_other)), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
+
+    calls = []
+    whole = Block.__call__
+    monkeypatch.setattr(Block, "__call__", lambda block, features: calls.append(1) or whole(block, features))
+    nnx.eval_shape(lambda stage, features: stage(features), stage, features)
+    assert len(calls) == 2
 
 
 def test_a_fresh_block_with_group_norm_is_the_identity():
