@@ -97,7 +97,7 @@ def compare(model: MaskRCNN, golden: Mapping[str, np.ndarray]) -> list[Compariso
         anchors = len(model.anchors(*size))
         objectness = jnp.full((1, anchors), UNRANKED).at[0, index].set(golden["ranked.objectness"])
         deltas = jnp.zeros((1, anchors, 4)).at[0, index].set(golden["ranked.deltas"])
-        found = model.propose(objectness, deltas, windows, size=size, training=False)
+        found = run(lambda m, *a: m.propose(*a, size=size, training=False), objectness, deltas, windows)
         distance = _farthest(golden["proposals"], np.asarray(found.boxes[0])[np.asarray(found.valid[0])])
         rows.append(
             Comparison("proposals from the recorded outputs of the RPN", "largest distance, px", distance, PIXELS)

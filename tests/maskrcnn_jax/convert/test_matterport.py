@@ -1,8 +1,10 @@
 """Matterport's h5: every stage, loss and gradient against the program itself (Keras 2.2.4, TensorFlow 1.13.1)."""
 
 import hashlib
+from functools import partial
 
 import h5py
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from maskrcnn_jax.roi.align import assign_levels
 from maskrcnn_jax.roi.targets import RoITargets
 from maskrcnn_jax.rpn.targets import RPNTargets
 from tests import recorded
+from tests.compiler import FOR_LOOPS
 from tests.maskrcnn_jax.convert.training_parity import losses_and_gradients
 from tests.weight_files import matterport_layout, matterport_weight, write_h5
 
@@ -41,7 +44,8 @@ def test_the_file_holds_what_the_peer_was_run_with(weights):
 
 
 @pytest.mark.whole_network
-def test_every_stage_of_inference(model):
+def test_every_stage_of_inference(model, monkeypatch):
+    monkeypatch.setattr(jax, "jit", partial(jax.jit, compiler_options=FOR_LOOPS))
     assert model.config == MaskRCNNConfig.matterport_coco()
     rows = compare(model, recorded.network("matterport_network"))
     assert {row.stage for row in rows} >= {

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import zlib
+from functools import partial
 
 import cv2
 import jax
@@ -20,6 +21,7 @@ from maskrcnn_jax.roi.align import roi_align
 from maskrcnn_jax.roi.targets import RoITargets
 from maskrcnn_jax.rpn.targets import RPNTargets
 from tests import recorded
+from tests.compiler import FOR_LOOPS
 from tests.maskrcnn_jax.convert.training_parity import NAMES, losses_and_gradients
 from tests.weight_files import make_image, pytorch_weight, torchvision_layout, write_stacked, write_zip
 
@@ -54,7 +56,8 @@ def test_the_files_hold_what_the_peers_were_run_with():
 
 
 @pytest.mark.whole_network
-def test_every_stage_of_inference(model):
+def test_every_stage_of_inference(model, monkeypatch):
+    monkeypatch.setattr(jax, "jit", partial(jax.jit, compiler_options=FOR_LOOPS))
     assert model.config == MaskRCNNConfig.torchvision_coco(101)
     rows = compare(model, recorded.network("torchvision_network", resized(400, 640, 11, 320)))
     assert {row.stage for row in rows} >= {
