@@ -62,10 +62,12 @@ def pytest_collection_modifyitems(items):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
     """The application, and what is marked as a whole network, count for no line of the library's coverage, nor do their
-    fixtures: that a component's lines run there says little, and measured tracing takes half as long again.
+    fixtures: that a component's lines run there says little, and measured tracing takes half as long again. Nor does
+    what is timed, which the measurement would slow down.
     """
     stopped = []
-    if item.get_closest_marker("whole_network") or APPLICATION in item.path.parents:
+    uncounted = item.get_closest_marker("whole_network") or item.get_closest_marker("timed")
+    if uncounted or APPLICATION in item.path.parents:
         while measurement := coverage.Coverage.current():  # xdist's workers have one inside another
             measurement.stop()
             stopped.append(measurement)
