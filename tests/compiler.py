@@ -11,7 +11,7 @@ EMITTERS = "xla_cpu_use_fusion_emitters" if version("jaxlib").startswith(("0.10.
 LEVEL = "xla_backend_optimization_level"
 # A fifth of the time to compile.
 QUICK = f"--{LEVEL}=0" + (f" --{EMITTERS}=false" if EMITTERS else "")
-# For one program: `jax.jit(..., compiler_options=DEFAULT)`. With FOR_LOOPS one that goes over thousands of boxes takes
-# twice as long to compile as with QUICK, and a fraction of the time to run.
-FOR_LOOPS = {LEVEL: 1}
+# For one program: `jax.jit(..., compiler_options=DEFAULT)`.
 DEFAULT = {LEVEL: 3} | ({EMITTERS: True} if EMITTERS else {})
+# One that goes over thousands of boxes takes twice as long to compile as with QUICK, and a fraction of the time to run.
+FOR_LOOPS = {LEVEL: 1}

@@ -14,7 +14,7 @@ from maskrcnn_jax.config import BackboneConfig
 from maskrcnn_jax.layers import Conv, make_norm
 
 BOTTLENECK_RATIO = 4  # a bottleneck's inner width is a quarter of its output (table 1)
-LEAST_EQUAL = 3  # equal blocks of a stage from which on they are compiled once
+LEAST_EQUAL = 3  # blocks of a stage that differ in their numbers alone, from which on they are compiled once
 
 
 class Block(nnx.Module):
@@ -62,11 +62,11 @@ class Block(nnx.Module):
 
 
 class Stage(nnx.Module):
-    """Blocks at one resolution; the first one down-samples, the others are equal.
+    """Blocks at one resolution; the first one down-samples.
 
-    Three equal ones or more run as a `lax.scan` over their stacked weights, so that XLA sees one of them where
-    ResNet101 has 22. With what `training/step.py` does for the optimizer, its step compiles in four fifths of the time
-    on two cores, and runs as fast (`benchmarks/README.md`).
+    The others, three or more that differ in their numbers alone, run as a `lax.scan` over their stacked weights, so
+    that XLA sees one of them where ResNet101 has 22. With what `training/step.py` does for the optimizer, its step
+    compiles in four fifths of the time on two cores, and runs as fast (`benchmarks/README.md`).
 
     >>> config = BackboneConfig(block="basic", norm="affine")
     >>> stage = Stage(2, 3, depth=2, stride=2, config=config, dtype="float32", rngs=nnx.Rngs(0))
@@ -90,14 +90,14 @@ class Stage(nnx.Module):
         )
 
     def __call__(self, features: Float[Array, "b h w i"]) -> Float[Array, "b hh ww o"]:
-        scanned = len(self.blocks) > LEAST_EQUAL
-        for block in self.blocks[:1] if scanned else self.blocks:
-            features = block(features)
-        if not scanned:
+        others = [nnx.split(block) for block in self.blocks[1:]]
+        if len(others) < LEAST_EQUAL or any(graph != others[0][0] for graph, _ in others):
+            for block in self.blocks:
+                features = block(features)
             return features
-        equal = self.blocks[1:]
-        graph = nnx.graphdef(equal[0])
-        weights = jax.tree.map(lambda *own: jnp.stack(own), *(nnx.state(block) for block in equal))
+        graph = others[0][0]
+        weights = jax.tree.map(lambda *own: jnp.stack(own), *(own for _, own in others))
+        features = self.blocks[0](features)
         return jax.lax.scan(lambda features, own: (nnx.merge(graph, own)(features), None), features, weights)[0]
 
 

@@ -67,10 +67,9 @@ def picture(slots, batch):
     counts = crystals_a_drop()
     fit, axes = canvas()
     bins = list(range(0, 66, 2))
-    # "stepfilled": one outline is drawn in a fraction of the time that its bars take.
-    axes.hist(counts[counts <= slots], bins=bins, histtype="stepfilled", color=BLUE, label="fits")
-    left_out = {"color": VERMILLION, "hatch": "//", "label": "largest only are kept"}
-    axes.hist(counts[counts > slots], bins=bins, histtype="stepfilled", **left_out)
+    way = "stepfilled"  # one outline, drawn in a fraction of the time that its bars take
+    axes.hist(counts[counts <= slots], bins, histtype=way, color=BLUE, label="fits")
+    axes.hist(counts[counts > slots], bins, histtype=way, color=VERMILLION, hatch="//", label="largest only are kept")
     axes.axvline(slots, color=ORANGE, ls="--")
     axes.set(xlabel="crystals in a drop", ylabel="drops")
     axes.legend(frameon=False)
