@@ -7,6 +7,7 @@ writes to a temporary name and renames, so that a half-written folder never has 
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,13 @@ class ShapeError(CheckpointError):
 
 
 def named_parameters(model: MaskRCNN) -> dict[str, Any]:
-    """Every parameter (of a skeleton: its shape) by its dotted name, `backbone.stem.kernel` for one."""
+    """Every parameter by its dotted name, `backbone.stem.kernel` for one."""
     return _by_name(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+
+
+def named_shapes(config: MaskRCNNConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """What `named_parameters` gives for a model of `config`, shapes alone: no random number is drawn for them."""
+    return _by_name(_skeleton(config)[1])
 
 
 def build(config: MaskRCNNConfig, parameters: Mapping[str, Any], *, name: str) -> MaskRCNN:
@@ -42,10 +48,7 @@ def build(config: MaskRCNNConfig, parameters: Mapping[str, Any], *, name: str) -
 
     Raises ShapeError with every parameter that is missing, too many or of another shape.
     """
-    # Shapes alone: random initial values would be thrown away at once.
-    skeleton = nnx.eval_shape(lambda: MaskRCNN(config, rngs=nnx.Rngs(0)))
-    graph, state = nnx.split(skeleton, nnx.Param)
-    wanted = nnx.to_pure_dict(state)
+    graph, wanted = _skeleton(config)
     shapes = _by_name(wanted)
     wrong = [
         f"{key}: {_shape(parameters.get(key))} in the file, {_shape(shapes.get(key))} in the config"
@@ -55,6 +58,20 @@ def build(config: MaskRCNNConfig, parameters: Mapping[str, Any], *, name: str) -
     if wrong:
         raise ShapeError(name, wrong)
     return nnx.merge(graph, _fill(wanted, parameters))
+
+
+class _OneKey(nnx.Rngs):
+    """Gives the same key each time. NNX's count of the keys costs twice as much as all else in a trace for shapes."""
+
+    def params(self) -> jax.Array:
+        return jax.random.key(0)
+
+
+@cache
+def _skeleton(config: MaskRCNNConfig) -> tuple[nnx.GraphDef, Any]:
+    """A model's structure, and the shapes of its parameters as a nested dict that nobody changes."""
+    graph, shapes = nnx.split(nnx.eval_shape(lambda: MaskRCNN(config, rngs=_OneKey(0))), nnx.Param)
+    return graph, nnx.to_pure_dict(shapes)
 
 
 def save(model: MaskRCNN, path: str | Path, *, dtype: Any = None, origin: Mapping[str, Any] | None = None) -> None:

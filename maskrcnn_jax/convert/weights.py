@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flax import nnx
-
 from maskrcnn_jax import checkpoint
 from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.convert import detectron2, matterport, pickles, torch_archive, torchvision
@@ -64,8 +62,7 @@ def read(path: str | Path, *, norm_epsilon: float | None = None) -> Converted:
         epsilon = source.norm_epsilon if norm_epsilon is None else norm_epsilon
         if not 0 <= epsilon < 1:
             raise ConversionError(f"a norm epsilon of {epsilon} makes no sense; it is between 0 and 1e-3 everywhere")
-        skeleton = nnx.eval_shape(lambda: MaskRCNN(source.config, rngs=nnx.Rngs(0)))
-        wanted = {name: tuple(p.shape) for name, p in checkpoint.named_parameters(skeleton).items()}
+        wanted = {name: tuple(p.shape) for name, p in checkpoint.named_shapes(source.config).items()}
         rules = source.rules(wanted, source.config.backbone.depths, epsilon=epsilon)
         parameters = convert(source.entries, rules, wanted, source.ignored)
         origin = {

@@ -86,6 +86,12 @@ def rpn_targets_of(golden, anchors):
     return RPNTargets(*(jnp.stack([jnp.asarray(p) for p in column]) for column in zip(*parts, strict=True)))
 
 
+@partial(jax.jit, compiler_options=FOR_LOOPS)
+@jax.vmap
+def _each_from_its_own(mask, box):
+    return roi_align(mask, box, output_size=28, sampling_ratio=0, aligned=False, max_samples=9)
+
+
 def roi_targets_of(golden):
     """The recorded RoIs, positives first; mask targets by adaptive RoI Align of the full-size masks."""
     parts = []
@@ -96,12 +102,12 @@ def roi_targets_of(golden):
         shape = golden[f"{image}.resized_masks_shape"]
         masks = np.unpackbits(golden[f"{image}.resized_masks_bits"])[: np.prod(shape)].reshape(shape)
         assert shape[1] == height
-        own = golden[f"{image}.sampled.matched"][order][:128]
-        maps = jnp.asarray(masks.transpose(1, 2, 0), jnp.float32)
-        pooled = roi_align(
-            maps, jnp.asarray(boxes[:128]), output_size=28, sampling_ratio=0, aligned=False, max_samples=19
+        own = golden[f"{image}.sampled.matched"][order][: positive.sum()]
+        pooled = _each_from_its_own(
+            jnp.asarray(masks[own, :, :, None], jnp.float32), jnp.asarray(boxes[: len(own), None])
         )
-        target = np.asarray(pooled)[np.arange(128), :, :, own] * positive[:128, None, None]
+        target = np.zeros((128, 28, 28), np.float32)
+        target[: len(own)] = np.asarray(pooled)[:, 0, :, :, 0]
         deltas = golden[f"{image}.sampled.targets"][order] * positive[:, None]
         parts.append((boxes, labels.astype(np.int32), deltas, target, positive, np.ones(512, bool)))
     return RoITargets(*(jnp.stack([jnp.asarray(p) for p in column]) for column in zip(*parts, strict=True)))
