@@ -21,6 +21,15 @@ def random(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
+@jax.jit
+def three_passes(features, kernel, gradient):
+    return (
+        winograd.conv3x3(features, kernel),
+        winograd.features_gradient(gradient, kernel),
+        winograd.kernel_gradient(features, gradient),
+    )
+
+
 @given(st.lists(st.integers(-8, 8), min_size=9, max_size=9))
 def test_the_1d_algorithm_is_a_correlation(numbers):
     inputs, weights = np.array(numbers[:6], float), np.array(numbers[6:], float)
@@ -32,29 +41,34 @@ def test_the_1d_algorithm_is_a_correlation(numbers):
 def test_all_passes_equal_those_of_the_plain_convolution(shape):
     b, h, w, i, o = shape
     features, kernel, gradient = random(b, h, w, i), random(3, 3, i, o, seed=1), random(b, h, w, o, seed=2)
-    out, backward = jax.vjp(lambda f, k: plain_conv2d(f, k, 1, AROUND), features, kernel)
-    for_features, for_kernel = backward(gradient)
-    np.testing.assert_allclose(winograd.conv3x3(features, kernel), out, atol=1e-4)
-    np.testing.assert_allclose(winograd.features_gradient(gradient, kernel), for_features, atol=1e-4)
-    np.testing.assert_allclose(winograd.kernel_gradient(features, gradient), for_kernel, atol=2e-4)
+
+    @jax.jit
+    def plain(features, kernel, gradient):
+        out, backward = jax.vjp(lambda f, k: plain_conv2d(f, k, 1, AROUND), features, kernel)
+        return out, *backward(gradient)
+
+    ours, theirs = three_passes(features, kernel, gradient), plain(features, kernel, gradient)
+    for our, their, atol in zip(ours, theirs, (1e-4, 1e-4, 2e-4), strict=True):
+        np.testing.assert_allclose(our, their, atol=atol)
     for image in range(b):
         expected = oracles.conv2d(np.asarray(features[image]), np.asarray(kernel), 1, AROUND)
-        np.testing.assert_allclose(winograd.conv3x3(features, kernel)[image], expected, atol=1e-4)
+        np.testing.assert_allclose(ours[0][image], expected, atol=1e-4)
 
 
 def test_gradients_are_the_transposes():
     """By autodiff of the forward pass, which nobody wrote by hand."""
     features, kernel, gradient = random(2, 9, 5, 3), random(3, 3, 3, 2, seed=1), random(2, 9, 5, 2, seed=2)
-    for_features, for_kernel = jax.vjp(winograd.conv3x3, features, kernel)[1](gradient)
-    np.testing.assert_allclose(winograd.features_gradient(gradient, kernel), for_features, atol=1e-4)
-    np.testing.assert_allclose(winograd.kernel_gradient(features, gradient), for_kernel, atol=2e-4)
+    by_autodiff = jax.jit(lambda *both: jax.vjp(winograd.conv3x3, *both)[1](gradient))(features, kernel)
+    _, for_features, for_kernel = three_passes(features, kernel, gradient)
+    np.testing.assert_allclose(for_features, by_autodiff[0], atol=1e-4)
+    np.testing.assert_allclose(for_kernel, by_autodiff[1], atol=2e-4)
 
 
 def test_rounding_is_what_the_docstring_says():
     """Against float64, relative to the spread of the outputs: 1.2e-6, and 0.2e-6 for the plain sum."""
     features, kernel = jax.nn.relu(random(1, 32, 32, 256)), random(3, 3, 256, 64, seed=1) / 48
     exact = oracles.conv2d(np.asarray(features[0], np.float64), np.asarray(kernel, np.float64), 1, AROUND)
-    error = np.asarray(winograd.conv3x3(features, kernel)[0], np.float64) - exact
+    error = np.asarray(jax.jit(winograd.conv3x3)(features, kernel)[0], np.float64) - exact
     assert np.sqrt((error**2).mean()) / exact.std() < 2e-6
     assert np.abs(error).max() / exact.std() < 3e-5
 

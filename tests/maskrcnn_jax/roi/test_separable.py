@@ -5,9 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskrcnn_jax.roi.align import assign_levels, pyramid_roi_align, roi_align
+from maskrcnn_jax.roi import align
+from maskrcnn_jax.roi.align import assign_levels
 from maskrcnn_jax.roi.separable import CHUNK, interpolation_matrix
 
+OPTIONS = ("output_size", "sampling_ratio", "aligned")
+pyramid_roi_align = jax.jit(align.pyramid_roi_align, static_argnames=("image_size", *OPTIONS))
+roi_align = jax.jit(align.roi_align, static_argnames=("spatial_scale", *OPTIONS))
 IMAGE = (64, 96)
 STRIDES = (4, 8, 16, 32)
 
