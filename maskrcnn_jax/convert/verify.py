@@ -16,6 +16,7 @@ fault shows where it is made; proposals and detections are compared as sets, sin
 import dataclasses
 import zipfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,19 +78,14 @@ def compare(model: MaskRCNN, golden: Mapping[str, np.ndarray]) -> list[Compariso
     size = (images.shape[1], images.shape[2])
     windows = jnp.asarray(golden.get("window", (0, 0, size[1], size[0])), jnp.float32)[None]
 
-    def run(method: Callable[..., Any], *arrays: Any) -> Any:
-        return jax.jit(lambda state, *a: method(nnx.merge(graph, state), *a))(state, *arrays)
+    def run(method: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
+        return _run(method, tuple(options.items()), graph, state, *arrays)
 
     maps = tuple(name for name in MAPS if name in golden)
     wanted = {*maps, *(name for name in ("objectness", "rpn_deltas", "proposals") if name in golden)}
     wanted |= {"detections"} if "detections.boxes" in golden else set()
     wanted |= set(Pyramid._fields) if {"class_logits", "masks"} & set(golden) else set()
-
-    def stages(model: MaskRCNN, images: jax.Array, windows: jax.Array) -> dict[str, Any]:
-        # What is not returned is not computed.
-        return {name: value for name, value in model.stages(images, windows)._asdict().items() if name in wanted}
-
-    ours = run(stages, images, windows)
+    ours = run(_stages, images, windows, wanted=frozenset(wanted))
     rows = [_values(name, ours[name], golden) for name in (*maps, "objectness", "rpn_deltas") if name in golden]
 
     if "ranked.index" in golden:
@@ -97,7 +93,7 @@ def compare(model: MaskRCNN, golden: Mapping[str, np.ndarray]) -> list[Compariso
         anchors = len(model.anchors(*size))
         objectness = jnp.full((1, anchors), UNRANKED).at[0, index].set(golden["ranked.objectness"])
         deltas = jnp.zeros((1, anchors, 4)).at[0, index].set(golden["ranked.deltas"])
-        found = run(lambda m, *a: m.propose(*a, size=size, training=False), objectness, deltas, windows)
+        found = run(MaskRCNN.propose, objectness, deltas, windows, size=size, training=False)
         distance = _farthest(golden["proposals"], np.asarray(found.boxes[0])[np.asarray(found.valid[0])])
         rows.append(
             Comparison("proposals from the recorded outputs of the RPN", "largest distance, px", distance, PIXELS)
@@ -112,18 +108,35 @@ def compare(model: MaskRCNN, golden: Mapping[str, np.ndarray]) -> list[Compariso
     pyramid = Pyramid(*(ours.get(name) for name in Pyramid._fields))
     if "class_logits" in golden:
         recorded = jnp.asarray(golden["proposals"])[None]
-        logits, deltas = run(lambda m, p, boxes: m.classify(p, boxes, size=size), pyramid, recorded)
+        logits, deltas = run(MaskRCNN.classify, pyramid, recorded, size=size)
         rows += [_per_row("class_logits", logits[0], golden), _per_row("box_deltas", deltas[0], golden)]
     if "detections.boxes" in golden:
         rows.append(_detections(ours["detections"], golden, model.config))
     if "masks" in golden:
         chosen = golden["masks.rows"]
         boxes = jnp.asarray(golden["detections.boxes"])[chosen][None]
-        logits = run(lambda m, p, b: m.outline(p, b, size=size), pyramid, boxes)
+        logits = run(MaskRCNN.outline, pyramid, boxes, size=size)
         own = np.asarray(logits)[0][np.arange(len(chosen)), :, :, golden["detections.classes"][chosen]]
         error = np.abs(1 / (1 + np.exp(-own)) - golden["masks"]).max()
         rows.append(Comparison("mask probabilities", "largest error", float(error), MASK_TOLERANCE))
     return rows
+
+
+# At the top of the file, so that one program serves all goldens of a model's config and an image size.
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _run(
+    method: Callable[..., Any],
+    options: tuple[tuple[str, Any], ...],
+    graph: nnx.GraphDef,
+    state: nnx.State,
+    *arrays: Any,
+) -> Any:
+    return method(nnx.merge(graph, state), *arrays, **dict(options))
+
+
+def _stages(model: MaskRCNN, images: jax.Array, windows: jax.Array, wanted: frozenset[str]) -> dict[str, Any]:
+    # What is not returned is not computed.
+    return {name: value for name, value in model.stages(images, windows)._asdict().items() if name in wanted}
 
 
 def _values(name: str, ours: jax.Array, golden: Mapping[str, np.ndarray]) -> Comparison:
