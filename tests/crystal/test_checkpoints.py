@@ -1,6 +1,7 @@
 """Checkpoints that were damaged after they were written are noticed, kept aside, and passed over."""
 
 import shutil
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +15,11 @@ from maskrcnn_jax.training.state import create_state
 from tests.small import small_model
 
 OPTIMIZER = optax.sgd(0.1, momentum=0.9)
+model = cache(small_model)
 
 
 def fresh(step):
-    return create_state(small_model(), OPTIMIZER, part="heads")[1], True
+    return create_state(model(), OPTIMIZER, part="heads")[1], True
 
 
 def filled(value):
@@ -29,19 +31,26 @@ def filled(value):
     )
 
 
-@pytest.fixture
-def run(tmp_path):
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
     """Steps 2 and 4 of three that were saved."""
-    checkpoints = Checkpoints(tmp_path, small_model())
+    folder = tmp_path_factory.mktemp("checkpoints")
+    checkpoints = Checkpoints(folder, model())
     for step in (1, 2, 4):
         checkpoints.save(step, filled(step), {"input": step})
     checkpoints.close()
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "4"]
-    return tmp_path
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["2", "4"]
+    return folder
+
+
+@pytest.fixture
+def run(saved, tmp_path):
+    """A copy of them, to damage."""
+    return shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
 
 
 def newest(run):
-    checkpoints = Checkpoints(run, small_model())
+    checkpoints = Checkpoints(run, model())
     found = checkpoints.newest_whole(fresh)
     checkpoints.close()
     return found
@@ -93,7 +102,7 @@ def test_damage_is_passed_over_said_and_kept(run, damage, capsys):
     assert "step 4 is damaged and is passed over" in capsys.readouterr().out.replace("\n", " ")
     assert (run / "damaged-checkpoints" / "4").is_dir()
     # The run comes to step 4 again and writes it anew.
-    again = Checkpoints(run, small_model())
+    again = Checkpoints(run, model())
     again.save(4, filled(4), {"input": 4})
     again.close()
     assert newest(run)[0] == 4
