@@ -5,6 +5,7 @@ Every foreseen failure ends in one sentence that names the file and the remedy, 
 1 failed, 2 wrong usage, 130 interrupted. Heavy imports wait until a command needs them, so that --help is quick.
 """
 
+import gc
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -281,6 +282,8 @@ def main() -> None:
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS, prog="crystal", description="Find and outline protein crystals in crystallization-drop images."
     )
+    # Tracing makes objects by the million that live on, and the collector would look at them again and again.
+    gc.set_threshold(100_000, 20, 100)
     try:
         if not isinstance(command, Render | Convert):  # they run no network, and JAX takes a second to import
             from crystal.allocator import keep_freed_memory

@@ -3,6 +3,7 @@ that processes can be forked from one that has imported it.
 """
 
 import dataclasses
+import gc
 import warnings
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def run(data: Path, out: Path, cache: str) -> None:
 
     from tests.small import small_model
 
+    gc.set_threshold(100_000, 20, 100)  # as `crystal train` does
     jax.config.update("jax_compilation_cache_dir", cache)
     warnings.simplefilter("ignore")
     split = load_split(data, "train")
