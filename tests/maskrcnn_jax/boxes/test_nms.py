@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from maskrcnn_jax.boxes.nms import nms
 from tests import oracles, recorded, strategies
+from tests.compiler import FOR_LOOPS
 from tests.traced import assert_jit_changes_nothing
 
 N = 24
-suppress = jax.jit(nms, static_argnames=("iou_threshold", "max_outputs"))
+suppress = jax.jit(nms, static_argnames=("iou_threshold", "max_outputs"), compiler_options=FOR_LOOPS)
 
 
 def survivors(boxes, scores, threshold, slots=None, **options):
