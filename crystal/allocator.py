@@ -31,24 +31,30 @@ def keep_freed_memory() -> bool:
 class SteadyHeap:
     """A training loop's memory, where what is freed is kept: a step finds what the last one freed, little else stays.
 
-    A compiler leaves a gigabyte behind that no step asks for again, a checkpoint the copies that it was written from;
+    A compiler leaves a gigabyte behind that no step asks for again, a checkpoint the copies that it was written from,
     and where one of these took the place of a step's temporary block, the next step would add such a block to the heap.
-    So all that is free is given back after the first step, and after each checkpoint when it is written. For two steps
-    the heap may grow then; afterwards, what finds no room in it is mapped by itself, and unmapped when it is freed.
+    So all that is free is given back after the first step and before each checkpoint. For two steps after that the heap
+    may grow; from then on, what finds no room in it is mapped by itself, and unmapped when it is freed.
     """
 
     def __init__(self) -> None:
         self._steps = 0
         _map_large_blocks(False)
 
-    def stepped(self, *, writing: bool) -> None:
-        """To be called after every step of a phase; `writing`: a checkpoint is being written beside it."""
-        self._steps = 0 if writing else self._steps + 1
+    def stepped(self) -> None:
+        """To be called after every step of a phase."""
+        self._steps += 1
         if self._steps == 1:
             _give_back()
+        elif self._steps == 2:
             _map_large_blocks(False)
-        elif self._steps == 3:
+        elif self._steps == 4:
             _map_large_blocks(True)
+
+    def renew(self) -> None:
+        """To be called before a checkpoint. What is copied for it, and one step beside that, may still be mapped."""
+        self._steps = 1
+        _give_back()
 
 
 def _map_large_blocks(yes: bool) -> None:

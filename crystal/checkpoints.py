@@ -98,11 +98,6 @@ class Checkpoints:
         with explained(self._folder):
             self._manager.save(step, args=items)
 
-    @property
-    def writing(self) -> bool:
-        """Whether the last checkpoint that was begun is not yet on the disk."""
-        return self._manager.is_saving_in_progress()
-
     def newest_whole(
         self, fresh: Callable[[int], tuple[TrainState, bool]]
     ) -> tuple[int, tuple[TrainState, dict[str, Any]] | None]:

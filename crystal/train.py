@@ -177,7 +177,7 @@ class Trainer:
             batch = next(self.batches)
             waited = time.monotonic() - asked
             state, metrics = train_step(state, *placed(batch, self.mesh), self.key)
-            heap.stepped(writing=self.checkpoints.writing)
+            heap.stepped()
             self.step += 1
             watch.add(metrics, batch.image_ids, waited)
             if self.step % config.log_every == 0 or self.step == last:
@@ -194,6 +194,7 @@ class Trainer:
             stopping = self.agreed(bool(stop))
             if self.step % config.checkpoint_every == 0 or self.step == last or stopping:
                 watch.look(self.step)  # nothing bad is saved
+                heap.renew()
                 self.checkpoints.save(self.step, state, {"input": self.batches.get_state(), "watch": watch.get_state()})
             if stopping:
                 raise Interrupted(signal.Signals(stop[0] if stop else signal.SIGTERM).name)
