@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from crystal import processes
-from crystal.allocator import SteadyHeap
+from crystal.allocator import give_back_freed_memory
 from crystal.assess import quick_map, truth_of
 from crystal.best import Best
 from crystal.checkpoints import Checkpoints
@@ -170,14 +170,16 @@ class Trainer:
         state = state._replace(step=replicate(jnp.array(self.step, jnp.int32), self.mesh))
         train_step = _shared_step(graph, optimizer, self.mesh)
 
-        heap = SteadyHeap()
+        compiling = True
         watch.restart_clock()
         while self.step < last:
             asked = time.monotonic()
             batch = next(self.batches)
             waited = time.monotonic() - asked
             state, metrics = train_step(state, *placed(batch, self.mesh), self.key)
-            heap.stepped()
+            if compiling:
+                give_back_freed_memory()
+                compiling = False
             self.step += 1
             watch.add(metrics, batch.image_ids, waited)
             if self.step % config.log_every == 0 or self.step == last:
@@ -194,7 +196,6 @@ class Trainer:
             stopping = self.agreed(bool(stop))
             if self.step % config.checkpoint_every == 0 or self.step == last or stopping:
                 watch.look(self.step)  # nothing bad is saved
-                heap.renew()
                 self.checkpoints.save(self.step, state, {"input": self.batches.get_state(), "watch": watch.get_state()})
             if stopping:
                 raise Interrupted(signal.Signals(stop[0] if stop else signal.SIGTERM).name)
