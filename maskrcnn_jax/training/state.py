@@ -5,6 +5,7 @@ has no optimizer state and stays bit-identical.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -56,9 +57,15 @@ def create_state(
 ) -> tuple[nnx.GraphDef, TrainState]:
     """The model's structure, and a fresh state at step 0 that holds copies of its parameters."""
     graph, params, frozen = nnx.split(model, trainable_filter(part, norms=norms), ...)
+    return graph, _fresh(optimizer, nnx.to_pure_dict(params), nnx.to_pure_dict(frozen))
+
+
+# One program: on its own, every shape's copy and zeros would be compiled as one.
+@partial(jax.jit, static_argnums=0)
+def _fresh(optimizer: optax.GradientTransformation, params: Any, frozen: Any) -> TrainState:
     # Copies: the step donates the state's buffers, which must not be the model's own.
-    params, frozen = jax.tree.map(jnp.copy, (nnx.to_pure_dict(params), nnx.to_pure_dict(frozen)))
-    return graph, TrainState(params, frozen, optimizer.init(params), jnp.zeros((), jnp.int32))
+    params, frozen = jax.tree.map(jnp.copy, (params, frozen))
+    return TrainState(params, frozen, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
 def to_model(graph: nnx.GraphDef, params: Any, frozen: Any) -> MaskRCNN:

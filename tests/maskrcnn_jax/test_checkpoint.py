@@ -33,6 +33,16 @@ def test_round_trip_is_exact(saved):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_shapes_are_those_of_the_parameters_and_models_of_one_config_share_none():
+    models = [small_model(3), small_model(4)]
+    shapes = {name: (array.shape, array.dtype) for name, array in checkpoint.named_parameters(models[0]).items()}
+    assert {name: (s.shape, s.dtype) for name, s in checkpoint.named_shapes(SMALL).items()} == shapes
+    built = [checkpoint.build(SMALL, checkpoint.named_parameters(model), name="here") for model in models]
+    for ours, model in zip(built, models, strict=True):
+        for a, b in zip(leaves(ours), leaves(model), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_half_precision_is_rounded_once_and_comes_back_as_float32(saved, tmp_path):
     _, model = saved
     checkpoint.save(model, tmp_path / "half", dtype=jnp.float16)

@@ -42,3 +42,11 @@ def test_state_splits_every_parameter_once_and_merges_back(part):
     again = to_model(graph, state.params, state.frozen)
     for ours, theirs in zip(jax.tree.leaves(nnx.state(again)), jax.tree.leaves(nnx.state(model)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_state_s_arrays_are_its_own():
+    """A step donates them; the model's must outlive that."""
+    model = small_model()
+    _, state = create_state(model, optax.adam(0.1), part="heads")
+    jax.tree.map(lambda array: array.delete(), state)
+    assert all(np.isfinite(array).all() for array in jax.tree.leaves(nnx.state(model)))
