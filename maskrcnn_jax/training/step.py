@@ -37,6 +37,7 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, mesh
     both). Every device differentiates its own images' share of the losses, and one sum over all of them follows; what
     the devices do otherwise they do alike. The result is that of one device, but for the order of sums.
     """
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
     several = mesh is not None and mesh.size > 1
     axis = DATA if several else None
 
@@ -79,9 +80,9 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, mesh
     def step(state, images, truth, windows, key):
         key = jax.random.fold_in(key, state.step)
         gradients, (losses, drawn) = gradients_of(state.params, state.frozen, images, truth, windows, key)
-        params, optimizer_state, norm, finite = jax.lax.platform_dependent(
-            gradients, state, losses.total, cpu=update_apart, default=update
-        )
+        # Not `platform_dependent`, which traces both: a second of ResNet101's start.
+        chosen = update_apart if platform == "cpu" else update
+        params, optimizer_state, norm, finite = chosen(gradients, state, losses.total)
         metrics = {**losses._asdict(), "grad_norm": norm, "skipped": 1.0 - finite.astype(jnp.float32)} | drawn
         return TrainState(params, state.frozen, optimizer_state, state.step + 1), metrics
 
