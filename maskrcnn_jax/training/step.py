@@ -35,7 +35,8 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, mesh
 
     On a `mesh` of several devices the batch is spread over them and the state is on each (see `mesh.py`, which places
     both). Every device differentiates its own images' share of the losses, and one sum over all of them follows; what
-    the devices do otherwise they do alike. The result is that of one device, but for the order of sums.
+    the devices do otherwise they do alike. The result is that of one device, but for the order of sums. The step is
+    made for the platform of the mesh, or without one for JAX's default.
     """
     platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
     several = mesh is not None and mesh.size > 1
