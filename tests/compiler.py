@@ -13,5 +13,5 @@ LEVEL = "xla_backend_optimization_level"
 QUICK = f"--{LEVEL}=0" + (f" --{EMITTERS}=false" if EMITTERS else "")
 # For one program: `jax.jit(..., compiler_options=DEFAULT)`.
 DEFAULT = {LEVEL: 3} | ({EMITTERS: True} if EMITTERS else {})
-# One that goes over thousands of boxes takes twice as long to compile as with QUICK, and a fraction of the time to run.
+# One that runs for long, as over thousands of boxes, takes twice as long to compile as with QUICK and runs far quicker.
 FOR_LOOPS = {LEVEL: 1}

@@ -90,6 +90,7 @@ def rpn_targets_of(golden, anchors):
 @partial(jax.jit, compiler_options=FOR_LOOPS)
 @jax.vmap
 def _each_from_its_own(mask, box):
+    # The largest positive RoI spans up to 9 pixels a bin, and the adaptive rule takes a sample for each.
     return roi_align(mask, box, output_size=28, sampling_ratio=0, aligned=False, max_samples=9)
 
 
