@@ -20,7 +20,7 @@ import numpy as np
 import tyro
 
 from benchmarks.measuring import Calls, copying, in_turns, matmul, median, readable, save, show
-from crystal.allocator import keep_freed_memory
+from crystal.allocator import keep_freed_memory, prepare_heaps
 from crystal.machine import describe_machine
 from crystal.progress import console
 from maskrcnn_jax.boxes.geometry import iou
@@ -243,6 +243,7 @@ def main(repeats: int = 15, batch: int = 8, only: str = "") -> None:
         batch: images in the batched ones.
         only: those whose name holds this.
     """
+    prepare_heaps()
     keep_freed_memory()  # as `crystal train` does; it helps the peers too
     if torch:
         torch.set_num_threads(describe_machine()["cores"])

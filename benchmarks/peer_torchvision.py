@@ -25,7 +25,7 @@ from flax import nnx
 
 from benchmarks import workload
 from benchmarks.measuring import in_turns, median, readable, save, show
-from crystal.allocator import keep_freed_memory
+from crystal.allocator import keep_freed_memory, prepare_heaps
 from crystal.machine import describe_machine
 from crystal.progress import console
 from maskrcnn_jax.convert import load
@@ -68,6 +68,7 @@ def main(
         keep_memory: both with `crystal.allocator`, as `crystal train` runs; without it, both with the system's default.
     """
     if keep_memory:
+        prepare_heaps()
         keep_freed_memory()
     if not all(importlib.util.find_spec(name) for name in ("torch", "torchvision")):
         console.print(f"Nothing measured: pip install torch torchvision. Recorded elsewhere: {RECORDED}")

@@ -25,7 +25,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from benchmarks import workload
 from benchmarks.measuring import device_memory, in_turns, matmul, median, model_flops, readable, save, show
-from crystal.allocator import keep_freed_memory
+from crystal.allocator import keep_freed_memory, prepare_heaps
 from crystal.progress import console
 from maskrcnn_jax.model import MaskRCNN
 
@@ -154,6 +154,7 @@ def main(
         repeats: samples of each.
         breakdown: time the stages as well, for the first batch size.
     """
+    prepare_heaps()
     keep_freed_memory()
     results = [measure(b, size, dtype, repeats, breakdown and b == batches[0]) for dtype in dtypes for b in batches]
     path = save(

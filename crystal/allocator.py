@@ -5,26 +5,35 @@ import platform
 
 import jax
 
-# Of glibc's malloc.h. By default it maps every large block afresh and unmaps it when it is freed.
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+# Of glibc's malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
+HEAPS = 4  # the main thread's, and three that all others share; by default there are eight a core
+BLOCK = 128 << 10  # glibc's own threshold, which it would otherwise raise to 32 MB as blocks are freed
 
 
-def keep_freed_memory() -> bool:
-    """Tell glibc's `malloc` to keep what is freed; True if it took it. Other systems' stay as they are.
+def prepare_heaps() -> bool:
+    """Before JAX's first computation, in the main thread: False where `malloc` is not glibc's, which stays as it is.
 
-    A training step of ResNet101 at 512 on two cores asks for 2.3 GB, for which the kernel otherwise clears 580,000
-    fresh pages each time. The process's memory then stays at its peak. Only the main thread's heap grows to such sizes,
-    another thread's is made of pieces of 64 MB, and so JAX is told to run a CPU's programs in the thread that calls
-    them. Call it from the main thread, before JAX's first computation.
+    Only the main thread's heap grows to the size of a step, another thread's is made of pieces of 64 MB. JAX is told to
+    run a CPU's programs in the thread that calls them; other threads share few heaps, each of which would keep room for
+    the largest of what any of them writes to a checkpoint. What is larger than `BLOCK` comes from the kernel and goes
+    back to it, so that the compiler leaves little behind that no step asks for again.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    return _set((M_ARENA_MAX, HEAPS), (M_MMAP_THRESHOLD, BLOCK))
+
+
+def keep_freed_memory() -> bool:
+    """From now on `malloc` keeps what is freed; False where it is not glibc's, which stays as it is.
+
+    A training step of ResNet101 at 512 on two cores asks for 2.3 GB, for which the kernel otherwise clears 580,000
+    fresh pages each time. The process's memory then stays at its peak, so that a run calls it when all is compiled.
+    """
+    return platform.libc_ver()[0] == "glibc" and _set((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1))
+
+
+def _set(*options: tuple[int, int]) -> bool:
     mallopt = ctypes.CDLL(None).mallopt
-    return all(mallopt(*option) for option in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1)))
-
-
-def give_back_freed_memory() -> None:
-    """Return to the kernel, once, what is free: a compiler leaves a gigabyte behind that no step asks for again."""
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
+    return all(mallopt(*option) for option in options)

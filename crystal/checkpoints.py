@@ -9,6 +9,7 @@ import contextlib
 import logging
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,9 @@ class Checkpoints:
         self._config = model.config.to_dict()
         self._folder = (out / "checkpoints").absolute()
         self._manager = self._open()
+        # What Orbax copies in the main thread would lie where a step's results have their place in its heap, which
+        # would grow by as much as a step needs (crystal/allocator.py).
+        self._saving = ThreadPoolExecutor(1, thread_name_prefix="save")
 
     def _open(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
@@ -96,7 +100,7 @@ class Checkpoints:
         )
         require_room(self._folder, state)
         with explained(self._folder):
-            self._manager.save(step, args=items)
+            self._saving.submit(self._manager.save, step, args=items).result()
 
     def newest_whole(
         self, fresh: Callable[[int], tuple[TrainState, bool]]
@@ -167,6 +171,7 @@ class Checkpoints:
     def close(self) -> None:
         """Finish writing and let go. Raises RunError, as `save` does, if the disk did not take a checkpoint."""
         with explained(self._folder):
+            self._saving.shutdown()
             self._manager.wait_until_finished()
             self._manager.close()
 

@@ -286,9 +286,11 @@ def main() -> None:
     gc.set_threshold(100_000, 20, 100)
     try:
         if not isinstance(command, Render | Convert):  # they run no network, and JAX takes a second to import
-            from crystal.allocator import keep_freed_memory
+            from crystal.allocator import keep_freed_memory, prepare_heaps
 
-            keep_freed_memory()
+            prepare_heaps()
+            if not isinstance(command, Train):  # it does that itself, when its step is compiled
+                keep_freed_memory()
         code = command.run()
     except KeyboardInterrupt as error:
         # Trainer names the signal: a scheduler's SIGTERM has an exit code of its own.

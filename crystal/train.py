@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from crystal import processes
-from crystal.allocator import give_back_freed_memory
+from crystal.allocator import keep_freed_memory
 from crystal.assess import quick_map, truth_of
 from crystal.best import Best
 from crystal.checkpoints import Checkpoints
@@ -95,6 +95,7 @@ class Trainer:
         out: the run folder.
         validate: called with the model every `validate_every` steps and at the end; its numbers go into the log.
         progress: called with the steps done and a note.
+        compiled: called when a phase has made its first step.
     """
 
     def __init__(
@@ -106,9 +107,10 @@ class Trainer:
         *,
         validate: Validate | None = None,
         progress: Callable[[int, str], None] = lambda done, note: None,
+        compiled: Callable[[], object] = lambda: None,
     ) -> None:
         self.model, self.batches, self.config, self.out = model, batches, config, out
-        self.validate, self.progress = validate, progress
+        self.validate, self.progress, self.compiled = validate, progress, compiled
         processes.share_of_batch(config.batch_size)
         self.mesh = data_mesh()
         self.key = jax.random.key(config.seed)
@@ -178,7 +180,7 @@ class Trainer:
             waited = time.monotonic() - asked
             state, metrics = train_step(state, *placed(batch, self.mesh), self.key)
             if compiling:
-                give_back_freed_memory()
+                self.compiled()
                 compiling = False
             self.step += 1
             watch.add(metrics, batch.image_ids, waited)
@@ -277,7 +279,8 @@ def train_command(
     processes.check_alike(alike, out / "config.json")
     console.print(origin)
     with one_bar("training", config.steps) as bar:
-        trainer = Trainer(model, batches, config, out, validate=_validation(data, config), progress=bar)
+        validate = _validation(data, config)
+        trainer = Trainer(model, batches, config, out, validate=validate, progress=bar, compiled=keep_freed_memory)
         if trainer.step:
             console.print(f"{out}: goes on from step {trainer.step}")
         bar(trainer.step, "compiling" if trainer.step < config.steps else "finished already")

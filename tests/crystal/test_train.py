@@ -79,8 +79,13 @@ def what_happened(out):
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory):
-    out = tmp_path_factory.mktemp("run")
-    return out, trainer(data, out, validate=lambda model: {"val_map": 0.25}).run()
+    out, compiled = tmp_path_factory.mktemp("run"), []
+    training = trainer(
+        data, out, validate=lambda model: {"val_map": 0.25}, compiled=lambda: compiled.append(training.step)
+    )
+    model = training.run()
+    assert compiled == [0, 3]  # once a phase, before anything is saved
+    return out, model
 
 
 def test_a_run_leaves_metrics_checkpoint_and_config(whole):
