@@ -1,13 +1,14 @@
 """Memory that a step frees stays with the process, so that the next step need not ask the kernel for it again."""
 
 import ctypes
+import os
 import platform
 
 import jax
 
 # Of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
-HEAPS = 4  # the main thread's, and three that all others share; by default there are eight a core
+HEAPS = 2 * (os.cpu_count() or 2)  # the main thread's, and what all others share; glibc's own limit is eight a core
 BLOCK = 128 << 10  # glibc's own threshold, which it would otherwise raise to 32 MB as blocks are freed
 
 
