@@ -3,16 +3,13 @@
 import ctypes
 import os
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import jax
 
 # Of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
 HEAPS = 2 * (os.cpu_count() or 2)  # the main thread's, and what all others share; glibc's own limit is eight a core
-# What glibc itself begins with; it would raise the size to 32 MB as blocks are freed.
-BLOCK, BLOCKS = 128 << 10, 1 << 16
+BLOCK = 128 << 10  # glibc's own threshold, which it would otherwise raise to 32 MB as blocks are freed
 
 
 def prepare_heaps() -> bool:
@@ -33,22 +30,9 @@ def keep_freed_memory() -> bool:
     """From now on `malloc` keeps what is freed; False where it is not glibc's, which stays as it is.
 
     A training step of ResNet101 at 512 on two cores asks for 2.3 GB, for which the kernel otherwise clears 580,000
-    fresh pages each time. The process's memory then stays at its peak.
+    fresh pages each time. The process's memory then stays at its peak, so that a run calls it when all is compiled.
     """
     return platform.libc_ver()[0] == "glibc" and _set((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1))
-
-
-@contextmanager
-def compiling() -> Iterator[None]:
-    """While a step is compiled large blocks go back to the kernel, also after `prepare_heaps` and
-    `keep_freed_memory`; afterwards what is freed is kept.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        _set((M_MMAP_MAX, BLOCKS), (M_TRIM_THRESHOLD, BLOCK))
-    try:
-        yield
-    finally:
-        keep_freed_memory()
 
 
 def _set(*options: tuple[int, int]) -> bool:

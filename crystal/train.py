@@ -4,7 +4,7 @@ import dataclasses
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from crystal import processes
-from crystal.allocator import compiling
+from crystal.allocator import keep_freed_memory
 from crystal.assess import quick_map, truth_of
 from crystal.best import Best
 from crystal.checkpoints import Checkpoints
@@ -95,7 +95,7 @@ class Trainer:
         out: the run folder.
         validate: called with the model every `validate_every` steps and at the end; its numbers go into the log.
         progress: called with the steps done and a note.
-        compiling: entered for the first step of each phase, which is when it is compiled.
+        compiled: called when a phase has made its first step.
     """
 
     def __init__(
@@ -107,10 +107,10 @@ class Trainer:
         *,
         validate: Validate | None = None,
         progress: Callable[[int, str], None] = lambda done, note: None,
-        compiling: Callable[[], AbstractContextManager[object]] = nullcontext,
+        compiled: Callable[[], object] = lambda: None,
     ) -> None:
         self.model, self.batches, self.config, self.out = model, batches, config, out
-        self.validate, self.progress, self.compiling = validate, progress, compiling
+        self.validate, self.progress, self.compiled = validate, progress, compiled
         processes.share_of_batch(config.batch_size)
         self.mesh = data_mesh()
         self.key = jax.random.key(config.seed)
@@ -172,15 +172,16 @@ class Trainer:
         state = state._replace(step=replicate(jnp.array(self.step, jnp.int32), self.mesh))
         train_step = _shared_step(graph, optimizer, self.mesh)
 
-        fresh = True
+        compiling = True
         watch.restart_clock()
         while self.step < last:
             asked = time.monotonic()
             batch = next(self.batches)
             waited = time.monotonic() - asked
-            with self.compiling() if fresh else nullcontext():
-                state, metrics = train_step(state, *placed(batch, self.mesh), self.key)
-            fresh = False
+            state, metrics = train_step(state, *placed(batch, self.mesh), self.key)
+            if compiling:
+                self.compiled()
+                compiling = False
             self.step += 1
             watch.add(metrics, batch.image_ids, waited)
             if self.step % config.log_every == 0 or self.step == last:
@@ -279,7 +280,7 @@ def train_command(
     console.print(origin)
     with one_bar("training", config.steps) as bar:
         validate = _validation(data, config)
-        trainer = Trainer(model, batches, config, out, validate=validate, progress=bar, compiling=compiling)
+        trainer = Trainer(model, batches, config, out, validate=validate, progress=bar, compiled=keep_freed_memory)
         if trainer.step:
             console.print(f"{out}: goes on from step {trainer.step}")
         bar(trainer.step, "compiling" if trainer.step < config.steps else "finished already")

@@ -6,20 +6,15 @@ import sys
 
 import pytest
 
-from crystal.allocator import HEAPS, compiling, keep_freed_memory, prepare_heaps
+from crystal.allocator import HEAPS, keep_freed_memory, prepare_heaps
 
 COUNT = """
 import resource, sys
-from crystal.allocator import compiling, keep_freed_memory, prepare_heaps
+from crystal.allocator import keep_freed_memory, prepare_heaps
 if sys.argv[1] != "default":
     assert prepare_heaps()
-if sys.argv[1] in ("keep", "compiling"):
+if sys.argv[1] == "keep":
     assert keep_freed_memory()
-if sys.argv[1] in ("compiling", "compiled"):
-    compiler = compiling()
-    compiler.__enter__()
-if sys.argv[1] == "compiled":
-    compiler.__exit__(None, None, None)
 def third_call_faults(call):
     call()
     call()
@@ -87,12 +82,6 @@ def test_before_that_a_block_goes_back_to_the_kernel():
 
 
 @glibc
-def test_so_it_does_while_a_step_is_compiled():
-    assert printed(BLOCK, "compiling", "16") >= 8
-    assert printed(BLOCK, "compiled", "64") < 8
-
-
-@glibc
 def test_threads_share_few_heaps():
     assert printed(THREADS, "prepare") <= HEAPS < printed(THREADS, "default")
 
@@ -102,5 +91,3 @@ def test_elsewhere_nothing_is_done(monkeypatch):
     monkeypatch.delattr("ctypes.CDLL")
     assert not prepare_heaps()
     assert not keep_freed_memory()
-    with compiling():
-        pass
