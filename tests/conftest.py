@@ -1,6 +1,5 @@
 """What all tests share: shapes and types of `maskrcnn_jax` are checked at every call, programs compiled once a run."""
 
-import atexit
 import gc
 import os
 import shutil
@@ -83,7 +82,3 @@ def pytest_unconfigure(config):
     """Remove the compiled programs when the process that made the folder ends."""
     if OURS:
         shutil.rmtree(os.environ[CACHE], ignore_errors=True)
-    if hasattr(config, "workerinput"):
-        # A worker has sent its results by now. JAX would free thousands of programs one by one, for ten seconds; what
-        # is registered last runs first.
-        atexit.register(os._exit, 0)
