@@ -8,7 +8,7 @@ import jax
 
 # Of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
-HEAPS = 2 * (os.cpu_count() or 2)  # the main thread's, and what all others share; glibc's own limit is eight a core
+HEAPS = max(32, 8 * (os.cpu_count() or 2))  # one for each thread; glibc itself makes eight a core
 BLOCK = 128 << 10  # glibc's own threshold, which it would otherwise raise to 32 MB as blocks are freed
 
 
@@ -16,9 +16,10 @@ def prepare_heaps() -> bool:
     """Before JAX's first computation, in the main thread: False where `malloc` is not glibc's, which stays as it is.
 
     Only the main thread's heap grows to the size of a step, another thread's is made of pieces of 64 MB. JAX is told to
-    run a CPU's programs in the thread that calls them; other threads share few heaps, each of which would keep room for
-    the largest of what any of them writes to a checkpoint. What is larger than `BLOCK` comes from the kernel and goes
-    back to it, so that the compiler leaves little behind that no step asks for again.
+    run a CPU's programs in the thread that calls them. No other thread shares the main thread's heap: what the writers
+    of a checkpoint hold there would take a step's place, which would then find another, with the old one kept as well.
+    What is larger than `BLOCK` comes from the kernel and goes back to it, so that the compiler leaves little behind
+    that no step asks for again.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -33,6 +34,18 @@ def keep_freed_memory() -> bool:
     fresh pages each time. The process's memory then stays at its peak, so that a run calls it when all is compiled.
     """
     return platform.libc_ver()[0] == "glibc" and _set((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1))
+
+
+def give_back() -> bool:
+    """The pages of all that is free, to the kernel; False where `malloc` is not glibc's, which stays as it is.
+
+    For what a compiler leaves when freed memory is kept already, as from a run's second phase on, and for what each
+    thread that ever took part in writing a checkpoint would keep of it. The next step clears new pages for its own.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
+    return True
 
 
 def _set(*options: tuple[int, int]) -> bool:
