@@ -17,11 +17,11 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from crystal import processes
-from crystal.allocator import keep_freed_memory
+from crystal.allocator import give_back, keep_freed_memory
 from crystal.assess import quick_map, truth_of
 from crystal.best import Best
 from crystal.checkpoints import Checkpoints
-from crystal.compiled import keep_compiled_programs
+from crystal.compiled import keep_compiled_programs, keep_traced
 from crystal.config import PRESETS, Phase, TrainConfig, override
 from crystal.dataset import Split, load_split, raise_if_left_out
 from crystal.fingerprint import fingerprint
@@ -36,7 +36,7 @@ from maskrcnn_jax.structures import GroundTruth
 from maskrcnn_jax.training.mesh import data_mesh, on_one_device, replicate, shard_batch
 from maskrcnn_jax.training.optimizer import Rule, Schedule, make_optimizer, make_schedule
 from maskrcnn_jax.training.state import TrainState, create_state, to_model
-from maskrcnn_jax.training.step import make_step
+from maskrcnn_jax.training.step import Step, make_step
 
 Validate = Callable[[MaskRCNN], dict[str, float]]
 
@@ -96,6 +96,7 @@ class Trainer:
         validate: called with the model every `validate_every` steps and at the end; its numbers go into the log.
         progress: called with the steps done and a note.
         compiled: called when a phase has made its first step.
+        kept: given a phase's step, the arguments of its first call and what it was made of, returns what is called.
     """
 
     def __init__(
@@ -108,9 +109,10 @@ class Trainer:
         validate: Validate | None = None,
         progress: Callable[[int, str], None] = lambda done, note: None,
         compiled: Callable[[], object] = lambda: None,
+        kept: Callable[[Step, tuple[Any, ...], Any], Step] | None = None,
     ) -> None:
         self.model, self.batches, self.config, self.out = model, batches, config, out
-        self.validate, self.progress, self.compiled = validate, progress, compiled
+        self.validate, self.progress, self.compiled, self.kept = validate, progress, compiled, kept
         processes.share_of_batch(config.batch_size)
         self.mesh = data_mesh()
         self.key = jax.random.key(config.seed)
@@ -140,13 +142,14 @@ class Trainer:
             self.checkpoints.close()
         return self.model
 
-    def _optimizer(self, phase: Phase) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    def _rule(self, phase: Phase) -> tuple[Any, ...]:
+        """What a phase's optimizer is made of."""
         c = self.config
-        return _shared_optimizer(phase, c.warmup, c.decay, c.optimizer, c.weight_decay, c.momentum, c.clip_norm)
+        return phase, c.warmup, c.decay, c.optimizer, c.weight_decay, c.momentum, c.clip_norm
 
     def _begin(self, phase: Phase) -> tuple[nnx.GraphDef, TrainState]:
         graph, state = create_state(
-            self.model, self._optimizer(phase)[0], part=phase.part, norms=self.config.train_norms
+            self.model, _shared_optimizer(*self._rule(phase))[0], part=phase.part, norms=self.config.train_norms
         )
         return graph, replicate(state, self.mesh)
 
@@ -163,7 +166,7 @@ class Trainer:
 
     def _run_phase(self, phase: Phase, first: int, last: int, stop: list[int]) -> None:
         config, watch = self.config, self.watch
-        optimizer, schedule = self._optimizer(phase)
+        optimizer, schedule = _shared_optimizer(*self._rule(phase))
         graph, state = self._begin(phase)
         if self._saved:
             (state, position), self._saved = self._saved, None
@@ -178,9 +181,16 @@ class Trainer:
             asked = time.monotonic()
             batch = next(self.batches)
             waited = time.monotonic() - asked
-            state, metrics = train_step(state, *placed(batch, self.mesh), self.key)
+            # A CPU's program whose inputs are not there yet runs in another thread, and its memory lies in that one's
+            # heap, beside what this one keeps for it (crystal/allocator.py).
+            images, truth, windows = jax.block_until_ready(placed(batch, self.mesh))
+            if compiling and self.kept:
+                settings = (config.model, config.train_norms, self._rule(phase))
+                train_step = self.kept(train_step, (state, images, truth, windows, self.key), settings)
+            state, metrics = train_step(state, images, truth, windows, self.key)
             if compiling:
                 self.compiled()
+                give_back()
                 compiling = False
             self.step += 1
             watch.add(metrics, batch.image_ids, waited)
@@ -198,6 +208,7 @@ class Trainer:
             stopping = self.agreed(bool(stop))
             if self.step % config.checkpoint_every == 0 or self.step == last or stopping:
                 watch.look(self.step)  # nothing bad is saved
+                give_back()
                 self.checkpoints.save(self.step, state, {"input": self.batches.get_state(), "watch": watch.get_state()})
             if stopping:
                 raise Interrupted(signal.Signals(stop[0] if stop else signal.SIGTERM).name)
@@ -280,7 +291,16 @@ def train_command(
     console.print(origin)
     with one_bar("training", config.steps) as bar:
         validate = _validation(data, config)
-        trainer = Trainer(model, batches, config, out, validate=validate, progress=bar, compiled=keep_freed_memory)
+        trainer = Trainer(
+            model,
+            batches,
+            config,
+            out,
+            validate=validate,
+            progress=bar,
+            compiled=keep_freed_memory,
+            kept=keep_traced,
+        )
         if trainer.step:
             console.print(f"{out}: goes on from step {trainer.step}")
         bar(trainer.step, "compiling" if trainer.step < config.steps else "finished already")
