@@ -46,7 +46,8 @@ def keep_traced(step: Step, arguments: tuple[Any, ...], settings: Any) -> Step:
         settings: all that `step` was made of, with a `repr` that tells it all.
 
     Only for one CPU: elsewhere, and where no folder is set for compiled programs, `step` comes back as it is. A file
-    that is damaged or from another version is written anew, one that cannot be written is done without.
+    that is damaged or from another version is written anew, one that cannot be written is done without. The library's
+    source is looked at as it lies on disk: who replaces a function of it in the running process sets no such folder.
     """
     folder = jax.config.values["jax_compilation_cache_dir"]
     if not folder or jax.device_count() > 1 or jax.default_backend() != "cpu":

@@ -7,6 +7,7 @@ import pytest
 
 import crystal.compiled
 from crystal.compiled import keep_traced
+from maskrcnn_jax.training.mesh import data_mesh, replicate, shard_batch
 from maskrcnn_jax.training.state import TrainState
 
 
@@ -61,6 +62,26 @@ def test_the_old_states_memory_goes_to_the_new_one(folder):
     keep_traced(counted()[0], arguments(), "half")(state, *rest)
     assert state.params["w"].is_deleted()
     assert not rest[0].is_deleted()
+
+
+def test_only_the_first_call_compiles(folder):
+    """As a run calls it, with all that spans devices placed on a mesh."""
+    state, *inputs, key = arguments()
+    mesh = data_mesh()
+    state, inputs = replicate(state, mesh), shard_batch(inputs, mesh)
+    kept = keep_traced(counted()[0], (state, *inputs, key), "half")
+    state, _ = kept(state, *inputs, key)
+    events = []
+
+    def listener(name, *_, **__):
+        events.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        kept(state, *inputs, key)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    assert events == []  # neither traced nor compiled
 
 
 @pytest.mark.parametrize("change", ["settings", "shapes", "source", "a setting of JAX"])
