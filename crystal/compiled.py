@@ -45,7 +45,8 @@ def keep_traced(step: Step, arguments: tuple[Any, ...], settings: Any) -> Step:
         arguments: of one call, for their shapes.
         settings: all that `step` was made of, with a `repr` that tells it all.
 
-    Only for one CPU: elsewhere, and where no folder is set for compiled programs, `step` comes back as it is. A file
+    Only for one CPU: elsewhere, where no folder is set for compiled programs, and where StableHLO cannot hold what the
+    step does, as after a `jax.debug.print` was put into the network, `step` comes back as it is. A file
     that is damaged or from another version is written anew, one that cannot be written is done without. The library's
     source is looked at as it lies on disk: who replaces a function of it in the running process sets no such folder.
     """
@@ -63,17 +64,21 @@ def keep_traced(step: Step, arguments: tuple[Any, ...], settings: Any) -> Step:
             state, metrics = step(*jax.tree.unflatten(tree, leaves))
             return jax.tree.leaves(state), metrics
 
-        exported = export.export(jax.jit(of_leaves))(leaves)
-        _write(path, exported)
+        try:
+            exported = export.export(jax.jit(of_leaves))(leaves)
+            program = bytes(exported.serialize())
+        except Exception:
+            return step  # it prints, or calls the host otherwise; if it is wrong, its own call will say so
+        _write(path, program)
 
     def call(state: list[Any], rest: list[Any]) -> Any:
         return exported.call([*state, *rest])
 
-    program = jax.jit(call, donate_argnums=0)
+    compiled = jax.jit(call, donate_argnums=0)
 
     def kept(*arguments: Any) -> tuple[Any, Any]:
         leaves = jax.tree.leaves(arguments)
-        state, metrics = program(leaves[: held.num_leaves], leaves[held.num_leaves :])
+        state, metrics = compiled(leaves[: held.num_leaves], leaves[held.num_leaves :])
         return jax.tree.unflatten(held, state), metrics
 
     return kept
@@ -104,8 +109,7 @@ def _read(path: Path) -> export.Exported | None:
     return export.deserialize(bytearray(program))
 
 
-def _write(path: Path, exported: export.Exported) -> None:
-    program = bytes(exported.serialize())
+def _write(path: Path, program: bytes) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

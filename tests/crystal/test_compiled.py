@@ -127,3 +127,26 @@ def test_elsewhere_the_step_is_left_alone(folder, why, monkeypatch):
         monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     step, _ = counted()
     assert keep_traced(step, arguments(), "half") is step
+
+
+def test_a_step_that_prints_runs_as_it_is(folder, capfd):
+    """What a student puts into a component to look at it."""
+
+    @jax.jit
+    def step(state, images, truth, windows, key):
+        jax.debug.print("the sum is {}", images.sum())
+        return state, {}
+
+    kept = keep_traced(step, arguments(), "half")
+    assert kept is step
+    kept(*arguments())
+    jax.effects_barrier()
+    assert "the sum is 6.0" in capfd.readouterr().out
+    assert not folder.exists()
+
+
+def test_a_step_that_is_wrong_says_so_itself(folder):
+    with pytest.raises(ValueError, match="Incompatible shapes"):
+        keep_traced(jax.jit(lambda state, images, *_: images + state.params["w"][:2]), arguments(), "half")(
+            *arguments()
+        )
