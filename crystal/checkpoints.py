@@ -24,14 +24,26 @@ from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.training.state import TrainState
 
 KEPT = 2
+PIECE = 1 << 16  # words that a checksum adds up at a time
 DAMAGED = "damaged-checkpoints"  # beside `checkpoints`: nothing is deleted that a person might want to look at
 
 
 @jax.jit
 def _checksum(tree: Any) -> jax.Array:
     """The sum modulo 2^32 of all 32-bit words. Any single flipped bit changes it; the order of the arrays does not."""
-    words = [jax.lax.bitcast_convert_type(leaf, jnp.uint32) for leaf in jax.tree.leaves(tree)]
-    return sum((jnp.sum(word, dtype=jnp.uint32) for word in words), jnp.zeros((), jnp.uint32))
+    return sum((_sum_of_words(leaf.reshape(-1)) for leaf in jax.tree.leaves(tree)), jnp.zeros((), jnp.uint32))
+
+
+def _sum_of_words(array: jax.Array) -> jax.Array:
+    """In pieces: XLA's CPU compiler copies what it reinterprets, which would be the whole state once more."""
+    pieces, rest = divmod(array.size, PIECE)
+
+    def add(so_far: jax.Array, start: Any, size: int) -> jax.Array:
+        piece = jax.lax.dynamic_slice_in_dim(array, start, size)
+        return so_far + jnp.sum(jax.lax.bitcast_convert_type(piece, jnp.uint32), dtype=jnp.uint32)
+
+    total = add(jnp.zeros((), jnp.uint32), pieces * PIECE, rest)
+    return jax.lax.fori_loop(0, pieces, lambda i, total: add(total, i * PIECE, PIECE), total) if pieces else total
 
 
 def require_room(folder: Path, tree: Any) -> None:

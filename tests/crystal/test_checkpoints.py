@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from crystal.checkpoints import Checkpoints, _checksum
+from crystal.checkpoints import PIECE, Checkpoints, _checksum
 from crystal.run_folder import RunError
 from maskrcnn_jax.training.state import create_state
 from tests.small import small_model
@@ -152,3 +152,14 @@ def test_a_checksum_notices_every_bit():
             assert checksum(changed) != checksum(words)
     assert checksum(words) == 15
     assert int(_checksum({})) == 0
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 7])
+def test_a_checksum_is_the_sum_of_all_words_and_copies_none(size):
+    words = np.random.default_rng(size).integers(0, 2**32, size, dtype=np.uint32)
+    tree = {"long": jnp.asarray(words.view(np.int32)), "matrix": jnp.arange(-6, 0).reshape(2, 3)}
+    expected = (words.sum(dtype=np.uint64) + np.arange(-6, 0).astype(np.uint32).sum(dtype=np.uint64)) % 2**32
+    assert int(_checksum(tree)) == expected
+    needed = _checksum.lower({"a": jnp.zeros((64, PIECE))}).compile().memory_analysis()
+    if needed is not None:  # not every backend says
+        assert needed.temp_size_in_bytes < 64 * PIECE  # a quarter of the array
