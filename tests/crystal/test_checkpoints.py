@@ -155,11 +155,13 @@ def test_a_checksum_notices_every_bit():
 
 
 @pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 7])
-def test_a_checksum_is_the_sum_of_all_words_and_copies_none(size):
+def test_a_checksum_is_the_sum_of_all_words(size):
     words = np.random.default_rng(size).integers(0, 2**32, size, dtype=np.uint32)
     tree = {"long": jnp.asarray(words.view(np.int32)), "matrix": jnp.arange(-6, 0).reshape(2, 3)}
     expected = (words.sum(dtype=np.uint64) + np.arange(-6, 0).astype(np.uint32).sum(dtype=np.uint64)) % 2**32
     assert int(_checksum(tree)) == expected
+
+
+def test_a_checksum_copies_no_state():
     needed = _checksum.lower({"a": jnp.zeros((64, PIECE))}).compile().memory_analysis()
-    if needed is not None:  # not every backend says
-        assert needed.temp_size_in_bytes < 64 * PIECE  # a quarter of the array
+    assert needed.temp_size_in_bytes < 64 * PIECE  # a quarter of the array
