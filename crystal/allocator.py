@@ -10,6 +10,8 @@ import jax
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
 HEAPS = max(32, 8 * (os.cpu_count() or 2))  # one for each thread; glibc itself makes eight a core
 BLOCK = 128 << 10  # glibc's own threshold, which it would otherwise raise to 32 MB as blocks are freed
+BLOCKS = 65536  # glibc's own limit of how many at a time come from the kernel
+GROWING = 3  # steps in which a run's heap takes what they ask for
 
 
 def prepare_heaps() -> bool:
@@ -21,7 +23,7 @@ def prepare_heaps() -> bool:
     What is larger than `BLOCK` comes from the kernel and goes back to it, so that the compiler leaves little behind
     that no step asks for again.
     """
-    if platform.libc_ver()[0] != "glibc":
+    if not _ours():
         return False
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     return _set((M_ARENA_MAX, HEAPS), (M_MMAP_THRESHOLD, BLOCK))
@@ -33,21 +35,57 @@ def keep_freed_memory() -> bool:
     A training step of ResNet101 at 512 on two cores asks for 2.3 GB, for which the kernel otherwise clears 580,000
     fresh pages each time. The process's memory then stays at its peak, so that a run calls it when all is compiled.
     """
-    return platform.libc_ver()[0] == "glibc" and _set((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1))
+    return _set((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1))
 
 
 def give_back() -> bool:
-    """The pages of all that is free, to the kernel; False where `malloc` is not glibc's, which stays as it is.
-
-    For what a compiler leaves when freed memory is kept already, as from a run's second phase on, and for what each
-    thread that ever took part in writing a checkpoint would keep of it. The next step clears new pages for its own.
-    """
-    if platform.libc_ver()[0] != "glibc":
+    """The pages of all that is free, to the kernel; False where `malloc` is not glibc's, which stays as it is."""
+    if not _ours():
         return False
     ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
     return True
 
 
+class RunMemory:
+    """What a run of equal steps keeps: as much as a step needs, however long it runs.
+
+    Freed memory is kept, but neither what a compiler leaves nor what each thread that ever took part in writing a
+    checkpoint had at its highest. After both, all that is free is given back, and for a few steps the heap grows to
+    what they ask for. From then on a large block that finds no place, because something small has come to lie in its
+    own, is the kernel's for that once; the heap would otherwise grow by a second place for it.
+    """
+
+    def __init__(self) -> None:
+        self._growing, self._saving = 0, False
+
+    def compiled(self) -> None:
+        """A phase has made its first step."""
+        give_back()
+        keep_freed_memory()
+        self._growing = GROWING
+
+    def saving(self) -> None:
+        """A checkpoint is about to be written: what is freed from here on goes back to the kernel at once."""
+        _set((M_TRIM_THRESHOLD, BLOCK), (M_MMAP_MAX, BLOCKS))
+        self._growing, self._saving = 0, True
+
+    def stepped(self, *, writing: bool) -> None:
+        """A further step has been made; `writing` says whether the checkpoint is still on its way."""
+        if self._saving and not writing:
+            self._saving = False
+            self.compiled()
+        elif self._growing:
+            self._growing -= 1
+            if not self._growing:
+                _set((M_MMAP_MAX, BLOCKS))
+
+
+def _ours() -> bool:
+    return platform.libc_ver()[0] == "glibc"
+
+
 def _set(*options: tuple[int, int]) -> bool:
+    if not _ours():
+        return False
     mallopt = ctypes.CDLL(None).mallopt
     return all(mallopt(*option) for option in options)

@@ -114,6 +114,10 @@ class Checkpoints:
         with explained(self._folder):
             self._saving.submit(self._manager.save, step, args=items).result()
 
+    def writing(self) -> bool:
+        """Whether what `save` began is not yet all written."""
+        return self._manager.is_saving_in_progress()
+
     def newest_whole(
         self, fresh: Callable[[int], tuple[TrainState, bool]]
     ) -> tuple[int, tuple[TrainState, dict[str, Any]] | None]:

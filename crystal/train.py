@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from crystal import processes
-from crystal.allocator import give_back, keep_freed_memory
+from crystal.allocator import RunMemory
 from crystal.assess import quick_map, truth_of
 from crystal.best import Best
 from crystal.checkpoints import Checkpoints
@@ -95,7 +95,7 @@ class Trainer:
         out: the run folder.
         validate: called with the model every `validate_every` steps and at the end; its numbers go into the log.
         progress: called with the steps done and a note.
-        compiled: called when a phase has made its first step.
+        memory: told of each step and checkpoint; without it the process's memory is left alone.
         kept: given a phase's step, the arguments of its first call and what it was made of, returns what is called.
     """
 
@@ -108,11 +108,11 @@ class Trainer:
         *,
         validate: Validate | None = None,
         progress: Callable[[int, str], None] = lambda done, note: None,
-        compiled: Callable[[], object] = lambda: None,
+        memory: RunMemory | None = None,
         kept: Callable[[Step, tuple[Any, ...], Any], Step] | None = None,
     ) -> None:
         self.model, self.batches, self.config, self.out = model, batches, config, out
-        self.validate, self.progress, self.compiled, self.kept = validate, progress, compiled, kept
+        self.validate, self.progress, self.memory, self.kept = validate, progress, memory, kept
         processes.share_of_batch(config.batch_size)
         self.mesh = data_mesh()
         self.key = jax.random.key(config.seed)
@@ -188,10 +188,12 @@ class Trainer:
                 settings = (config.model, config.train_norms, self._rule(phase))
                 train_step = self.kept(train_step, (state, images, truth, windows, self.key), settings)
             state, metrics = train_step(state, images, truth, windows, self.key)
-            if compiling:
-                self.compiled()
-                give_back()
-                compiling = False
+            del images, truth, windows  # the next batch then lies where this one did
+            if self.memory and compiling:
+                self.memory.compiled()
+            elif self.memory:
+                self.memory.stepped(writing=self.checkpoints.writing())
+            compiling = False
             self.step += 1
             watch.add(metrics, batch.image_ids, waited)
             if self.step % config.log_every == 0 or self.step == last:
@@ -208,7 +210,8 @@ class Trainer:
             stopping = self.agreed(bool(stop))
             if self.step % config.checkpoint_every == 0 or self.step == last or stopping:
                 watch.look(self.step)  # nothing bad is saved
-                give_back()
+                if self.memory:
+                    self.memory.saving()
                 self.checkpoints.save(self.step, state, {"input": self.batches.get_state(), "watch": watch.get_state()})
             if stopping:
                 raise Interrupted(signal.Signals(stop[0] if stop else signal.SIGTERM).name)
@@ -298,7 +301,7 @@ def train_command(
             out,
             validate=validate,
             progress=bar,
-            compiled=keep_freed_memory,
+            memory=RunMemory(),
             kept=keep_traced,
         )
         if trainer.step:

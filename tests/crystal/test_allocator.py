@@ -44,6 +44,33 @@ if sys.argv[2] == "give back":
     assert give_back()
 print((before - psutil.Process().memory_info().rss) >> 20)
 """
+# A digit for each block of 64 MB that is freed, two at a time, one after the other: 1 if it is resident no more. After
+# the first steps, which asked for one; while a checkpoint is written; and when that is done.
+RUN = """
+import psutil
+from crystal.allocator import RunMemory
+memory = RunMemory()
+def step(writing):
+    bytearray(64 << 20)
+    memory.stepped(writing=writing)
+def freed():
+    blocks, resident = [bytearray(64 << 20), bytearray(64 << 20)], []
+    for _ in range(3):
+        resident.append(psutil.Process().memory_info().rss >> 20)
+        if blocks:
+            blocks.pop()
+    return [before - after for before, after in zip(resident, resident[1:])]
+memory.compiled()
+step(False), step(False), step(False)
+gone = freed()
+memory.saving()
+step(True)
+gone += freed()
+for _ in range(4):
+    step(False)
+gone += freed()
+print(*(int(megabytes > 60) for megabytes in gone), sep="")
+"""
 # How many of 30 threads, each with a block at the same time, have it in the main thread's heap.
 THREADS = """
 import ctypes, threading
@@ -92,6 +119,12 @@ def test_before_that_a_block_goes_back_to_the_kernel():
 def test_what_is_free_goes_back_when_it_is_told_to():
     assert printed(FREE, "keep", "give back") >= 60
     assert abs(printed(FREE, "keep", "nothing")) < 4
+
+
+@glibc
+def test_a_run_keeps_what_one_step_needs():
+    """A second block beside it is the kernel's, and while a checkpoint is written both are."""
+    assert printed(RUN, "prepare") == 101110
 
 
 @glibc

@@ -15,6 +15,7 @@ import pytest
 from flax import nnx
 from tensorboardX.proto.event_pb2 import Event
 
+from crystal.allocator import RunMemory
 from crystal.best import Best
 from crystal.config import Phase, TrainConfig
 from crystal.dataset import load_split
@@ -79,12 +80,22 @@ def what_happened(out):
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory):
-    out, compiled = tmp_path_factory.mktemp("run"), []
-    training = trainer(
-        data, out, validate=lambda model: {"val_map": 0.25}, compiled=lambda: compiled.append(training.step)
-    )
+    out, told = tmp_path_factory.mktemp("run"), []
+
+    class Memory(RunMemory):
+        def compiled(self):
+            told.append((training.step, "compiled"))
+
+        def saving(self):
+            told.append((training.step, "saving"))
+
+        def stepped(self, *, writing):
+            told.append((training.step, "stepped"))
+
+    training = trainer(data, out, validate=lambda model: {"val_map": 0.25}, memory=Memory())
     model = training.run()
-    assert compiled == [0, 3]  # once a phase, before anything is saved
+    steps = {event: [step for step, name in told if name == event] for event in ("compiled", "stepped", "saving")}
+    assert steps == {"compiled": [0, 3], "stepped": [1, 2, 4, 5, 6, 7], "saving": [2, 3, 4, 6, 8]}
     return out, model
 
 
