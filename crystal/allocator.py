@@ -11,8 +11,6 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
 HEAPS = max(32, 8 * (os.cpu_count() or 2))  # one for each thread; glibc itself makes eight a core
 BLOCK = 128 << 10  # glibc's own threshold, which it would otherwise raise to 32 MB as blocks are freed
 BLOCKS = 65536  # glibc's own limit of how many at a time come from the kernel
-GROWING = 3  # steps in which a run's heap takes what they ask for
-FRESH = 2000  # pages that the main thread was given in a step, 8 MB: a block of the step was the kernel's
 
 
 def prepare_heaps() -> bool:
@@ -51,53 +49,29 @@ class RunMemory:
     """What a run of equal steps keeps: as much as a step needs, however long it runs.
 
     Freed memory is kept, but neither what a compiler leaves nor what each thread that ever took part in writing a
-    checkpoint had at its highest. After both, all that is free is given back, and for a few steps the heap grows to
-    what they ask for. Then it is closed: a large block that finds no place, because something small has come to lie in
-    its own, is the kernel's for that once, where the heap would grow by a second place for it. A step that shows such
-    a block, by the pages that the kernel had to clear, opens the heap again until the next checkpoint.
+    checkpoint had at its highest. While one is written large blocks come from the kernel and go back to it, so that no
+    heap grows beyond what a step needs of it; after that all that is free is given back, and a step's blocks find
+    places that are theirs until the next checkpoint.
     """
 
     def __init__(self) -> None:
-        self._growing, self._closed, self._saving = 0, False, False
-        self._pages = 0
+        self._saving = False
 
     def compiled(self) -> None:
         """A phase has made its first step."""
-        self._open()
-        self._growing = GROWING
+        give_back()
+        keep_freed_memory()
 
     def saving(self) -> None:
         """A checkpoint is about to be written: what is freed from here on goes back to the kernel at once."""
         _set((M_TRIM_THRESHOLD, BLOCK), (M_MMAP_MAX, BLOCKS))
-        self._growing, self._closed, self._saving = 0, False, True
+        self._saving = True
 
     def stepped(self, *, writing: bool) -> None:
         """A further step has been made; `writing` says whether the checkpoint is still on its way."""
-        before, self._pages = self._pages, _pages_given()
         if self._saving and not writing:
             self._saving = False
             self.compiled()
-        elif self._growing:
-            self._growing -= 1
-            if not self._growing:
-                self._closed = True
-                _set((M_MMAP_MAX, BLOCKS))
-        elif self._closed and self._pages - before > FRESH:
-            self._open()
-
-    def _open(self) -> None:
-        self._closed = False
-        give_back()
-        keep_freed_memory()
-
-
-def _pages_given() -> int:
-    """How many pages the kernel has given to this thread so far."""
-    if not _ours():
-        return 0
-    import resource  # not on every system
-
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
 
 
 def _ours() -> bool:
