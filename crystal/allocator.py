@@ -22,7 +22,7 @@ def prepare_heaps() -> bool:
     What is larger than `BLOCK` comes from the kernel and goes back to it, so that the compiler leaves little behind
     that no step asks for again.
     """
-    if not _ours():
+    if not _is_glibc():
         return False
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     return _set((M_ARENA_MAX, HEAPS), (M_MMAP_THRESHOLD, BLOCK))
@@ -39,7 +39,7 @@ def keep_freed_memory() -> bool:
 
 def give_back() -> bool:
     """The pages of all that is free, to the kernel; False where `malloc` is not glibc's, which stays as it is."""
-    if not _ours():
+    if not _is_glibc():
         return False
     ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
     return True
@@ -74,12 +74,12 @@ class RunMemory:
             self.compiled()
 
 
-def _ours() -> bool:
+def _is_glibc() -> bool:
     return platform.libc_ver()[0] == "glibc"
 
 
 def _set(*options: tuple[int, int]) -> bool:
-    if not _ours():
+    if not _is_glibc():
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return all(mallopt(*option) for option in options)
