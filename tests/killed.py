@@ -7,6 +7,7 @@ import gc
 import warnings
 from pathlib import Path
 
+from crystal.compiled import keep_traced
 from crystal.config import Phase, TrainConfig
 from crystal.dataset import load_split
 from crystal.loader import training_loader
@@ -39,4 +40,4 @@ def run(data: Path, out: Path, cache: str) -> None:
     split = load_split(data, "train")
     batches = training_loader(split, size=(64, 64), batch_size=2, slots=8, mask_size=16, seed=0, clahe=False)
     claim(out, CONFIG, None)
-    Trainer(small_model(), batches, CONFIG, out).run()
+    Trainer(small_model(), batches, CONFIG, out, kept=keep_traced).run()

@@ -306,7 +306,7 @@ def clipped_one_by_one(gradients, longest):
     return [clipped([g], longest)[0] if any(g) else g for g in gradients]
 
 
-PICTURES[10] = dict(step=30, seed=6, score=0.5), dict(step=0, seed=6, score=0.5)
+PICTURES[10] = dict(step=6, seed=6, score=0.5), dict(step=0, seed=6, score=0.5)
 SOLUTIONS[10] = {
     "check_rate": (rate, lambda step, rate, steps, warmup: rate / 2 * (1 + math.cos(math.pi * step / steps))),
     "check_clip": (clipped, clipped_one_by_one),

@@ -54,10 +54,11 @@ def make_optimizer(
     >>> [round(float(update), 4) for update in updates]
     [-0.3, -0.4]
     """
+    # Flattened: moments are one vector, not one array a parameter, of which a network has hundreds. The update is then a
+    # few operations to trace, compile and run, and a checkpoint's optimizer a few arrays to write.
+    decay = optax.add_decayed_weights(weight_decay, mask=is_kernel)
     if kind == "adamw":
-        rule = optax.adamw(schedule, weight_decay=weight_decay, mask=is_kernel)
+        rule = optax.chain(optax.flatten(optax.scale_by_adam()), decay, optax.scale_by_learning_rate(schedule))
     else:
-        rule = optax.chain(
-            optax.add_decayed_weights(weight_decay, mask=is_kernel), optax.sgd(schedule, momentum=momentum)
-        )
+        rule = optax.chain(decay, optax.flatten(optax.sgd(schedule, momentum=momentum)))
     return optax.chain(optax.clip_by_global_norm(clip_norm), rule)

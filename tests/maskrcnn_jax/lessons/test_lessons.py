@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("marimo", reason='the lessons need marimo: pip install -e ".[lessons]"')
 
+from maskrcnn_jax.lessons import short_training
 from maskrcnn_jax.lessons.catalogue import lessons
 from maskrcnn_jax.lessons.export import static_html, visible_words
 from maskrcnn_jax.lessons.show import panels
@@ -15,6 +16,15 @@ from tests.lesson_solutions import PICTURES, SOLUTIONS
 LESSONS = lessons()
 MOST_WORDS = 2000  # ten minutes at 200 words a minute
 MOST_SECONDS = 0.5  # from a slider to its picture, of processor time: what else runs here does not count
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shorter_training():
+    """Lesson 10 with a fifth of its steps: what it shows is looked for here, not how far they get."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(short_training, "STEPS", 6)
+        patch.setattr(short_training, "EVERY", 3)
+        yield
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.path.stem)
