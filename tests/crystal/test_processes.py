@@ -203,9 +203,7 @@ def test_two_processes_go_on_from_one_and_give_the_same(folder, lost):
     assert [line["step"] for line in alone] == [1, 2, 3, 4, 5]
     for ours, theirs in zip(losses(folder / "shared")[:5], alone, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
-    ours, alone = (
-        nnx.state(checkpoint.load(folder / name / "checkpoints" / "5")) for name in ("shared", "alone")
-    )
+    ours, alone = (nnx.state(checkpoint.load(folder / name / "checkpoints" / "5")) for name in ("shared", "alone"))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(alone), strict=True):
         assert np.abs(a - b).max() <= 1e-5 * np.abs(b).max()
 

@@ -19,10 +19,11 @@ from crystal.allocator import RunMemory
 from crystal.best import Best
 from crystal.config import Phase, TrainConfig
 from crystal.dataset import load_split
+from crystal.initial import initial_model
 from crystal.loader import training_loader
 from crystal.pretrain import write_scenes
 from crystal.run_folder import Log, RunError, claim, load_run, read_metrics
-from crystal.train import Interrupted, Trainer, train_command
+from crystal.train import Interrupted, Trainer, resolve, train_command
 from maskrcnn_jax import checkpoint
 from tests.small import SMALL, small_model
 
@@ -249,25 +250,19 @@ def test_a_log_is_cut_back_to_the_step_and_drops_a_line_cut_short(tmp_path):
     assert read_metrics(tmp_path) == [{"step": 1, "loss": 0.333333}, {"step": 2, "loss": 0.333333}]
 
 
-def test_init_takes_the_architecture_from_the_weights(data, tmp_path, monkeypatch):
-    checkpoint.save(small_model(7), tmp_path / "weights")
-    options = dict(preset="tiny", steps=2, checkpoint_every=None, seed=0, clahe=False)
-    train_command(
-        data,
-        tmp_path / "run",
-        init=str(tmp_path / "weights"),
-        assignments=["batch_size=2", "rpn.nms_iou=0.6"],
-        **options,
-    )
-    model, clahe = load_run(tmp_path / "run")
-    assert model.config.fpn_channels == SMALL.fpn_channels
-    assert model.config.rpn.nms_iou == 0.6
-    assert model.config.classes == ((0, "background"), (1, "shape"))
-    assert clahe is False
+def test_init_takes_the_architecture_from_the_weights(data, tmp_path):
+    init = str(tmp_path / "weights")
+    checkpoint.save(small_model(7), init)
+    options = dict(preset="tiny", init=init, steps=2, checkpoint_every=None, seed=0, clahe=False)
+    config = resolve(load_split(data, "train"), assignments=["batch_size=2", "rpn.nms_iou=0.6"], **options)
+    model, _ = initial_model(config, init)
+    for architecture in (config.model, model.config):
+        assert architecture.fpn_channels == SMALL.fpn_channels
+        assert architecture.rpn.nms_iou == 0.6
+        assert architecture.classes == ((0, "background"), (1, "shape"))
     with pytest.raises(checkpoint.CheckpointError, match="fpn"):
-        train_command(
-            data, tmp_path / "other", init=str(tmp_path / "weights"), assignments=["fpn_channels=16"], **options
-        )
+        train_command(data, tmp_path / "run", assignments=["fpn_channels=16"], **options)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_disk_without_room_for_a_checkpoint_ends_the_run_in_a_sentence(data, tmp_path, monkeypatch):

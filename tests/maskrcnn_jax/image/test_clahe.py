@@ -63,8 +63,8 @@ def grey_images(random, height, width):
     return [np.clip(kind, 0, 255).astype(np.uint8) for kind in kinds]
 
 
-# 8 x 6 sizes x 5 images = 240 settings; each size and tile count compiles once, the clip limit is traced.
-@pytest.mark.parametrize("seed", range(8))
+# 7 x 6 sizes x 5 images = 210 settings; each size and tile count compiles once, the clip limit is traced.
+@pytest.mark.parametrize("seed", range(7))
 @pytest.mark.usefixtures("default_flags")
 def test_equals_opencv_at_random_settings(seed):
     random = np.random.default_rng(seed)
