@@ -54,8 +54,8 @@ def make_optimizer(
     >>> [round(float(update), 4) for update in updates]
     [-0.3, -0.4]
     """
-    # Flattened: moments are one vector, not one array a parameter, of which a network has hundreds. The update is then a
-    # few operations to trace, compile and run, and a checkpoint's optimizer a few arrays to write.
+    # Flattened: the moments are one vector each, not an array for each of a network's hundreds of parameters. They are
+    # a few operations to trace, compile and run, and a few arrays to save. The decay needs to know what is a kernel.
     decay = optax.add_decayed_weights(weight_decay, mask=is_kernel)
     if kind == "adamw":
         rule = optax.chain(optax.flatten(optax.scale_by_adam()), decay, optax.scale_by_learning_rate(schedule))
