@@ -188,7 +188,7 @@ class Trainer:
                 settings = (config.model, config.train_norms, self._rule(phase))
                 train_step = self.kept(train_step, (state, images, truth, windows, self.key), settings)
             state, metrics = train_step(state, images, truth, windows, self.key)
-            del images, truth, windows  # the next batch then lies where this one did
+            del images, truth, windows  # or two batches are in memory when the next one comes
             if self.memory and compiling:
                 self.memory.compiled()
             elif self.memory:
