@@ -1,7 +1,6 @@
 """The demo's own parts, and all of it once on a handful of drops."""
 
 import json
-from functools import partial
 
 import pytest
 
@@ -25,9 +24,7 @@ def test_drops_of_another_command_are_not_trained_on(tmp_path):
         demo.render(tmp_path / "data", **{**settings, "light": 0.9})
 
 
-def test_the_whole_demo_on_a_handful_of_drops(tmp_path, capsys, monkeypatch):
-    """One training after the other, so that the second finds the first's program."""
-    monkeypatch.setattr(demo, "train_side_by_side", partial(demo.train_side_by_side, at_once=1))
+def test_the_whole_demo_on_a_handful_of_drops(tmp_path, capsys):
     demo.demo(tmp_path, steps=1, train=2, val=2, seed=0, light=0.5)
     numbers = json.loads((tmp_path / "metrics.json").read_text())
     wanted = {

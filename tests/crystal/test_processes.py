@@ -20,7 +20,7 @@ from crystal.initial import initial_model
 from crystal.loader import training_loader
 from crystal.pretrain import write_scenes
 from crystal.processes import Agreement, ProcessError, check_alike, from_first, share_of_batch, together
-from crystal.run_folder import claim, read_metrics
+from crystal.run_folder import claim, load_run, read_metrics
 from crystal.train import Interrupted, Trainer, resolve
 from maskrcnn_jax import checkpoint
 from maskrcnn_jax.training.mesh import data_mesh
@@ -105,22 +105,22 @@ def test_others_are_held_against_the_first(monkeypatch, tmp_path):
 # -- two real processes over loopback --------------------------------------------------------------------------------
 
 SETTINGS = ["batch_size=4", "log_every=1", "decay=constant", "warmup=2"]
-STEPS = 100_000  # no run comes that far
+STEPS = 5  # the first before the run is taken up by others
 
 
-def command(folder, out):
-    options = ["--data", folder / "data", "--init", folder / "weights", "--out", out, "--steps", STEPS, "--no-clahe"]
+def command(folder, out, *, steps):
+    options = ["--data", folder / "data", "--init", folder / "weights", "--out", out, "--steps", steps, "--no-clahe"]
     return [*map(str, options), "--checkpoint-every", "5", *(word for s in SETTINGS for word in ("--set", s))]
 
 
-def start(folder, out):
+def start(folder, out, *, steps):
     """Two processes of `crystal train`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "crystal", "train", *command(folder, out)],
+            [sys.executable, "-m", "crystal", "train", *command(folder, out, steps=steps)],
             cwd=ROOT,
             env=os.environ
             | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(index)}
@@ -156,7 +156,7 @@ def losses(out):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """data, weights, `alone`, five steps of one process on one device, and `shared`, a copy of it after the first."""
+    """data, weights, `alone`, a run of one process on one device, and `begun`, a copy of it after its first step."""
     folder = tmp_path_factory.mktemp("processes")
     write_scenes(folder / "data", 6, seed=1)
     checkpoint.save(small_model(7), folder / "weights")
@@ -165,58 +165,53 @@ def folder(tmp_path_factory):
         split, preset="tiny", init=init, steps=STEPS, checkpoint_every=5, seed=0, clahe=False, assignments=SETTINGS
     )
 
-    def train_alone(until):
+    def alone(progress):
         model, _ = initial_model(config, init)
         batches = training_loader(
             split, size=(64, 64), batch_size=4, slots=config.slots, seed=0, clahe=False, augment=config.augment
         )
         claim(folder / "alone", config, init)
+        return Trainer(model, batches, config, folder / "alone", progress=progress)
 
-        def stop(done, note):
-            if done == until:
-                os.kill(os.getpid(), signal.SIGTERM)
+    def stop(done, note):
+        os.kill(os.getpid(), signal.SIGTERM)
 
-        with pytest.raises(Interrupted):
-            Trainer(model, batches, config, folder / "alone", progress=stop).run()
-        assert checkpoint.newest_step(folder / "alone").name == str(until)
-
-    train_alone(1)
-    shutil.copytree(folder / "alone", folder / "shared")
-    train_alone(5)
+    with pytest.raises(Interrupted):
+        alone(stop).run()
+    assert checkpoint.newest_step(folder / "alone").name == "1"
+    shutil.copytree(folder / "alone", folder / "begun")
+    alone(lambda done, note: None).run()
     return folder
 
 
-@pytest.fixture(scope="module")
-def lost(folder):
-    """(exit code, output) of two processes that went on with `shared`, of which the second was killed."""
-    pair = start(folder, folder / "shared")
-    wait_for_step(pair, folder / "shared", 5)
-    pair[1].kill()
-    return ended(pair)
-
-
-def test_two_processes_go_on_from_one_and_give_the_same(folder, lost):
-    (_, said), (_, second) = lost
-    assert "goes on from step 1" in said
-    assert "goes on" not in second, "only the first process speaks"
-    alone = losses(folder / "alone")
-    assert [line["step"] for line in alone] == [1, 2, 3, 4, 5]
-    for ours, theirs in zip(losses(folder / "shared")[:5], alone, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-5)
-    ours, alone = (nnx.state(checkpoint.load(folder / name / "checkpoints" / "5")) for name in ("shared", "alone"))
+def test_two_processes_go_on_from_one_and_give_the_same(folder):
+    first, second = ended(start(folder, folder / "begun", steps=STEPS))
+    assert (first[0], second[0]) == (0, 0), (first, second)
+    assert "goes on from step 1" in first[1]
+    assert "goes on" not in second[1], "only the first process speaks"
+    assert [line["step"] for line in losses(folder / "alone")] == [1, 2, 3, 4, 5]
+    for ours, alone in zip(losses(folder / "begun"), losses(folder / "alone"), strict=True):
+        assert ours == pytest.approx(alone, rel=1e-5)
+    ours, alone = (nnx.state(load_run(folder / name)[0]) for name in ("begun", "alone"))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(alone), strict=True):
         assert np.abs(a - b).max() <= 1e-5 * np.abs(b).max()
 
 
-def test_a_lost_process_ends_the_run_and_a_restart_goes_on(folder, lost):
-    out, (first, second) = folder / "shared", lost
+def test_a_lost_process_ends_the_run_and_a_restart_goes_on(folder):
+    out = folder / "lost"
+    pair = start(folder, out, steps=100_000)
+    wait_for_step(pair, out, 5)
+    pair[1].kill()
+    first, second = ended(pair)
     assert second[0] == -signal.SIGKILL
     assert first[0] not in (0, -signal.SIGKILL), first
     assert processes.AGAIN in first[1]
     assert processes.GONE in second[1]
+    for ours, alone in zip(losses(out)[:5], losses(folder / "alone"), strict=True):
+        assert ours == pytest.approx(alone, rel=1e-5)
 
     last = int(checkpoint.newest_step(out).name)
-    pair = start(folder, out)
+    pair = start(folder, out, steps=100_000)
     wait_for_step(pair, out, last + 5)
     pair[1].terminate()  # one of them is asked, both stop at the same step
     first, second = ended(pair)

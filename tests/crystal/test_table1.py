@@ -13,9 +13,10 @@ from crystal import cli, table1
 from crystal.dataset import load_split
 from crystal.loader import training_loader
 from crystal.pretrain import write_scenes
+from crystal.run_folder import load_run
 from crystal.table1 import ARMS, Table1Error, arguments, claim_experiment
 from maskrcnn_jax import checkpoint
-from tests.small import small_model
+from tests.small import SMALL, small_model
 
 SETTINGS = {"data": "drops", "content": {"train": "a", "val": "b"}, "preset": "tiny", "init": "shapes"}
 SETTINGS |= {"steps": 7, "set": ["batch_size=2"]}
@@ -104,13 +105,18 @@ def test_the_whole_experiment_and_again(data, tmp_path, monkeypatch, capsys):
     checkpoint.save(small_model(7), tmp_path / "weights")
     options = dict(
         seeds=1, preset="tiny", init=str(tmp_path / "weights"), steps=1, scratch=False, at_once=2,
-        assignments=["batch_size=2", "slots=8"],
+        assignments=["batch_size=2", "slots=8", "rpn.nms_iou=0.6"],
     )  # fmt: skip
     out = tmp_path / "out"
     table1.table1(data, out, **options)
     plain, clahe = (json.loads((out / "runs" / f"0-{arm}" / "config.json").read_text()) for arm in ("plain", "clahe"))
     assert (plain["train"].pop("clahe"), clahe["train"].pop("clahe")) == (False, True)
     assert (plain["train"], plain["init"]) == (clahe["train"], clahe["init"])
+    for arm in ("plain", "clahe"):
+        model, with_clahe = load_run(out / "runs" / f"0-{arm}")
+        assert (model.config.fpn_channels, model.config.rpn.nms_iou) == (SMALL.fpn_channels, 0.6)
+        assert model.config.classes == ((0, "background"), (1, "shape"))
+        assert with_clahe is (arm == "clahe")
     results = json.loads((out / "table1.json").read_text())
     assert results["settings"]["steps"] == 1
     assert results["machine"]["versions"]["jax"]
