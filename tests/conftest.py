@@ -37,20 +37,24 @@ gc.set_threshold(100_000, 20, 100)
 # Two workers take whole files, one after the other: what takes minutes must not begin when all else is done.
 SLOWEST_FIRST = (
     "test_lessons.py",
-    "test_train.py",
-    "test_processes.py",
-    "test_torchvision.py",
     "test_step.py",
-    "test_inspector.py",
+    "test_torchvision.py",
     "test_demo.py",
-    "test_killed.py",
-    "test_architecture.py",
+    "test_processes.py",
     "test_matterport.py",
-    "test_model.py",
-    "test_mesh.py",
-    "test_weights.py",
-    "test_verify.py",
     "test_detectron2.py",
+    "test_killed.py",
+    "test_clahe.py",
+    "test_align.py",
+    "test_train.py",
+    "test_browser.py",
+    "test_model.py",
+    "test_inspector.py",
+    "test_mesh.py",
+    "test_architecture.py",
+    "test_nms.py",
+    "test_table1.py",
+    "test_verify.py",
 )
 
 
@@ -61,12 +65,12 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """The application, and what is marked as a whole network, count for no line of the library's coverage, nor do their
-    fixtures: that a component's lines run there says little, and measured tracing takes half as long again. Nor does
-    what is timed, which the measurement would slow down.
+    """The application, what is slow and what is marked so count for no line of the library's coverage, nor do their
+    fixtures: that a component's lines run in a whole network says little, and measured tracing takes half as long
+    again. What is timed would be slowed down.
     """
     stopped = []
-    uncounted = item.get_closest_marker("whole_network") or item.get_closest_marker("timed")
+    uncounted = item.get_closest_marker("slow") or item.get_closest_marker("uncounted")
     if uncounted or APPLICATION in item.path.parents:
         while measurement := coverage.Coverage.current():  # xdist's workers have one inside another
             measurement.stop()

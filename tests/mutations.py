@@ -130,9 +130,9 @@ def copy_tree(destination: Path) -> None:
 
 def failing(tree: Path, arguments: list[str]) -> list[str]:
     """Names of the tests that fail there. Raises RuntimeError where the tests cannot run at all."""
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", *arguments]
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-m", "", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider"]
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTEST_ADDOPTS": "", "COLUMNS": "1000"}
-    run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+    run = subprocess.run([*command, *arguments], cwd=tree, env=environment, capture_output=True, text=True, check=False)
     if run.returncode not in (0, 1):
         raise RuntimeError(f"pytest ended with {run.returncode}:\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
     lines = [line.removeprefix("FAILED ").split(" - ")[0] for line in run.stdout.splitlines() if line[:7] == "FAILED "]

@@ -24,6 +24,7 @@ def test_drops_of_another_command_are_not_trained_on(tmp_path):
         demo.render(tmp_path / "data", **{**settings, "light": 0.9})
 
 
+@pytest.mark.slow
 def test_the_whole_demo_on_a_handful_of_drops(tmp_path, capsys):
     demo.demo(tmp_path, steps=1, train=2, val=2, seed=0, light=0.5)
     numbers = json.loads((tmp_path / "metrics.json").read_text())

@@ -184,6 +184,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_from_one_and_give_the_same(folder):
     first, second = ended(start(folder, folder / "begun", steps=STEPS))
     assert (first[0], second[0]) == (0, 0), (first, second)
@@ -197,6 +198,7 @@ def test_two_processes_go_on_from_one_and_give_the_same(folder):
         assert np.abs(a - b).max() <= 1e-5 * np.abs(b).max()
 
 
+@pytest.mark.slow
 def test_a_lost_process_ends_the_run_and_a_restart_goes_on(folder):
     out = folder / "lost"
     pair = start(folder, out, steps=100_000)

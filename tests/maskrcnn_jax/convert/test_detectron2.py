@@ -32,7 +32,7 @@ def test_the_layout_is_the_true_one():
     assert hashlib.sha1(layout.encode()).hexdigest() == str(recorded.load("weight_digests")["d2_layout"])
 
 
-@pytest.mark.whole_network
+@pytest.mark.slow
 def test_every_stage_of_inference(model):
     assert model.config == MaskRCNNConfig.detectron2_coco()
     rows = compare(model, recorded.network("detectron2_network", make_image(320, 512, 11) * 255))

@@ -43,7 +43,7 @@ def test_the_file_holds_what_the_peer_was_run_with(weights):
     assert hashlib.sha1(digests.encode()).hexdigest() == str(recorded.load("weight_digests")["matterport"])
 
 
-@pytest.mark.whole_network
+@pytest.mark.slow
 def test_every_stage_of_inference(model, monkeypatch):
     half_optimised = jax.jit(verify._run.__wrapped__, static_argnums=(0, 1, 2), compiler_options=FOR_LOOPS)
     monkeypatch.setattr(verify, "_run", half_optimised)
@@ -109,7 +109,7 @@ def border_nudges(rois, model, *, bins):
     return np.concatenate([np.zeros_like(far), far], 1).astype(np.float32)
 
 
-@pytest.mark.whole_network
+@pytest.mark.slow
 def test_the_losses(step):
     np.testing.assert_allclose(list(step[0].values()), recorded.load("matterport_training")["losses"], rtol=1e-4)
 
@@ -118,6 +118,7 @@ def l2(array):
     return float(np.sqrt((np.asarray(array, np.float64) ** 2).sum()))
 
 
+@pytest.mark.slow
 def test_gradients_of_the_heads(step, weights):
     """All parameters of both heads and of the RPN's objectness, through the folding where they were folded.
 

@@ -55,7 +55,7 @@ def test_the_files_hold_what_the_peers_were_run_with():
     assert hashlib.sha1(layout.encode()).hexdigest() == str(digests["tv_layout"])
 
 
-@pytest.mark.whole_network
+@pytest.mark.slow
 def test_every_stage_of_inference(model, monkeypatch):
     half_optimised = jax.jit(verify._run.__wrapped__, static_argnums=(0, 1, 2), compiler_options=FOR_LOOPS)
     monkeypatch.setattr(verify, "_run", half_optimised)
@@ -134,13 +134,14 @@ def step(model):
     return training_step(model)
 
 
-@pytest.mark.whole_network
+@pytest.mark.slow
 def test_the_losses(step):
     golden = recorded.load("torchvision_training")
     for ours, theirs in zip(NAMES, LOSSES, strict=True):
         assert step[0][ours] == pytest.approx(float(golden[f"loss.loss_{theirs}"]), rel=1e-4), ours
 
 
+@pytest.mark.slow
 def test_all_gradients(step, model):
     """Norm, sum and largest value of each, and its projection on a random direction: every trained array there is.
 

@@ -43,7 +43,7 @@ def test_a_lesson_runs_and_its_page_stands_alone(lesson):
     assert page.count("<script") == 0
 
 
-@pytest.mark.timed
+@pytest.mark.uncounted
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.path.stem)
 def test_a_slider_moves_the_picture_at_once(lesson):
     module, first, second = lesson.load(), *PICTURES[lesson.number]
