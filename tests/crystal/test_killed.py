@@ -9,6 +9,7 @@ import time
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
 
 from crystal.pretrain import write_scenes
@@ -24,6 +25,7 @@ def last_step(out):
     return lines[-1]["step"] if lines else 0
 
 
+@pytest.mark.slow
 def test_kill_minus_nine_at_random_moments_changes_nothing(tmp_path):
     write_scenes(tmp_path / "data", 6, seed=1)
     cache = os.environ["JAX_COMPILATION_CACHE_DIR"]
