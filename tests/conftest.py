@@ -34,6 +34,8 @@ if OURS:
 # Tracing makes objects by the million that live on, and the collector would look at them again and again.
 gc.set_threshold(100_000, 20, 100)
 
+MANY = 500  # programs
+
 # Two workers take whole files, one after the other: what takes minutes must not begin when all else is done.
 SLOWEST_FIRST = (
     "test_lessons.py",
@@ -80,6 +82,31 @@ def pytest_runtest_protocol(item):
     finally:
         for measurement in reversed(stopped):
             measurement.start()
+
+
+@pytest.fixture(scope="session")
+def _compiled():
+    """A list that gets an item for each program that JAX compiles."""
+    import jax  # reads the environment set above
+
+    programs: list[str] = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: programs.append(event) if event.endswith("backend_compile_duration") else None
+    )
+    return programs
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs(_compiled):
+    """After a file, if there are many: JAX keeps the text of its last 2048 programs, each in an MLIR context of its
+    own, and a thousand of them make the next program take a fifth longer. Few serve another file.
+    """
+    yield
+    if len(_compiled) > MANY:
+        import jax
+
+        jax.clear_caches()
+        _compiled.clear()
 
 
 def pytest_unconfigure(config):
