@@ -29,7 +29,7 @@ def reports():
     return {int(devices): report for devices, report in json.loads(done.stdout).items()}
 
 
-@pytest.mark.slow
+@pytest.mark.uncounted
 @pytest.mark.parametrize("devices", [2, 4])
 def test_five_steps_on_several_devices_are_those_on_one(reports, devices):
     assert len(reports[1]["metrics"]) == 5
@@ -39,14 +39,14 @@ def test_five_steps_on_several_devices_are_those_on_one(reports, devices):
     assert 0 < reports[devices]["difference"] < 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.uncounted
 @pytest.mark.parametrize("devices", [1, 2, 4])
 def test_one_program_serves_all_steps_and_the_frozen_stay(reports, devices):
     assert reports[devices]["programs"] == 1
     assert reports[devices]["frozen_parameters_moved"] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.uncounted
 def test_devices_exchange_sums_and_nothing_else(reports):
     """No gathered feature maps, proposals or RoIs: only gradients, losses and counts are added up."""
     assert reports[1]["collectives"] == []

@@ -106,7 +106,7 @@ def test_the_same_key_and_step_draw_the_same():
     assert results[0] == results[1]
 
 
-@pytest.mark.slow
+@pytest.mark.uncounted
 def test_the_papers_architecture_overfits_one_drop():
     """Short: one block a stage at 128x128; the long version, ResNet101 at 256, is `python -m tests.overfit`."""
     paper = MaskRCNNConfig.paper()
@@ -122,7 +122,7 @@ def test_the_papers_architecture_overfits_one_drop():
     assert losses[-1] < 0.3 * losses[0]
 
 
-@pytest.mark.slow
+@pytest.mark.uncounted
 def test_the_paper_preset_takes_a_step_at_512():
     """ResNet101 with frozen norms, 512x512, SGD: compiled and run once on a CPU."""
     optimizer = make_optimizer(optax.constant_schedule(1e-3))
