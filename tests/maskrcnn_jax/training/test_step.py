@@ -122,7 +122,7 @@ def test_the_papers_architecture_overfits_one_drop():
     assert losses[-1] < 0.3 * losses[0]
 
 
-@pytest.mark.uncounted
+@pytest.mark.slow
 def test_the_paper_preset_takes_a_step_at_512():
     """ResNet101 with frozen norms, 512x512, SGD: compiled and run once on a CPU."""
     optimizer = make_optimizer(optax.constant_schedule(1e-3))
