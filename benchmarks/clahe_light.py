@@ -17,12 +17,12 @@ import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from crystal.charts import LINES
+from crystal.console import console
 from crystal.demo import render
-from crystal.machine import describe_machine, file_name
-from crystal.progress import console
-from crystal.run_folder import write_atomically
-from crystal.table1 import table1
+from crystal.pages.charts import LINES
+from crystal.training.comparison import table1
+from crystal.training.machine import describe_machine, file_name
+from crystal.training.run_folder import write_atomically
 
 ROOT = Path(__file__).parent.parent
 SHOWN = (("map_050_all", "mAP, IoU 0.50"), ("map_065_all", "mAP, IoU 0.65"))

@@ -18,7 +18,7 @@ from flax import nnx
 from benchmarks import workload
 from benchmarks.measuring import in_turns, median, readable, save, show
 from benchmarks.step import compile_seconds
-from crystal.progress import console
+from crystal.console import console
 from maskrcnn_jax.backbone.resnet import Block
 from maskrcnn_jax.config import BackboneConfig
 from maskrcnn_jax.model import MaskRCNN

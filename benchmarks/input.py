@@ -21,15 +21,15 @@ import tyro
 from flax import nnx
 
 from benchmarks.measuring import in_turns, median, readable, save, show
-from crystal.config import PRESETS
-from crystal.dataset import load_split
+from crystal.console import console
+from crystal.data.dataset import load_split
+from crystal.data.images import apply_clahe, read_image
+from crystal.data.loader import training_loader
+from crystal.data.preparation import Batch
 from crystal.demo import render
-from crystal.examples import Batch
-from crystal.images import apply_clahe, read_image
-from crystal.loader import training_loader
-from crystal.progress import console
-from crystal.run_folder import read_metrics
-from crystal.train import placed
+from crystal.training.config import PRESETS
+from crystal.training.run_folder import read_metrics
+from crystal.training.trainer import placed
 from maskrcnn_jax.image.clahe import clahe_rgb
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.training.mesh import data_mesh

@@ -19,9 +19,9 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from rich.table import Table
 
-from crystal.machine import describe_machine, file_name
-from crystal.progress import console
-from crystal.run_folder import write_atomically
+from crystal.console import console
+from crystal.training.machine import describe_machine, file_name
+from crystal.training.run_folder import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 Calls = Mapping[str, Callable[[], Any]]

@@ -20,9 +20,9 @@ import numpy as np
 import tyro
 
 from benchmarks.measuring import Calls, copying, in_turns, matmul, median, readable, save, show
-from crystal.allocator import keep_freed_memory, prepare_heaps
-from crystal.machine import describe_machine
-from crystal.progress import console
+from crystal.console import console
+from crystal.training.allocator import keep_freed_memory, prepare_heaps
+from crystal.training.machine import describe_machine
 from maskrcnn_jax.boxes.geometry import iou
 from maskrcnn_jax.boxes.matching import match
 from maskrcnn_jax.boxes.nms import nms

@@ -25,9 +25,9 @@ from flax import nnx
 
 from benchmarks import workload
 from benchmarks.measuring import in_turns, median, readable, save, show
-from crystal.allocator import keep_freed_memory, prepare_heaps
-from crystal.machine import describe_machine
-from crystal.progress import console
+from crystal.console import console
+from crystal.training.allocator import keep_freed_memory, prepare_heaps
+from crystal.training.machine import describe_machine
 from maskrcnn_jax.convert import load
 from maskrcnn_jax.model import MaskRCNN
 
@@ -65,7 +65,7 @@ def main(
         repeats: samples of each call.
         compiled: try torch.compile as well, which compiles for minutes.
         threads: torch's; as many as cores unless told.
-        keep_memory: both with `crystal.allocator`, as `crystal train` runs; without it, both with the system's default.
+        keep_memory: both with `crystal.training.allocator`; without it, both with the system's default.
     """
     if keep_memory:
         prepare_heaps()

@@ -12,7 +12,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from benchmarks.measuring import RESULTS, median, readable
-from crystal.progress import console
+from crystal.console import console
 
 matplotlib.rcParams |= {"svg.hashsalt": "benchmarks", "svg.fonttype": "none", "font.size": 9}
 OURS, PEER = "#2a6f97", "#b5651d"

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from crystal.console import Bars, console
 from crystal.demo import render
-from crystal.machine import describe_machine, file_name
-from crystal.paired import spread
-from crystal.progress import Bars, console
-from crystal.run_folder import read_metrics, write_atomically
-from crystal.side_by_side import Training, train_side_by_side
+from crystal.evaluation.intervals import spread
+from crystal.training.machine import describe_machine, file_name
+from crystal.training.parallel_runs import Training, train_side_by_side
+from crystal.training.run_folder import read_metrics, write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 TYPES = ("float32", "bfloat16")

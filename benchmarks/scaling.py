@@ -23,7 +23,7 @@ from flax import nnx
 
 from benchmarks import workload
 from benchmarks.measuring import in_turns, median, readable, save, show
-from crystal.progress import console
+from crystal.console import console
 from maskrcnn_jax.boxes.nms import nms
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.training.mesh import data_mesh, replicate, shard_batch

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import tyro
 
+from crystal.console import console
 from crystal.demo import render
-from crystal.machine import describe_machine, file_name
-from crystal.progress import console
-from crystal.run_folder import read_metrics, write_atomically
+from crystal.training.machine import describe_machine, file_name
+from crystal.training.run_folder import read_metrics, write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -25,8 +25,8 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from benchmarks import workload
 from benchmarks.measuring import device_memory, in_turns, matmul, median, model_flops, readable, save, show
-from crystal.allocator import keep_freed_memory, prepare_heaps
-from crystal.progress import console
+from crystal.console import console
+from crystal.training.allocator import keep_freed_memory, prepare_heaps
 from maskrcnn_jax.model import MaskRCNN
 
 Type = Literal["float32", "bfloat16"]

@@ -52,8 +52,8 @@ class Render:
     """How bad the light is, 0 to 1; masks do not depend on it."""
 
     def run(self) -> int:
-        from crystal.progress import console, one_bar
-        from crystal.render import render_dataset
+        from crystal.console import console, one_bar
+        from crystal.drops.render import render_dataset
 
         with one_bar("rendering", self.train + self.val) as bar:
             render_dataset(
@@ -89,7 +89,7 @@ class Convert:
     """Processes; as many as there are cores by default."""
 
     def run(self) -> int:
-        from crystal.convert import convert_command
+        from crystal.data.convert import convert_command
 
         return convert_command(
             self.folders,
@@ -122,7 +122,7 @@ class Check:
     """Change one setting of the preset, as in train."""
 
     def run(self) -> int:
-        from crystal.check import check_command
+        from crystal.data.check import check_command
 
         return check_command(self.dataset, out=self.out, preset=self.preset, assignments=list(self.set), rows=self.rows)
 
@@ -149,7 +149,7 @@ class Train:
     """Only go on with a run: refuse where --out holds none."""
 
     def run(self) -> int:
-        from crystal.train import train_command
+        from crystal.training.trainer import train_command
 
         train_command(
             self.data,
@@ -191,7 +191,7 @@ class Table1:
     """Trainings that run side by side; 1 where one of them fills the machine."""
 
     def run(self) -> int:
-        from crystal.table1 import table1
+        from crystal.training.comparison import table1
 
         table1(
             self.data,
@@ -220,7 +220,7 @@ class Evaluate:
     """Also write the numbers to this JSON file."""
 
     def run(self) -> int:
-        from crystal.assess import evaluate_command
+        from crystal.evaluation.assessment import evaluate_command
 
         evaluate_command(self.weights, self.data, split=self.split, seed=self.seed, out=self.out)
         return 0
@@ -239,7 +239,7 @@ class Predict:
     """Also write LabelMe files, to be corrected by hand and trained on."""
 
     def run(self) -> int:
-        from crystal.predict import predict_command
+        from crystal.prediction.predictor import predict_command
 
         return predict_command(self.weights, self.images, self.out, score_threshold=self.score, labelme=self.labelme)
 
@@ -258,7 +258,7 @@ class Inspect:
     JSON beside the image, if there is one."""
 
     def run(self) -> int:
-        from crystal.inspect_page import inspect_command
+        from crystal.pages.inspect import inspect_command
 
         inspect_command(self.image, self.weights, self.out, truth=self.truth)
         return 0
@@ -286,7 +286,7 @@ def main() -> None:
     gc.set_threshold(100_000, 20, 100)
     try:
         if not isinstance(command, Render | Convert):  # they run no network, and JAX takes a second to import
-            from crystal.allocator import keep_freed_memory, prepare_heaps
+            from crystal.training.allocator import keep_freed_memory, prepare_heaps
 
             prepare_heaps()
             if not isinstance(command, Train):  # it does that itself, when its step is compiled

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from rich.table import Table
 
+from crystal.console import Bars, console, one_bar
 from crystal.errors import CrystalError
-from crystal.progress import Bars, console, one_bar
-from crystal.run_folder import read_metrics, write_atomically
-from crystal.side_by_side import Training, train_side_by_side
-from crystal.table1_numbers import MEASURES
+from crystal.evaluation.table1 import MEASURES
+from crystal.training.parallel_runs import Training, train_side_by_side
+from crystal.training.run_folder import read_metrics, write_atomically
 
 RUNS = {"plain": False, "clahe": True}  # name of the run -> CLAHE
 STEPS = 420  # of each training, about 8 minutes for both on two cores
@@ -30,7 +30,7 @@ class DemoError(CrystalError, RuntimeError):
 
 def render(data: Path, *, train: int, val: int, seed: int, light: float) -> None:
     """Draw the drops unless they are there already."""
-    from crystal.render import render_dataset
+    from crystal.drops.render import render_dataset
 
     wanted = {"train": train, "val": val, "seed": seed, "light": light}
     note = data.parent / "drops.json"
@@ -65,11 +65,11 @@ def train_both(out: Path, *, steps: int, seed: int) -> dict[str, float]:
 
 def evaluate_both(out: Path, seconds: dict[str, float], *, steps: int, seed: int):
     """Numbers and per-image results of both runs on the held-out drops."""
-    from crystal.assess import assess, finite
-    from crystal.dataset import load_split
-    from crystal.predict import Predictor
-    from crystal.report import ImageResult, RunView
-    from crystal.run_folder import load_run
+    from crystal.data.dataset import load_split
+    from crystal.evaluation.assessment import assess, finite
+    from crystal.pages.report import ImageResult, RunView
+    from crystal.prediction.predictor import Predictor
+    from crystal.training.run_folder import load_run
 
     split = load_split(out / "data", "val")
     numbers, views = {}, {}
@@ -120,7 +120,7 @@ def demo(out: Path, *, steps: int | None, train: int, val: int, seed: int, light
     write_atomically(out / "metrics.json", json.dumps(numbers, indent=1))
     print_table(numbers)
 
-    from crystal.report import write_report
+    from crystal.pages.report import write_report
 
     with one_bar("report", 1) as bar:
         report = write_report(out, results=numbers, runs=views)

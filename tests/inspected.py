@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from crystal.inspector import Inspector
-from crystal.supervised import find_truth, supervise
+from crystal.inspection.inspector import Inspector
+from crystal.inspection.targets import find_truth, supervise
 from tests.labelme_files import document, shape
 from tests.small import SMALL, small_model
 

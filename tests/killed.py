@@ -1,5 +1,5 @@
-"""A small run in a process of its own, for `tests/crystal/test_killed.py` to kill. Importing this starts no backend, so
-that processes can be forked from one that has imported it.
+"""A small run in a process of its own, for `test_killed.py` to kill. Importing this starts no backend, so that processes can
+be forked from one that has imported it.
 """
 
 import dataclasses
@@ -7,12 +7,12 @@ import gc
 import warnings
 from pathlib import Path
 
-from crystal.compiled import keep_traced
-from crystal.config import Phase, TrainConfig
-from crystal.dataset import load_split
-from crystal.loader import training_loader
-from crystal.run_folder import claim
-from crystal.train import Trainer
+from crystal.data.dataset import load_split
+from crystal.data.loader import training_loader
+from crystal.training.compilation_cache import keep_traced
+from crystal.training.config import Phase, TrainConfig
+from crystal.training.run_folder import claim
+from crystal.training.trainer import Trainer
 from tests.small import SMALL
 
 STEPS = 60

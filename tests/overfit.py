@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crystal.images import prepare
-from crystal.render import draw_drop
+from crystal.data.images import prepare
+from crystal.drops.render import draw_drop
 from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import GroundTruth

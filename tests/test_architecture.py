@@ -127,7 +127,7 @@ SOURCE = re.compile(
 )
 
 
-@pytest.mark.parametrize("module", [*COMPONENTS, "crystal.evaluate"])
+@pytest.mark.parametrize("module", [*COMPONENTS, "crystal.evaluation.metrics"])
 def test_every_component_has_an_example_and_names_its_source(module):
     """Of functions and layers at the top of a module; bundles of arrays compute nothing. The source may stand at the
     head of the file.
@@ -212,10 +212,10 @@ SIGNATURES = {
     "maskrcnn_jax.model.MaskRCNN.losses": "self images truth key |",
     "maskrcnn_jax.model.MaskRCNN.detect": "self images windows |",
     "maskrcnn_jax.convert.load": "path | norm_epsilon",
-    "crystal.labelme.to_coco": "paths |",
-    "crystal.evaluate.paper_map": "truths predictions | iou",
-    "crystal.evaluate.precision_recall": "truths predictions | iou",
-    "crystal.evaluate.coco_metrics": "coco_truth coco_results | kind",
+    "crystal.data.labelme.to_coco": "paths |",
+    "crystal.evaluation.metrics.paper_map": "truths predictions | iou",
+    "crystal.evaluation.metrics.precision_recall": "truths predictions | iou",
+    "crystal.evaluation.metrics.coco_metrics": "coco_truth coco_results | kind",
 }
 FIELDS = {
     "GroundTruth": "boxes classes masks valid crowd",

@@ -12,7 +12,7 @@ with app.setup:
     import marimo as mo
     import numpy as np
 
-    from crystal.draw import draw_outlines
+    from crystal.prediction.overlays import draw_outlines
     from maskrcnn_jax.boxes.geometry import iou
     from maskrcnn_jax.image.letterbox import letterbox
     from maskrcnn_jax.lessons.drops import scene

@@ -13,8 +13,8 @@ with app.setup:
     import numpy as np
     import optax
 
-    from crystal.draw import draw_outlines
-    from crystal.evaluate import paper_map
+    from crystal.evaluation.metrics import paper_map
+    from crystal.prediction.overlays import draw_outlines
     from maskrcnn_jax.lessons.drops import scene
     from maskrcnn_jax.lessons.exercise import grade, show
     from maskrcnn_jax.lessons.network import every_stage, program

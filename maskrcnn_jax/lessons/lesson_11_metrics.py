@@ -8,9 +8,9 @@ with app.setup:
     import marimo as mo
     import numpy as np
 
-    from crystal.draw import draw_outlines
-    from crystal.evaluate import average_precision, mask_iou, match, paper_map, precision_recall
-    from crystal.opencv import cv2
+    from crystal.data.opencv import cv2
+    from crystal.evaluation.metrics import average_precision, mask_iou, match, paper_map, precision_recall
+    from crystal.prediction.overlays import draw_outlines
     from maskrcnn_jax.lessons.drops import scene
     from maskrcnn_jax.lessons.exercise import grade, show
     from maskrcnn_jax.lessons.show import BLUE, GREY, ORANGE, canvas, panels, source, table
@@ -85,7 +85,7 @@ def prediction(shift, repeats):
 
 @app.function(hide_code=True)
 def truth():
-    """The crystals as `crystal.evaluate` takes them."""
+    """The crystals as `crystal.evaluation.metrics` takes them."""
     masks = scene(SEED, light=0.2).masks
     return {"masks": masks, "classes": [1] * len(masks)}
 

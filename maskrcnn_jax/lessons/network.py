@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from crystal.initial import SHAPES
+from crystal.training.starting_weights import SHAPES
 from maskrcnn_jax import checkpoint
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import Pyramid, Stages

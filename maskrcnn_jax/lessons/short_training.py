@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from crystal.opencv import cv2
+from crystal.data.opencv import cv2
 from maskrcnn_jax.lessons.drops import scene
 from maskrcnn_jax.lessons.network import pretrained
 from maskrcnn_jax.structures import GroundTruth

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
-from crystal.opencv import cv2
+from crystal.data.opencv import cv2
 
 BLUE, VERMILLION, GREEN, ORANGE, SKY, PINK = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#cc79a7"
 GREY = "#666666"

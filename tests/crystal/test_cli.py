@@ -32,7 +32,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def drops(tmp_path_factory):
-    from crystal.render import render_dataset
+    from crystal.drops.render import render_dataset
 
     out = tmp_path_factory.mktemp("drops") / "data"
     render_dataset(out, train=1, val=2, height=160, width=200, workers=1)
@@ -164,7 +164,7 @@ def test_an_annotation_of_no_use_is_left_out_and_said_at_the_end(monkeypatch, ca
 
 
 def test_a_full_disk_names_the_file(monkeypatch, capsys, tmp_path):
-    from crystal import render
+    from crystal.drops import render
 
     def full(*arguments, **settings):
         raise OSError(28, "No space left on device", str(tmp_path / "drops" / "drop.jpg"))

@@ -1,0 +1,203 @@
+"""`crystal check`: everything that is wrong with a dataset in one table, and a page that shows it, before training.
+
+Reads the files by the functions that training reads them with (`dataset.py`, `examples.py`), then looks further
+(`examine.py`): images in two splits, outlines that cross themselves, objects outlined twice, objects that no anchor
+reaches (`reach.py`).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from crystal.console import Bars, console
+from crystal.data.check_image import Examined, examine
+from crystal.data.coco_file import DatasetError, find_splits
+from crystal.data.dataset import Record, Split, read_split
+from crystal.data.problems import SEVERITIES, Effect, Problem, Severity, brief, printable
+from crystal.training.config import PRESETS, override
+
+THREADS = 2  # OpenCV decodes without the interpreter's lock
+TOGETHER = 64  # images handed to the threads at once
+STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
+
+
+class Row(NamedTuple):
+    """A line of the table: one kind of problem in one file."""
+
+    split: str
+    file_name: str
+    severity: Severity
+    text: str
+    training: str
+
+
+class Checked(NamedTuple):
+    """A dataset and all that was found.
+
+    Attributes:
+        splits: by name; those whose file cannot be read at all are missing.
+        readable: for each split, which of its records' images can be read.
+        problems: by split, and within it as found.
+    """
+
+    splits: dict[str, Split]
+    readable: dict[str, list[bool]]
+    problems: dict[str, list[Problem]]
+
+    def count(self, severity: Severity) -> int:
+        """How many problems are that bad."""
+        return sum(p.effect.severity == severity for problems in self.problems.values() for p in problems)
+
+
+def _examined(records: Sequence[Record], slots: int, progress: Callable[[int], None]) -> list[Examined]:
+    found = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for at in range(0, len(records), TOGETHER):  # all at once would queue a million results
+            for one in pool.map(lambda record: examine(record, slots=slots), records[at : at + TOGETHER]):
+                found.append(one)
+                progress(len(found))
+    return found
+
+
+def _repeated(contents: dict[bytes, list[tuple[str, str]]]) -> Iterable[tuple[str, Problem]]:
+    """(split, problem) for each image whose pixels occurred before, in its own split or another."""
+    for places in contents.values():
+        first_split, first_name = places[0]
+        for split, name in places[1:]:
+            text, effect = "the same picture is in this split before", Effect.TWICE_AN_EPOCH
+            if split != first_split:
+                text, effect = "the same picture is in another split", Effect.SEEN_BEFORE
+            yield split, Problem(name, None, text, effect, f" ({first_split}: {printable(first_name)})")
+
+
+def check(
+    dataset: Path,
+    *,
+    slots: int,
+    start: Callable[[str, int], Callable[[int], None]] = lambda name, total: lambda done: None,
+) -> Checked:
+    """Look at every file of every split.
+
+    Args:
+        dataset: a folder with splits, or one COCO file.
+        slots: objects of an image that training takes at most.
+        start: called with each split and the number of its images; what it returns, with how many were looked at.
+
+    Raises:
+        DatasetError: there is no such dataset, or no COCO file in it.
+    """
+    splits: dict[str, Split] = {}
+    readable: dict[str, list[bool]] = {}
+    problems: dict[str, list[Problem]] = {}
+    contents: dict[bytes, list[tuple[str, str]]] = {}
+    for name, source in find_splits(dataset).items():
+        try:
+            split = read_split(source, name)
+        except DatasetError as error:
+            text = printable(str(error).removeprefix(f"{source}: "))
+            problems[name] = [Problem(source.name, None, text, Effect.REFUSED)]
+            continue
+        splits[name] = split
+        found = _examined(split.records, slots, start(name, len(split.records)))
+        readable[name] = [one.content is not None for one in found]
+        problems[name] = [*split.problems, *(p for one in found for p in one.problems)]
+        problems[name] += _of_the_split(split, next(iter(splits.values())))
+        for record, one in zip(split.records, found, strict=True):
+            if one.content:
+                contents.setdefault(one.content, []).append((name, record.file_name))
+    for name, problem in _repeated({content: places for content, places in contents.items() if len(places) > 1}):
+        problems[name].append(problem)
+    return Checked(splits, readable, problems)
+
+
+def _of_the_split(split: Split, first: Split) -> list[Problem]:
+    """What concerns the file as a whole."""
+    found = []
+    if not split.records and not split.problems:
+        text = "lists no images; add some"
+        found.append(Problem(split.source.name, None, text, Effect.REFUSED))
+    if split.categories != first.categories:
+        text = "its categories are not those of "
+        found.append(Problem(split.source.name, None, text + first.source.name, Effect.OTHER_CLASSES))
+    ids = Counter(i.annotation_id for r in split.records for i in r.instances if i.annotation_id)
+    repeated = [number for number, count in ids.items() if count > 1]
+    if repeated:
+        detail = f" ({brief(repeated[0])}{f' and {len(repeated) - 1} more' if len(repeated) > 1 else ''})"
+        found.append(Problem(split.source.name, None, "annotations share an id", Effect.ALL_USED, detail))
+    return found
+
+
+def rows_of(checked: Checked) -> list[Row]:
+    """The table: problems of one kind in one file together; files with errors first, then by split and name."""
+    grouped: dict[tuple[str, str, str, Effect], list[Problem]] = {}
+    for split, problems in checked.problems.items():
+        for problem in problems:
+            grouped.setdefault((split, problem.file_name, problem.text, problem.effect), []).append(problem)
+    worst: dict[tuple[str, str], int] = {}
+    for split, name, _, effect in grouped:
+        rank = SEVERITIES.index(effect.severity)
+        worst[split, name] = min(rank, worst.get((split, name), rank))
+    order = list(checked.problems)
+    rows = [
+        (
+            (worst[split, name], order.index(split), name, SEVERITIES.index(effect.severity)),
+            Row(split, printable(name), effect.severity, _together(same), effect.words),
+        )
+        for (split, name, _, effect), same in grouped.items()
+    ]
+    return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
+
+
+def _together(same: list[Problem]) -> str:
+    """One kind of problem in one file in one line: annotations 3, 4, 5 and 6 more, and what is wrong with them."""
+    numbers = [brief(p.annotation_id) for p in same if p.annotation_id is not None]
+    details = [p.detail.strip(" ()") for p in same if p.detail]
+    text = same[0].text + (f" ({'; '.join(details[:3])}{'; ...' if len(details) > 3 else ''})" if details else "")
+    if not numbers:
+        return text if len(same) == 1 else f"{text} ({len(same)} times)"
+    more = f" and {len(numbers) - 6} more" if len(numbers) > 6 else ""
+    return f"annotation{'s' * (len(numbers) > 1)} {', '.join(numbers[:6])}{more}: {text}"
+
+
+def _print(rows: list[Row], most: int) -> None:
+    table = Table(title_justify="left", pad_edge=False)
+    for name, ratio in (("image", 3), ("", None), ("problem", 5), ("what training does", 4)):
+        table.add_column(name, ratio=ratio, overflow="fold")
+    before = None
+    for row in rows[: most or None]:
+        where = f"{row.split}: {row.file_name}"
+        shown = "" if where == before else escape(where)  # once a file
+        table.add_row(shown, f"[{STYLES[row.severity]}]{row.severity}[/]", escape(row.text), escape(row.training))
+        before = where
+    if rows:
+        # Into a file the width is nobody's: wide enough for one line a problem in most cases.
+        wide = console if console.is_terminal else Console(file=console.file, width=160)
+        wide.print(table)
+    if most and len(rows) > most:
+        console.print(f"... and {len(rows) - most} more lines: --rows 0 shows all")
+
+
+def check_command(dataset: Path, *, out: Path | None, preset: str, assignments: list[str], rows: int) -> int:
+    """`crystal check`: the table, the page. Returns the exit code: 1 where there is an error, else 0."""
+    from crystal.data.anchor_coverage import reach_of
+    from crystal.pages.check import write_check_page  # these import JAX
+
+    config = override(PRESETS[preset](), assignments)
+    with Bars() as bars:
+        checked = check(dataset, slots=config.slots, start=lambda name, total: bars.add(escape(name), total))
+    lines = rows_of(checked)
+    _print(lines, rows)
+    reach = reach_of([(name, r) for name, split in checked.splits.items() for r in split.records], config.model)
+    console.print(", ".join(f"{checked.count(s)} {s}{'s' * (checked.count(s) != 1)}" for s in SEVERITIES))
+    console.print(reach.sentence(), markup=False)
+    page = out or (dataset if dataset.is_dir() else dataset.parent) / "check.html"
+    console.print("drawing the page")
+    write_check_page(page, dataset, checked, lines, reach)
+    console.print(f"{page}: pictures, sizes and what the anchors reach", markup=False)
+    return 1 if checked.count("error") else 0

@@ -1,0 +1,256 @@
+"""A dataset in COCO's format, read once, checked, and kept as plain records. Where its files lie: `coco_file.py`.
+
+What cannot be trained on ends in a `DatasetError` (no such file, no such category) or, where one annotation is at fault
+and the rest is fine, is left out and listed in `Split.problems`. `crystal check` reads the same way and lists all of
+it. Runs in input workers: no JAX.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from crystal.data.coco_file import DatasetError, Images, find_json, load_json
+from crystal.data.images import MAX_PIXELS
+from crystal.data.problems import Effect, Problem, brief, printable
+from crystal.data.segmentation import Segmentation, SegmentationError, check_segmentation, draw_cells, draw_pixels
+
+__all__ = [
+    "DatasetError",
+    "Instance",
+    "Problem",
+    "Record",
+    "Split",
+    "box_mask",
+    "full_mask",
+    "load_split",
+    "read_instance",
+]
+
+BACKGROUND_NAMES = {"background", "_background_", "__background__"}
+BOX_TOLERANCE = 2.0  # pixels by which a file's box may differ from its outline's extent before the extent is used
+AREA_SHARE = 0.1  # by which a file's area may differ from its pixels
+
+Categories = tuple[tuple[int, str], ...]
+
+
+class Instance(NamedTuple):
+    """One outlined object. `category` indexes `Split.categories`, 1 and up; `box` is (x1, y1, x2, y2) in continuous
+    pixels of the image, inside it and not empty; a `crowd` is a region to ignore.
+    """
+
+    category: int
+    box: tuple[float, float, float, float]
+    segmentation: Segmentation
+    crowd: bool
+    annotation_id: int
+    area: float | None = None  # as the file says; training does without it, evaluation where it `fits_pixels`
+
+
+class Record(NamedTuple):
+    """One image and its objects. `path` exists; `height` and `width` are what the file says, in pixels."""
+
+    image_id: int
+    path: Path
+    file_name: str
+    height: int
+    width: int
+    instances: tuple[Instance, ...]
+
+
+class Split(NamedTuple):
+    """`categories`: (id in the file, name), background first, by id; `source`: the JSON file."""
+
+    categories: Categories
+    records: tuple[Record, ...]
+    problems: tuple[Problem, ...]
+    source: Path
+
+
+def _whole(entry: dict[str, Any], key: str, what: str) -> int:
+    value = entry.get(key)
+    if type(value) is float and value.is_integer():  # some writers put 3.0
+        value = int(value)
+    if type(value) is not int or abs(value) >= 2**63:
+        raise DatasetError(f"{what} has {key} = {brief(value)}; it must be a whole number")
+    return value
+
+
+def _categories(entries: list[dict[str, Any]]) -> tuple[Categories, dict[int, int]]:
+    """The categories, background first, and category id -> index (0 for a background that is listed)."""
+    names: dict[int, str] = {}
+    for entry in entries:
+        name, number = entry.get("name", ""), _whole(entry, "id", "a category")
+        name = name if isinstance(name, str) else brief(name)
+        if names.setdefault(number, name) != name:
+            raise DatasetError(f"two categories have the id {number}; number them anew")
+    real = sorted(number for number, name in names.items() if name not in BACKGROUND_NAMES)
+    if not real:
+        raise DatasetError("lists no categories besides background; add at least one")
+    index = {number: 0 for number in names} | {number: i for i, number in enumerate(real, start=1)}
+    return ((0, "background"), *((number, names[number]) for number in real)), index
+
+
+def _number(entry: dict[str, Any]) -> int | None:
+    """An annotation's id, where it is one."""
+    return entry["id"] if type(entry.get("id")) is int else None
+
+
+def _image(entry: dict[str, Any], known: dict[int, Any], images: Images) -> Record:
+    """The record of an image, as yet without objects."""
+    number = _whole(entry, "id", "an image")
+    what = f"image {number}"
+    if number in known:
+        raise DatasetError(f"two images have the id {number}; number them anew")
+    height, width = _whole(entry, "height", what), _whole(entry, "width", what)
+    name = entry.get("file_name")
+    if min(height, width) < 1 or not isinstance(name, str):
+        raise DatasetError(f"{what} needs a file_name and a positive height and width")
+    if height * width > MAX_PIXELS:
+        raise DatasetError(
+            f"{what} is said to have {width} x {height} pixels, more than {MAX_PIXELS // 10**6} megapixels; correct "
+            "that or cut the image"
+        )
+    return Record(number, images.find(name), name, height, width, ())
+
+
+def _file_box(bbox: Any, height: int, width: int) -> tuple[float, float, float, float] | None:
+    """The file's own box, clipped to the image; None if there is none to speak of."""
+    try:
+        x, y, w, h = (float(v) for v in bbox)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    x1, y1, x2, y2 = max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))
+    return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else None  # false for NaN as well
+
+
+def read_instance(
+    entry: dict[str, Any], record: Record, category: int
+) -> tuple[Instance | None, list[tuple[str, Effect]]]:
+    """One of COCO's annotations as an instance of that category, or None, and what is to be said about it."""
+    if category == 0:
+        return None, [("its category is background", Effect.LEFT_OUT)]
+    try:
+        outline, extent, said = check_segmentation(entry.get("segmentation"), record.height, record.width)
+    except SegmentationError as error:
+        return None, [(str(error), Effect.LEFT_OUT)]
+    box = _file_box(entry.get("bbox"), record.height, record.width)
+    # The box counts if it fits: it is what COCO's evaluation uses. Otherwise the outline is right by definition.
+    if box is None or max(abs(a - b) for a, b in zip(box, extent, strict=True)) > BOX_TOLERANCE:
+        said = [*said, ("its bbox does not fit its outline", Effect.MENDED)]
+        box = extent
+    crowd, area = entry.get("iscrowd", 0), entry.get("area")
+    if crowd not in (0, 1):
+        said = [*said, ("its iscrowd is neither 0 nor 1", Effect.AN_OBJECT)]
+    area = float(area) if isinstance(area, int | float) and abs(area) < 1e15 else None
+    return Instance(category, box, outline, crowd == 1, _number(entry) or 0, area), said
+
+
+def read_split(source: Path, split: str) -> Split:
+    """Read a COCO file with all that is wrong in it; what training refuses is in `problems` as `Effect.REFUSED`.
+
+    Raises:
+        DatasetError: it is no COCO file, or lists no categories.
+    """
+    document = load_json(source)
+    try:
+        categories, index = _categories(document["categories"])
+    except DatasetError as error:
+        raise DatasetError(f"{source}: {error}") from None
+
+    problems: list[Problem] = []
+    records: dict[int, Record] = {}
+    refused: set[int] = set()
+    images = Images(source, split)
+    for entry in document["images"]:
+        try:
+            record = _image(entry, records, images)
+            records[record.image_id] = record
+        except DatasetError as error:
+            name = entry.get("file_name")
+            problems.append(
+                Problem(name if isinstance(name, str) and name else source.name, None, str(error), Effect.REFUSED)
+            )
+            refused |= {entry["id"]} if type(entry.get("id")) is int else set()
+
+    instances: dict[int, list[Instance]] = {number: [] for number in records}
+    for entry in document["annotations"]:
+        number, image_id, category = _number(entry), entry.get("image_id"), entry.get("category_id")
+        record = records.get(image_id) if type(image_id) is int else None
+        where = record.file_name if record else source.name
+        if not isinstance(category, int | float) or category not in index:
+            text = f"the category {brief(category)} is not among the file's; add it there or correct the annotation"
+            problems.append(Problem(where, number, text, Effect.REFUSED))
+        elif record:
+            instance, said = read_instance(entry, record, index[int(category)])
+            problems += [Problem(where, number, *what) for what in said]
+            instances[record.image_id] += [instance] if instance else []
+        elif type(image_id) is not int or image_id not in refused:
+            problems.append(Problem(where, number, f"no image has the id {brief(image_id)}", Effect.LEFT_OUT))
+    found = tuple(record._replace(instances=tuple(instances[number])) for number, record in records.items())
+    return Split(categories, found, tuple(problems), source)
+
+
+def load_split(dataset: str | Path, split: str) -> Split:
+    """Read one split of a dataset to train or evaluate on.
+
+    Args:
+        dataset: the folder, or a COCO JSON file itself.
+        split: "train", "val", ...; where `dataset` is a file it only helps to find the images.
+
+    Returns:
+        Records in the file's order, images without objects included.
+
+    Raises:
+        DatasetError: missing folder, JSON or images; malformed JSON; an unknown category; two images of one id.
+    """
+    found = read_split(find_json(Path(dataset), split), split)
+    refused = [problem for problem in found.problems if problem.effect is Effect.REFUSED]
+    if refused:
+        first, more = refused[0], len(refused) - 1
+        which = "" if first.file_name == found.source.name else f"{printable(first.file_name)}: "
+        which += "" if first.annotation_id is None else f"annotation {brief(first.annotation_id)}: "
+        also = f" (and {more} more of such problems; `crystal check` lists them)" if more else ""
+        raise DatasetError(f"{found.source}: {which}{first.text}{also}")
+    return found
+
+
+def raise_if_left_out(split: Split) -> None:
+    """Say at the end of a job what it did without.
+
+    Raises:
+        DatasetError: whole annotations were left out; it names the first few.
+    """
+    left_out = [problem for problem in split.problems if problem.effect is Effect.LEFT_OUT]
+    if left_out:
+        first = "; ".join(str(problem).removesuffix(f"; {Effect.LEFT_OUT.words}") for problem in left_out[:3])
+        raise DatasetError(
+            f"{split.source}: done without {len(left_out)} annotation(s) that cannot be used ({first}); "
+            "correct or remove them"
+        )
+
+
+def fits_pixels(instance: Instance, pixels: int) -> bool:
+    """Whether the file's area can be that of the outline, which covers so many pixels.
+
+    Besides a tenth, half a pixel all round the box: that is what pixels and a polygon's own area differ by.
+    """
+    if instance.area is None:
+        return False
+    x1, y1, x2, y2 = instance.box
+    return abs(instance.area - pixels) <= AREA_SHARE * pixels + (x2 - x1) + (y2 - y1)
+
+
+def full_mask(instance: Instance, height: int, width: int) -> Bool[np.ndarray, "h w"]:
+    """The instance's pixels in its whole image."""
+    return draw_pixels(instance.segmentation, height, width).astype(bool)
+
+
+def box_mask(instance: Instance, height: int, width: int, size: int) -> UInt8[np.ndarray, "m m"]:
+    """The instance's mask relative to its box, 0 or 1: cell (i, j) of [size, size] covers that share of the box.
+
+    Draws only the box's part of the image, so it is quick whatever the image's size. `maskrcnn_jax.roi.masks.paste`
+    brings it back; how well is measured in tests/crystal/data/test_dataset.py.
+    """
+    return draw_cells(instance.segmentation, instance.box, height, width, size)

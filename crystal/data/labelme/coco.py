@@ -1,0 +1,239 @@
+"""LabelMe files as COCO's format: `to_coco`, and the one image it is made of, `convert_file`.
+
+Ids count from 1, categories are sorted by name and hold no background. An outline stays polygons where polygons can say
+it; masks, circles, crowds and slivers that fall between pixel centres become run lengths. `area` and `bbox` are those
+of the pixels that pycocotools gives the annotation.
+"""
+
+import hashlib
+import io
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from pycocotools import mask as rle_tools
+
+from crystal.data.dataset import BOX_TOLERANCE
+from crystal.data.image_header import claimed_size
+from crystal.data.images import ImageError, decode_image
+from crystal.data.labelme.document import Document, LabelmeError, Problem, Shape, printable, read_document
+from crystal.data.labelme.instances import Instance, group_shapes
+from crystal.data.labelme.labels import LabelRules
+from crystal.data.labelme.pixels import Part, Rle, drawn_as_labelme, part_of, run_lengths
+from crystal.files import distinct_stem
+
+ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
+NO_RULES = LabelRules()
+
+
+class Converted(NamedTuple):
+    """One LabelMe file, converted.
+
+    Attributes:
+        pixels: RGB, upright as LabelMe shows it.
+        encoded: an image file of those pixels that any program shows the same way, if the source was one.
+        suffix: of the image file to write, ".jpg" or ".png".
+        content: a hash of the pixels.
+        annotations: of COCO's format, without ids, `category` instead of `category_id`.
+        instances: the objects, one an annotation, with the shapes that were used.
+        rles: their pixels, one an annotation.
+        problems: what was left out.
+        files: those that were read.
+    """
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    encoded: bytes | None
+    suffix: str
+    content: str
+    annotations: list[dict[str, Any]]
+    instances: list[Instance]
+    rles: list[Rle]
+    problems: list[Problem]
+    files: tuple[Path, ...]
+
+
+def _upright(data: bytes) -> bool:
+    """Whether a JPEG or PNG is shown as stored by every reader; False where that cannot be told."""
+    try:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Image.open(io.BytesIO(data), formats=["JPEG", "PNG"]) as picture,
+        ):
+            return picture.getexif().get(ORIENTATION, 1) == 1
+    except Exception:  # PIL's parsers raise many kinds on damaged EXIF; then the pixels are written anew
+        return False
+
+
+def _decode(document: Document) -> UInt8[np.ndarray, "h w 3"]:
+    """The image as LabelMe shows it; refused before a pixel is decoded where its header does not fit the JSON."""
+    claim = claimed_size(document.image)
+    if claim is None:
+        raise LabelmeError("its image is no JPEG, PNG, TIFF or BMP, or is damaged; export it again")
+    stated = tuple(given or actual for given, actual in zip(document.size, claim, strict=True))
+    turned = tuple(given or actual for given, actual in zip(document.size, claim[::-1], strict=True))
+    pixels = None
+    if claim == stated or (document.upright and claim[::-1] == turned):
+        try:
+            pixels = decode_image(document.image, "its image", upright=document.upright)
+        except ImageError as error:
+            raise LabelmeError(str(error)) from error
+        claim = pixels.shape[:2]
+        stated = tuple(given or actual for given, actual in zip(document.size, claim, strict=True))
+    if pixels is None or claim != stated:
+        raise LabelmeError(
+            f"it states an image of {printable(str(stated[1]), 20)} x {printable(str(stated[0]), 20)} pixels and the "
+            f"image has {claim[1]} x {claim[0]}, so the outlines may not fit; open it in LabelMe, check, and save it"
+        )
+    return pixels
+
+
+def _box(parts: list[Part], rle: Rle, polygons: bool) -> list[float]:
+    """COCO's x, y, width, height: of the pixels, or of the outline where a spike too thin for pixels leads far beyond
+    them: the loader takes a box that strays from its outline for a mistake.
+    """
+    x, y, w, h = (int(v) for v in rle_tools.toBbox(rle))  # type: ignore[arg-type]
+    if polygons:
+        points = np.concatenate([np.reshape(part, (-1, 2)) for part in parts if isinstance(part, list)])
+        (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
+        if max(abs(x1 - x), abs(y1 - y), abs(x2 - x - w), abs(y2 - y - h)) > BOX_TOLERANCE:
+            return [x1, y1, round(x2 - x1, 3), round(y2 - y1, 3)]
+    return [x, y, w, h]
+
+
+def _annotation(instance: Instance, parts: list[Part], height: int, width: int) -> tuple[dict[str, Any], Rle]:
+    rle = run_lengths(parts, height, width)
+    polygons = not instance.crowd and all(isinstance(part, list) for part in parts)
+    if not rle_tools.area(rle):  # type: ignore[arg-type]
+        rle, polygons = drawn_as_labelme(instance.shapes, height, width), False
+    packed = {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+    annotation = {
+        "category": instance.category,
+        "segmentation": parts if polygons else packed,
+        "area": int(rle_tools.area(rle)),  # type: ignore[arg-type]
+        "bbox": _box(parts, rle, polygons),
+        "iscrowd": int(instance.crowd),
+    }
+    return annotation, rle
+
+
+def convert_file(path: Path, rules: LabelRules = NO_RULES) -> Converted:
+    """Read a LabelMe file and its image.
+
+    Raises:
+        LabelmeError: nothing of it can be used; the message says why, without the file's name.
+    """
+    document = read_document(path, rules)
+    pixels = _decode(document)
+    height, width = pixels.shape[:2]
+    problems = list(document.problems)
+
+    parts: dict[int, Part] = {}
+    kept: list[Shape] = []
+    for shape in document.shapes:
+        try:
+            parts[shape.number] = part_of(shape, height, width)
+            kept.append(shape)
+        except LabelmeError as error:
+            problems.append(Problem(path, shape.number, f"left out: {error}"))
+    instances = group_shapes(kept, rules)
+    made = [_annotation(i, [parts[shape.number] for shape in i.shapes], height, width) for i in instances]
+
+    jpeg, png = document.image.startswith(b"\xff\xd8"), document.image.startswith(b"\x89PNG")
+    return Converted(
+        pixels=pixels,
+        encoded=document.image if (jpeg or png) and _upright(document.image) else None,
+        suffix=".jpg" if jpeg and _upright(document.image) else ".png",
+        content=hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest(),
+        annotations=[annotation for annotation, _ in made],
+        instances=instances,
+        rles=[rle for _, rle in made],
+        problems=sorted(problems, key=lambda problem: problem.shape or 0),
+        files=document.files,
+    )
+
+
+def explain(path: Path, error: Exception) -> Problem:
+    """What went wrong with a whole file. The last resort says so: one odd file must not cost a thousand others."""
+    if isinstance(error, LabelmeError):
+        return Problem(path, None, str(error))
+    return Problem(path, None, f"fails in a way not foreseen ({type(error).__name__}: {printable(str(error), 200)})")
+
+
+def find_labelme(paths: Iterable[str | Path], *, without: Path | None = None) -> tuple[list[Path], list[Problem]]:
+    """The JSON files named, and those in the folders named, at any depth, each once, in the order of their names.
+
+    Args:
+        paths: files and folders; a file that is named is taken whatever its suffix. Hidden ones in folders are not.
+        without: a folder to leave out: where the results go.
+
+    Returns:
+        The files, and a problem for each path that does not exist.
+    """
+    found: dict[Path, None] = {}
+    problems = []
+    left_out = None if without is None else without.absolute()
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = (p for p in sorted(path.rglob("*")) if p.suffix.lower() == ".json" and not p.is_dir())
+            found.update(
+                (p, None)
+                for p in inside
+                if not any(part.startswith(".") for part in p.relative_to(path).parts)
+                and (left_out is None or left_out not in p.absolute().parents)
+            )
+        elif path.exists():
+            found[path] = None
+        else:
+            problems.append(Problem(path, None, "there is no such file or folder; check the path"))
+    return list(found), problems
+
+
+def to_dataset(images: Sequence[tuple[dict[str, Any], list[dict[str, Any]]]], names: Sequence[str]) -> dict[str, Any]:
+    """A COCO document of images and their annotations (both without ids) and categories by name."""
+    ids = {name: number for number, name in enumerate(names, 1)}
+    flat = [(number, annotation) for number, (_, own) in enumerate(images, 1) for annotation in own]
+    return {
+        "info": {"description": "Converted from LabelMe by crystal", "version": "1.0"},
+        "licenses": [],
+        "images": [{"id": number, **image} for number, (image, _) in enumerate(images, 1)],
+        "categories": [{"id": number, "name": name, "supercategory": ""} for name, number in ids.items()],
+        "annotations": [
+            {"id": i, "image_id": number, "category_id": ids[annotation["category"]]}
+            | {key: value for key, value in annotation.items() if key != "category"}
+            for i, (number, annotation) in enumerate(flat, 1)
+        ],
+    }
+
+
+def to_coco(
+    paths: Iterable[str | Path] | str | Path, *, rules: LabelRules = NO_RULES
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Convert LabelMe files to one COCO document, in memory.
+
+    Args:
+        paths: files or folders.
+        rules: which labels are renamed or dropped; background and `__ignore__` are dropped anyway.
+
+    Returns:
+        The COCO dict, and the problems: a file that cannot be used is not among its images, a shape that cannot not
+        among its annotations. `file_name` is the name of the JSON with the suffix of the image, which must not exist:
+        the image may be embedded. `crystal convert` writes images of these names.
+    """
+    files, problems = find_labelme([paths] if isinstance(paths, str | Path) else paths)
+    images, taken = [], set()
+    for path in files:
+        try:
+            converted = convert_file(path, rules)
+        except Exception as error:
+            problems.append(explain(path, error))
+            continue
+        problems += converted.problems
+        height, width = converted.pixels.shape[:2]
+        name = distinct_stem(path, taken) + converted.suffix
+        images.append(({"file_name": name, "height": height, "width": width}, converted.annotations))
+    names = sorted({annotation["category"] for _, own in images for annotation in own})
+    return to_dataset(images, names), problems

@@ -1,0 +1,54 @@
+"""Work on many files in several processes, results in the order of the tasks."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from crystal.data.opencv import cv2
+from crystal.errors import CrystalError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class PoolError(CrystalError, RuntimeError):
+    """A process of the pool died."""
+
+
+def _start_worker() -> None:
+    """A worker keeps to one core, leaves Ctrl-C to the process that started it, and is silent: libjpeg and libpng have
+    lines of their own about damaged images, which would cut through a progress bar. Errors are raised where they count.
+    """
+    cv2.setNumThreads(1)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def in_processes(
+    function: Callable[[Task], Result], tasks: Sequence[Task], workers: int
+) -> Generator[Result, None, None]:
+    """`map(function, tasks)` by `workers` processes; 1 works in this one. Close it early and no worker outlives it.
+
+    What `function` raises is raised here.
+
+    Raises:
+        PoolError: a worker died, mostly for want of memory.
+    """
+    if workers <= 1 or len(tasks) <= 1:
+        yield from map(function, tasks)
+        return
+    # Not fork: a parent that has started XLA's threads would hang in its children.
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), multiprocessing.get_context("spawn"), _start_worker)
+    try:
+        yield from pool.map(function, tasks)
+    except BrokenProcessPool as error:
+        raise PoolError(
+            "a worker process died, mostly for want of memory; repeat the command with fewer workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)

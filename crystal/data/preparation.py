@@ -1,0 +1,176 @@
+"""Training examples one by one: an image read and letterboxed with its objects, varied by chance, put into a batch.
+
+The three steps that `loader.py` hands to Grain: `Examples` (by position in the split), `Vary` and `Collate`. They are
+classes, because worker processes need to be sent them. Decoding and CLAHE at the original resolution cost far more than
+a small network's step, so letterboxed images are kept in memory as long as they fit; masks are kept as bits.
+"""
+
+import math
+import mmap
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, Int64, UInt8
+
+from crystal.data.augment import Augmentation, View, augment
+from crystal.data.dataset import DatasetError, Instance, Record, box_mask
+from crystal.data.images import prepare, read_image
+from maskrcnn_jax.image.letterbox import Letterbox
+
+
+class Batch(NamedTuple):
+    """Images with their objects in g slots (`maskrcnn_jax.structures` says what the letters mean), all NumPy.
+
+    Boxes and windows are pixels of the letterboxed image; masks are 0 or 1, relative to their boxes; unfilled slots
+    are 0.
+    """
+
+    images: UInt8[np.ndarray, "b h w 3"]
+    windows: Float32[np.ndarray, "b 4"]
+    boxes: Float32[np.ndarray, "b g 4"]
+    classes: Int32[np.ndarray, "b g"]
+    masks: UInt8[np.ndarray, "b g m m"]
+    valid: Bool[np.ndarray, "b g"]
+    crowd: Bool[np.ndarray, "b g"]
+    image_ids: Int64[np.ndarray, " b"]
+
+
+class Example(NamedTuple):
+    """One prepared image; masks as bits while it lies in the cache."""
+
+    image: np.ndarray
+    window: np.ndarray
+    boxes: np.ndarray
+    classes: np.ndarray
+    masks: np.ndarray
+    crowd: np.ndarray
+    image_id: int
+
+    @property
+    def bytes(self) -> int:
+        return self.image.nbytes + self.masks.nbytes + 1000  # and some for the rest
+
+
+def _largest(record: Record, slots: int) -> list[Instance]:
+    """At most `slots` instances, the largest boxes first."""
+    area = [(i.box[2] - i.box[0]) * (i.box[3] - i.box[1]) for i in record.instances]
+    order = np.argsort(-np.array(area), kind="stable")[:slots]
+    return [record.instances[k] for k in order]
+
+
+def read_recorded(record: Record) -> UInt8[np.ndarray, "h w 3"]:
+    """The record's image at its original resolution.
+
+    Raises:
+        ImageError: it cannot be read.
+        DatasetError: it has another size than the file says, so the annotations would lie elsewhere.
+    """
+    image = read_image(record.path)
+    if image.shape[:2] != (record.height, record.width):
+        raise DatasetError(
+            f"{record.path}: is {image.shape[1]} x {image.shape[0]} pixels (upright), but the annotations say "
+            f"{record.width} x {record.height}; convert the annotations again for this image"
+        )
+    return image
+
+
+def read_prepared(
+    record: Record, *, size: int | tuple[int, int], clahe: bool
+) -> tuple[UInt8[np.ndarray, "h w 3"], Letterbox]:
+    """The record's image as the network sees it (`images.prepare`). Raises as `read_recorded`."""
+    return prepare(read_recorded(record), size=size, clahe=clahe)
+
+
+class Examples:
+    """Prepared examples by position in the split (a Grain data source); keeps what fits into `cache_bytes`."""
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        *,
+        size: int | tuple[int, int],
+        slots: int,
+        mask_size: int,
+        clahe: bool,
+        cache_bytes: int,
+    ):
+        self.records, self.size, self.slots, self.mask_size, self.clahe = records, size, slots, mask_size, clahe
+        self.room = cache_bytes
+        self.cache: dict[int, Example] = {}
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def _read(self, record: Record) -> Example:
+        image, place = read_prepared(record, size=self.size, clahe=self.clahe)
+        instances = _largest(record, self.slots)
+        empty = np.zeros((self.mask_size, self.mask_size), np.uint8)  # no one looks at a crowd's mask
+        masks = [empty if i.crowd else box_mask(i, record.height, record.width, self.mask_size) for i in instances]
+        return Example(
+            image=image,
+            window=place.window.astype(np.float32),
+            boxes=place.to_letterbox(np.array([i.box for i in instances]).reshape(-1, 4)).astype(np.float32),
+            classes=np.array([i.category for i in instances], np.int32),
+            masks=np.packbits(np.array(masks, np.uint8).reshape(len(masks), self.mask_size**2), axis=1),
+            crowd=np.array([i.crowd for i in instances], bool),
+            image_id=record.image_id,
+        )
+
+    def __getitem__(self, index: int) -> Example:
+        example = self.cache.get(index)
+        if example is None:
+            example = self._read(self.records[index])
+            # Two threads may both read an image and count it twice: the room shrinks a little early, nothing breaks.
+            if example.bytes <= self.room:
+                self.room -= example.bytes
+                self.cache[index] = example
+        return example
+
+
+class Vary:
+    """Unpack an example's masks and vary it by chance; `how` None: as it is."""
+
+    def __init__(self, mask_size: int, how: Augmentation | None):
+        self.mask_size, self.how = mask_size, how
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        m = self.mask_size
+        masks = np.unpackbits(example.masks, axis=1, count=m * m).reshape(-1, m, m)
+        view = View(example.image, example.boxes, masks, example.window)
+        if self.how:
+            view = augment(view, rng, self.how)
+        return example._replace(image=view.image, boxes=view.boxes, masks=view.masks, window=view.window)
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """On pages of its own, which go back to the kernel with it. `malloc` would keep them in a training run
+    (`crystal.training.allocator`), and find another place for the next batch, again and again.
+    """
+    count = math.prod(shape)
+    return np.frombuffer(mmap.mmap(-1, max(count * dtype.itemsize, 1)), dtype, count).reshape(shape)
+
+
+class Collate:
+    """Examples into one batch of `slots` slots."""
+
+    def __init__(self, slots: int):
+        self.slots = slots
+
+    def _padded(self, values: list[np.ndarray]) -> np.ndarray:
+        filled = _zeros((len(values), self.slots, *values[0].shape[1:]), values[0].dtype)
+        for row, value in zip(filled, values, strict=True):
+            row[: len(value)] = value
+        return filled
+
+    def __call__(self, examples: Sequence[Example]) -> Batch:
+        return Batch(
+            images=np.stack([e.image for e in examples]),
+            windows=np.stack([e.window for e in examples]),
+            boxes=self._padded([e.boxes for e in examples]),
+            classes=self._padded([e.classes for e in examples]),
+            masks=self._padded([e.masks for e in examples]),
+            valid=self._padded([np.ones(len(e.boxes), bool) for e in examples]),
+            crowd=self._padded([e.crowd for e in examples]),
+            image_ids=np.array([e.image_id for e in examples], np.int64),
+        )

@@ -1,0 +1,1 @@
+"""Crystallization drops drawn from a seed, with the exact mask of every crystal."""

@@ -1,0 +1,335 @@
+"""Crystallization drops drawn from a seed, with the exact outline of every crystal.
+
+`draw_drop` draws one micrograph: the stage from `painting.py`, crystals from `solids.py`, then light and camera.
+`render_dataset` writes many of them as a data set: JPEG files, a LabelMe file beside each, and one COCO file a split.
+
+Two crystals can cover the same pixel; the one drawn last lies on top and owns it. So masks are disjoint and show the
+visible part only. A crystal of which little is left to see is kept, marked as a crowd: neither rewarded nor punished.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from pycocotools import mask as rle
+
+from crystal.data.labelme.export import instance_shapes
+from crystal.data.opencv import cv2
+from crystal.data.outlines import polygons
+from crystal.data.pool import in_processes
+from crystal.drops.crystals import KINDS, Look, Patch, cluster, draw_look, grow, hides_too_much, settle, transmit
+from crystal.drops.painting import COARSE, Stage, photograph, set_stage
+
+JPEG_QUALITY = 88
+LEAST_VISIBLE_SHARE = 0.25  # below this share of its outline a crystal is ignored
+LEAST_VISIBLE_PIXELS = 20  # the same, in pixels of an image whose longer side is 512
+MOST_CRYSTALS = 60
+SPLITS = ("train", "val")
+
+
+class Instance(NamedTuple):
+    """One crystal: `mask` bool[h, w], its visible part; `kind`, one of solids.KINDS; `ignored`: too little to see."""
+
+    mask: np.ndarray
+    kind: str
+    ignored: bool
+
+
+class Drop(NamedTuple):
+    """A micrograph `image` uint8[h, w, 3] RGB, not yet compressed, and its crystals from the bottom up."""
+
+    image: np.ndarray
+    instances: tuple[Instance, ...]
+
+
+def _count(rng: np.random.Generator) -> int:
+    """How many crystals a drop holds: mostly 1 to 12, a few none, a tail of showers up to 60."""
+    kind = rng.choice(4, p=[0.04, 0.76, 0.14, 0.06])
+    if kind == 1:
+        return int(min(1 + rng.geometric(0.2), 12)) if rng.random() < 0.8 else 1
+    return (0, 0, int(rng.integers(10, 25)), int(rng.integers(25, MOST_CRYSTALS + 1)))[kind]
+
+
+def _typical_size(rng: np.random.Generator, count: int) -> float:
+    """Median size in pixels at 1000x800: few crystals grow large, showers stay small."""
+    if count <= 3:
+        return rng.uniform(95, 210)
+    if count <= 12:
+        return rng.uniform(62, 135)
+    return rng.uniform(38, 80) if count < 25 else rng.uniform(24, 46)
+
+
+def _paint(rng: np.random.Generator, stage: Stage, clear: np.ndarray, patch: Patch, look: Look) -> None:
+    """Press one crystal into the stage; what lies beneath it shines through by a third."""
+    where = patch.rows, patch.columns
+    light = transmit(rng, patch.parts, patch.centre, (patch.columns.start, patch.rows.start), patch.mask.shape, look)
+    beneath = stage.transmission[where] / np.maximum(clear[where], 1e-3)
+    through = np.where(patch.mask, 0.35 * beneath + 0.65, beneath)
+    stage.transmission[where] = clear[where] * through * light
+    if stage.polarised and rng.random() < 0.8:  # birefringence: one colour a crystal
+        hue = rng.uniform(0, 2 * np.pi) + np.array([0, 2, 4]) * np.pi / 3
+        colour = 1 + rng.uniform(0.02, 0.12) * np.cos(hue)
+        coarse = tuple(slice(s.start // COARSE, s.stop // COARSE) for s in where)
+        cells = stage.tint[coarse]
+        if cells.size:
+            share = cv2.resize(patch.mask.astype(np.float32), cells.shape[1::-1], interpolation=cv2.INTER_AREA)[
+                ..., None
+            ]
+            cells *= 1 + share * (colour.astype(np.float32) - 1)
+
+
+def _scatter(
+    rng: np.random.Generator, stage: Stage, count: int, light: float
+) -> tuple[list[str], list[int], np.ndarray]:
+    """Lay `count` crystals into the drop.
+
+    Returns their kinds, the areas of their whole outlines in pixels, and owner int32[h, w]: each pixel's crystal,
+    counted from 1, or 0.
+    """
+    shape = stage.drop.shape
+    scale = min(shape[0] / 800, shape[1] / 1000)
+    owner = np.zeros(shape, np.int32)
+    kinds: list[str] = []
+    areas: list[int] = []
+    visible: list[int] = []
+    spots: list[tuple[np.ndarray, float]] = []
+    clear = stage.transmission.copy()
+    room = stage.drop[::4, ::4]
+    habit = str(rng.choice(KINDS, p=[0.24, 0.22, 0.18, 0.17, 0.08, 0.11]))  # one protein, mostly one habit
+    typical, look = _typical_size(rng, count) * scale, draw_look(rng, scale, light)
+    gather, rim = rng.choice([0.1, 0.3, 0.6]), rng.random() < 0.15  # how many touch; whether they sit at the rim
+    for _ in range(count):
+        kind = habit if rng.random() < 0.8 else str(rng.choice(KINDS, p=[0.28, 0.26, 0.18, 0.18, 0.02, 0.08]))
+        size = float(np.clip(typical * np.exp(rng.normal(0, 0.3)), 12 * scale, 290 * scale))
+        size *= {"needle": 1.7, "prism": 1.2, "cluster": 1.25}.get(kind, 1.0)
+        buries = bool(spots) and rng.random() < 0.04  # now and then one below is nearly buried
+        share, gap = (0.08, (0.05, 0.35)) if buries else (0.55, (0.55, 0.95))
+        patch = None
+        for _attempt in range(60):
+            parts = cluster(rng, size) if kind == "cluster" else [grow(rng, kind, size)]
+            margin = (0.12 if rim else 0.36) * size
+            if buries or (spots and rng.random() < gather):
+                other, width = spots[int(rng.integers(len(spots)))]
+                heading = rng.uniform(0, 2 * np.pi)
+                centre = other + rng.uniform(*gap) * (size + width) / 2 * np.array([np.cos(heading), np.sin(heading)])
+            else:
+                rows, columns = np.nonzero((room > margin) & (room < margin + 40 * scale) if rim else room > margin)
+                if not len(rows):
+                    size *= 0.85
+                    continue
+                k = rng.integers(len(rows))
+                centre = np.array([columns[k], rows[k]]) * 4.0 + rng.uniform(0, 4, 2)
+            row, column = (np.clip(centre[::-1] / 4, 0, np.array(room.shape) - 1)).astype(int)
+            if room[row, column] > 0.8 * margin:
+                trial = settle(rng, parts, centre, shape)
+                if trial is not None and not hides_too_much(trial, owner, areas, visible, share):
+                    patch = trial
+                    break
+            size *= 0.96
+        if patch is None:
+            continue
+        depth = rng.choice([0.65, 0.9, 1.5, 2.8], p=[0.45, 0.33, 0.15, 0.07]) * scale
+        _paint(rng, stage, clear, patch, look._replace(defocus=max(depth, 0.5)))
+        below = owner[patch.rows, patch.columns]
+        for hidden, pixels in zip(*np.unique(below[patch.mask], return_counts=True), strict=True):
+            if hidden:
+                visible[hidden - 1] -= int(pixels)
+        below[patch.mask] = len(areas) + 1
+        kinds.append(kind)
+        areas.append(int(patch.mask.sum()))
+        visible.append(areas[-1])
+        spots.append((patch.centre, size))
+    return kinds, areas, owner
+
+
+def draw_drop(
+    seed: int | tuple[int, ...],
+    *,
+    height: int = 800,
+    width: int = 1000,
+    light: float = 0.5,
+    crystals: int | None = None,
+) -> Drop:
+    """Draw one drop.
+
+    Args:
+        seed: a number or a tuple of numbers, none negative; equal seeds draw equal drops.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        light: 0 = even and contrasty, 1 = dim, uneven and faint. It never moves anything: the masks stay the same.
+        crystals: how many crystals, 0 to 60; None draws the number too.
+
+    Returns:
+        The image and its crystals. A crystal's mask is what is visible of it, at least one pixel.
+
+    Raises:
+        ValueError: if light or crystals is out of range.
+    """
+    if not 0 <= light <= 1:
+        raise ValueError(f"light is {light}; it goes from 0 (even, contrasty) to 1 (dim, uneven, faint)")
+    if crystals is not None and not 0 <= crystals <= MOST_CRYSTALS:
+        raise ValueError(f"crystals is {crystals}; a drop holds 0 to {MOST_CRYSTALS}")
+    scene, optics = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
+    count = _count(scene)
+    count = count if crystals is None else crystals
+    stage = set_stage(scene, (height, width), close=bool(scene.random() < (0.45 if count <= 3 else 0.3)))
+    kinds, areas, owner = _scatter(scene, stage, count, light)
+    least = LEAST_VISIBLE_PIXELS * (max(height, width) / 512) ** 2
+    instances = []
+    for index, (kind, area) in enumerate(zip(kinds, areas, strict=True), start=1):
+        mask = owner == index
+        seen = int(mask.sum())
+        if seen:
+            instances.append(Instance(mask, kind, seen < LEAST_VISIBLE_SHARE * area or seen < least))
+    return Drop(photograph(optics, stage, light), tuple(instances))
+
+
+def _annotate(instance: Instance) -> tuple[dict, list[list[float]]]:
+    """The instance's COCO annotation, without ids, and its outlines for LabelMe; none where they do not say it all."""
+    rows, columns = np.flatnonzero(instance.mask.any(1)), np.flatnonzero(instance.mask.any(0))
+    top, left, bottom, right = int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+    crop = instance.mask[top:bottom, left:right]
+    outlines, exact = polygons(instance.mask)
+    segmentation: list | dict = outlines
+    if instance.ignored or not exact:  # COCO wants a crowd as RLE; a hole needs it
+        packed: dict[str, Any] = dict(rle.encode(np.asfortranarray(instance.mask.astype(np.uint8))))
+        segmentation = {"size": list(packed["size"]), "counts": packed["counts"].decode()}
+    box = [left, top, right - left, bottom - top]
+    annotation = {
+        "category_id": 1,
+        "segmentation": segmentation,
+        "area": int(crop.sum()),
+        "bbox": box,
+        "iscrowd": int(instance.ignored),
+    }
+    return annotation, outlines if exact else []
+
+
+def _labelme(name: str, drop: Drop, outlines: list[list[list[float]]]) -> dict:
+    """A LabelMe 5 document; the parts of one crystal share a group_id, and a later shape lies over an earlier one."""
+    shapes = []
+    for number, (instance, parts) in enumerate(zip(drop.instances, outlines, strict=True), start=1):
+        shapes += instance_shapes(
+            instance.mask,
+            parts,
+            label="crystal",
+            number=number,
+            description=instance.kind,
+            crowd=instance.ignored,
+        )
+    height, width = drop.image.shape[:2]
+    document = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": name, "imageData": None}
+    return document | {"imageHeight": height, "imageWidth": width}
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file; the error of a full disk names it."""
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _render_one(task: tuple) -> tuple[dict, list[dict]]:
+    """Draw one image into its folder with its LabelMe file; returns its COCO record and annotations, without ids."""
+    folder, split, index, seed, light, height, width = task
+    name = f"drop_{split}_{index + 1:05d}"
+    drop = draw_drop((seed, SPLITS.index(split), index), height=height, width=width, light=light)
+    _, jpeg = cv2.imencode(
+        ".jpg", cv2.cvtColor(drop.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    )
+    annotated = [_annotate(instance) for instance in drop.instances]
+    document = _labelme(f"{name}.jpg", drop, [outline for _, outline in annotated])
+    _write(folder / f"{name}.jpg", jpeg.tobytes())
+    _write(folder / f"{name}.json", json.dumps(document, indent=1).encode())
+    return {"file_name": f"{name}.jpg", "height": height, "width": width}, [annotation for annotation, _ in annotated]
+
+
+def _coco(results: list[tuple[dict, list[dict]]], seed: int, light: float) -> dict:
+    """One split's COCO document, ids counted from 1."""
+    images = [{"id": number, **image} for number, (image, _) in enumerate(results, start=1)]
+    flat = [
+        (number, annotation) for number, (_, annotations) in enumerate(results, start=1) for annotation in annotations
+    ]
+    return {
+        "info": {
+            "description": "Crystallization drops drawn from a seed",
+            "version": "1.0",
+            "seed": seed,
+            "light": light,
+        },
+        "licenses": [],
+        "images": images,
+        "categories": [{"id": 1, "name": "crystal", "supercategory": "crystal"}],
+        "annotations": [
+            {"id": i, "image_id": number, **annotation} for i, (number, annotation) in enumerate(flat, start=1)
+        ],
+    }
+
+
+def render_dataset(
+    out: Path,
+    *,
+    train: int,
+    val: int,
+    seed: int = 0,
+    light: float = 0.5,
+    height: int = 800,
+    width: int = 1000,
+    workers: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Draw a data set into the new folder `out`: all of it, or nothing.
+
+    `out/{train,val}/images/` holds JPEG images with a LabelMe file beside each, `out/{train,val}.json` the same
+    crystals in COCO's format (a crystal to be ignored has iscrowd 1). Equal arguments give equal bytes, whatever the
+    number of workers.
+
+    Args:
+        out: a folder that does not exist yet, or is empty.
+        train: number of training drops, 0 or more.
+        val: number of validation drops, 0 or more; drawn from other seeds than the training drops.
+        seed: 0 or more.
+        light: 0 = even, contrasty, to 1 = dim, uneven, faint.
+        height: of the images, in pixels.
+        width: of the images, in pixels.
+        workers: processes that draw; 1 draws in this one.
+        progress: called as progress(done, total) after each image.
+
+    Raises:
+        FileExistsError: if `out` is a file or a folder with something in it.
+        OSError: if a file cannot be written, for example on a full disk; it names the file.
+        ValueError: if a number is out of range.
+    """
+    out = Path(out).resolve()
+    if train < 0 or val < 0:
+        raise ValueError(f"train is {train} and val is {val}; neither can be negative")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} already exists and is not empty; name another folder or remove this one")
+    partial = out.parent / f".{out.name}.{os.getpid()}.partial"
+    try:
+        tasks = []
+        for split, number in zip(SPLITS, (train, val), strict=True):
+            folder = partial / split / "images"
+            folder.mkdir(parents=True)
+            tasks += [(folder, split, index, seed, light, height, width) for index in range(number)]
+        results = []
+        # Closed at once, so that no worker outlives a Ctrl-C.
+        with contextlib.closing(in_processes(_render_one, tasks, workers)) as drawn:
+            for result in drawn:
+                results.append(result)
+                if progress is not None:
+                    progress(len(results), len(tasks))
+        for split, part in zip(SPLITS, (results[:train], results[train:]), strict=True):
+            _write(partial / f"{split}.json", json.dumps(_coco(part, seed, light)).encode())
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    except BaseException:  # Ctrl-C too
+        shutil.rmtree(partial, ignore_errors=True)
+        raise

@@ -1,0 +1,1 @@
+"""How good predictions are: the paper's and COCO's metrics, image by image and over trainings."""

@@ -1,0 +1,177 @@
+"""How good a model is on a split: the paper's numbers and COCO's (Crystals 2021, section 3 and Table 1)."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from pycocotools import mask as coco_mask
+from rich.table import Table
+
+from crystal.console import console, one_bar
+from crystal.data.dataset import Record, Split, fits_pixels, load_split, raise_if_left_out
+from crystal.data.images import read_image
+from crystal.data.segmentation import to_rle
+from crystal.evaluation.metrics import Instances, coco_metrics, empty_image_report, paper_map, precision_recall
+from crystal.prediction.predictor import Prediction, Predictor
+from crystal.training.run_folder import load_run, write_atomically
+
+# Table 1: mAP at IoU 0.50 on 10 images and at 0.65 on 100, images with at least one crystal.
+FEW, MANY = 10, 100
+SCORE = 0.5  # precision and recall count detections from this score on
+
+
+class Assessment(NamedTuple):
+    """`numbers` by name; `drawn`, the indices of the 10 and the 100 images; for every image of the split, in order, its
+    record, truth and prediction.
+    """
+
+    numbers: dict[str, float]
+    drawn: dict[str, list[int]]
+    records: tuple[Record, ...]
+    truths: list[Instances]
+    predictions: list[Instances]
+
+
+def truth_of(record: Record) -> Instances:
+    """The record's instances as `crystal.evaluation.metrics` takes them, masks as RLE."""
+    return {
+        "masks": [to_rle(i.segmentation, record.height, record.width) for i in record.instances],
+        "classes": np.array([i.category for i in record.instances], int),
+        "crowd": np.array([i.crowd for i in record.instances], bool),
+    }
+
+
+def coco_truth(split: Split, truths: Sequence[Instances]) -> dict[str, Any]:
+    """The split as COCO's evaluation takes it, made of what was read and checked.
+
+    Not the file itself: pycocotools' C code ends the whole process on outlines that dataset.py leaves out or clips.
+    """
+    annotations = [
+        {
+            "image_id": record.image_id,
+            "category_id": split.categories[instance.category][0],
+            "segmentation": mask,
+            "area": instance.area if fits_pixels(instance, pixels) else pixels,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "iscrowd": int(instance.crowd),
+        }
+        for record, truth in zip(split.records, truths, strict=True)
+        for instance, mask in zip(record.instances, truth["masks"], strict=True)
+        for (x1, y1, x2, y2), pixels in [(instance.box, int(coco_mask.area(mask)))]
+    ]
+    return {
+        "images": [{"id": r.image_id, "height": r.height, "width": r.width} for r in split.records],
+        "categories": [{"id": number, "name": name} for number, name in split.categories[1:]],
+        "annotations": [{"id": number, **annotation} for number, annotation in enumerate(annotations, 1)],
+    }
+
+
+def prediction_of(prediction: Prediction) -> Instances:
+    """A prediction as `crystal.evaluation.metrics` takes it."""
+    return {"masks": prediction.rles, "classes": prediction.classes, "scores": prediction.scores}
+
+
+def draw_images(truths: Sequence[Instances], count: int, seed: int) -> list[int]:
+    """Indices of `count` images that have at least one object, drawn by seed; all of them where there are fewer."""
+    eligible = [i for i, truth in enumerate(truths) if np.sum(~np.asarray(truth["crowd"]))]
+    order = np.random.default_rng(seed).permutation(len(eligible))
+    return sorted(eligible[i] for i in order[:count])
+
+
+def map_on(truths: list[Instances], predictions: list[Instances], images: list[int], *, iou: float) -> float:
+    """The paper's mAP on some of the images."""
+    return paper_map([truths[i] for i in images], [predictions[i] for i in images], iou=iou)
+
+
+def quick_map(predictor: Predictor, records: Sequence[Record], truths: list[Instances]) -> float:
+    """The mAP at IoU 0.50 on a few images, for the curve during training."""
+    found = [prediction_of(p) for p in predictor(read_image(r.path) for r in records)]
+    return paper_map(truths, found, iou=0.5)
+
+
+def assess(
+    predictor: Predictor, split: Split, *, seed: int = 0, progress: Callable[[int, str], None] = lambda done, note: None
+) -> Assessment:
+    """Predict every image of the split and measure.
+
+    Names: `map_050_10`, `map_065_100`, `map_050_100` (on 10 and 100 images with objects, drawn by `seed`; all where
+    there are fewer), `map_050_all`, `precision` and `recall` at IoU 0.50 from score 0.5 on, `empty_images` and
+    `empty_false_positives`, and COCO's as `coco_segm_ap`, `coco_segm_ap50`, ..., `coco_bbox_ap`, ...
+    """
+    truths = [truth_of(record) for record in split.records]
+    found: list[Prediction] = []
+    for prediction in predictor(read_image(record.path) for record in split.records):
+        found.append(prediction)
+        progress(len(found), "")
+    predictions = [prediction_of(p) for p in found]
+
+    few, many = draw_images(truths, FEW, seed), draw_images(truths, MANY, seed)
+    confident = [_from_score(p, SCORE) for p in predictions]
+    counted = precision_recall(truths, confident, iou=0.5)
+    empty = empty_image_report(truths, confident, iou=0.5)
+    numbers = {
+        "map_050_10": map_on(truths, predictions, few, iou=0.5),
+        "map_065_100": map_on(truths, predictions, many, iou=0.65),
+        "map_050_100": map_on(truths, predictions, many, iou=0.5),
+        "map_050_all": paper_map(truths, predictions, iou=0.5),
+        "images_of_10": len(few),
+        "images_of_100": len(many),
+        "precision": counted.precision,
+        "recall": counted.recall,
+        "empty_images": empty.images,
+        "empty_false_positives": empty.false_positives,
+    }
+    truth_json = coco_truth(split, truths)
+    for kind in ("segm", "bbox"):
+        results = [r for record, p in zip(split.records, found, strict=True) for r in _results(record, p, split, kind)]
+        for name, value in coco_metrics(truth_json, results, kind=kind).items():
+            numbers[f"coco_{kind}_{name.lower()}"] = value
+    return Assessment(numbers, {str(FEW): few, str(MANY): many}, tuple(split.records), truths, predictions)
+
+
+def _from_score(prediction: Instances, score: float) -> Instances:
+    keep = np.flatnonzero(np.asarray(prediction["scores"]) >= score)
+    masks = prediction["masks"]
+    return {
+        "masks": [masks[i] for i in keep],
+        "classes": np.asarray(prediction["classes"])[keep],
+        "scores": np.asarray(prediction["scores"])[keep],
+    }
+
+
+def _results(record: Record, prediction: Prediction, split: Split, kind: str) -> list[dict[str, Any]]:
+    """COCO results of one image. Masks go without boxes, so that COCO sorts sizes by mask area."""
+    rows = []
+    for box, score, category, rle in zip(*prediction, strict=True):
+        row = {"image_id": record.image_id, "category_id": split.categories[category][0], "score": float(score)}
+        x1, y1, x2, y2 = (float(v) for v in box)
+        place = {"segmentation": rle} if kind == "segm" else {"bbox": [x1, y1, x2 - x1, y2 - y1]}
+        rows.append({**row, **place})
+    return rows
+
+
+def evaluate_command(weights: Path, data: Path, *, split: str, seed: int, out: Path | None) -> None:
+    """`crystal evaluate`: measure, print a table, write JSON where asked."""
+    model, clahe = load_run(weights)
+    held_out = load_split(data, split)
+    with one_bar("evaluating", len(held_out.records)) as bar:
+        assessment = assess(Predictor(model, clahe=clahe), held_out, seed=seed, progress=bar)
+    table = Table(title=f"{weights} on {held_out.source}", title_justify="left")
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    for name, value in assessment.numbers.items():
+        table.add_row(name, f"{value:g}" if name.startswith(("images", "empty")) else f"{value:.3f}")
+    console.print(table)
+    if out is not None:
+        write_atomically(out, json.dumps(finite(assessment.numbers), indent=1))
+    raise_if_left_out(held_out)
+
+
+def finite(numbers: dict[str, float]) -> dict[str, float | None]:
+    """Numbers for JSON, which has no NaN: undefined ones become null; counts stay whole."""
+    return {
+        name: None if np.isnan(value) else value if isinstance(value, int) else float(value)
+        for name, value in numbers.items()
+    }

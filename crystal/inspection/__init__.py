@@ -1,0 +1,1 @@
+"""One image followed through the network, stage by stage."""

@@ -1,0 +1,233 @@
+"""One image followed through the network, stage by stage, with the numbers of that very run (`crystal inspect`).
+
+Every number comes out of the components of `maskrcnn_jax`, called one after the other as `MaskRCNN.stages` calls them;
+only the softmax that turns logits into probabilities is taken once more. Each stage is compiled by itself, so that it
+can be timed by itself: as one program the network is somewhat quicker. The time given is that of a second run, when
+nothing is compiled or set aside any more.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float, Int, UInt8
+
+from crystal.data.images import apply_clahe, prepare, read_image
+from crystal.prediction.predictor import Prediction, to_original
+from maskrcnn_jax.config import MaskRCNNConfig
+from maskrcnn_jax.image.letterbox import Letterbox
+from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.roi.detections import Refined
+from maskrcnn_jax.roi.grid import Samples
+from maskrcnn_jax.rpn.proposals import Ranked
+from maskrcnn_jax.structures import Detections, Proposals, Pyramid
+
+LOOKED_AT = 12  # RoIs that are followed one by one
+
+
+class Timed(NamedTuple):
+    """One stage. `compiling` is None where nothing is compiled: on the host."""
+
+    name: str
+    result: str
+    seconds: float
+    compiling: float | None
+
+
+class Followed(NamedTuple):
+    """One image's way through the network; no leading b anywhere, all NumPy, boxes in letterboxed pixels.
+
+    Attributes:
+        image: the file's pixels.
+        equalised: after CLAHE; None where the network was trained without.
+        pixels: what the network sees.
+        place: where the image lies in it.
+        maps: C1..C5, then P2..P6, by name.
+        objectness: logits, one an anchor.
+        anchors: boxes.
+        ranked: what NMS chose the proposals among.
+        proposals: and its choice, best first.
+        levels: which level of the pyramid each proposal is pooled from.
+        probabilities: of each proposal, one a class.
+        refined: what NMS chose the detections among.
+        detections: and its choice, best first.
+        prediction: the detections in pixels of the file.
+        chosen: proposals to look at closely: those behind the best detections, then the most probable objects.
+        pooled: their features.
+        grid: where those were read: (rows, columns) in cells of each one's level.
+        times: a line a stage.
+    """
+
+    config: MaskRCNNConfig
+    image: UInt8[np.ndarray, "h w 3"]
+    equalised: UInt8[np.ndarray, "h w 3"] | None
+    pixels: UInt8[np.ndarray, "h w 3"]
+    place: Letterbox
+    maps: dict[str, Float[np.ndarray, "h w c"]]
+    objectness: Float[np.ndarray, " a"]
+    anchors: Float[np.ndarray, "a 4"]
+    ranked: Ranked
+    proposals: Proposals
+    levels: Int[np.ndarray, " p"]
+    probabilities: Float[np.ndarray, "p k"]
+    refined: Refined
+    detections: Detections
+    prediction: Prediction
+    chosen: Int[np.ndarray, " n"]
+    pooled: Float[np.ndarray, "n o o c"]
+    grid: tuple[Samples, Samples]
+    times: list[Timed]
+
+
+def _shapes(result: Any) -> str:
+    """Shapes without the leading 1 of a batch of one image; of many arrays alike in kind the first few."""
+    arrays = [leaf.shape[1:] if leaf.shape[:1] == (1,) else leaf.shape for leaf in jax.tree.leaves(result)]
+    shown = ["\N{NO-BREAK SPACE}x\N{NO-BREAK SPACE}".join(map(str, shape)) for shape in arrays if shape]
+    return ", ".join(shown[:5]) + (", ..." if len(shown) > 5 else "")
+
+
+class Stages:
+    """Runs parts of a model, each compiled and timed by itself."""
+
+    def __init__(self, model: MaskRCNN):
+        self._graph, self._state = nnx.split(model)
+        self.times: list[Timed] = []
+
+    def host(self, name: str, function: Callable[[], Any], result: Callable[[Any], str]) -> Any:
+        start = time.perf_counter()
+        value = function()
+        self.times.append(Timed(name, result(value), time.perf_counter() - start, None))
+        return value
+
+    def __call__(self, name: str, function: Callable[..., Any], *arguments: Any, shown: Any = None) -> Any:
+        """`function(model, *arguments)`; `shown` picks what the table says of the result."""
+
+        def part(state: nnx.State, *given: Any) -> Any:
+            return function(nnx.merge(self._graph, state), *given)
+
+        start = time.perf_counter()
+        program = jax.jit(part).lower(self._state, *arguments).compile()
+        compiling = time.perf_counter() - start
+        jax.block_until_ready(program(self._state, *arguments))
+        start = time.perf_counter()
+        result = jax.block_until_ready(program(self._state, *arguments))
+        seconds = time.perf_counter() - start
+        self.times.append(Timed(name, _shapes(shown(result) if shown else result), seconds, compiling))
+        return result
+
+
+class Held(NamedTuple):
+    """What a forward pass leaves for the losses, still with its leading b."""
+
+    run: Stages
+    pyramid: Pyramid
+    objectness: jax.Array
+    deltas: jax.Array
+    windows: jax.Array
+
+
+def alone(tree: Any) -> Any:
+    """The only image of a batch, as NumPy."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[0], tree)
+
+
+def _choose(probabilities: np.ndarray, proposals: Proposals, refined: Refined) -> Int[np.ndarray, " n"]:
+    """The RoIs behind the best detections, then those most probably an object; LOOKED_AT at most."""
+    behind = np.asarray(refined.roi)[np.asarray(refined.kept)[np.asarray(refined.filled)]]
+    valid = np.flatnonzero(np.asarray(proposals.valid))
+    probable = valid[np.argsort(-probabilities[valid, 1:].max(1), kind="stable")]
+    return np.array(list(dict.fromkeys([*behind.tolist(), *probable.tolist()]))[:LOOKED_AT], int)
+
+
+class Inspector:
+    """Follows images through one network. `clahe`: whether it was trained on equalised images."""
+
+    def __init__(self, model: MaskRCNN, *, clahe: bool):
+        self.model, self.clahe = model, clahe
+
+    def follow(self, path: Path) -> tuple[Followed, Held]:
+        """One image at inference, and what `supervised.py` goes on with. Raises ImageError."""
+        config, run = self.model.config, Stages(self.model)
+        size = config.image.size
+        image = run.host("read", lambda: read_image(path), lambda i: _shapes([i]))
+        equalised = None
+        if self.clahe:
+            equalised = run.host("CLAHE", lambda: apply_clahe(image), lambda i: _shapes([i]))
+        source = image if equalised is None else equalised
+        pixels, place = run.host(
+            "letterbox", lambda: prepare(source, size=size, clahe=False), lambda r: _shapes([r[0]])
+        )
+        images, windows = jnp.asarray(pixels)[None], jnp.asarray(place.window, jnp.float32)[None]
+
+        maps = run("ResNet: C1 to C5", lambda m, i, w: m.backbone(m.normalise(i, w)), images, windows)
+        pyramid = run("FPN: P2 to P6", lambda m, maps: m.fpn(maps[1:]), maps)
+        objectness, deltas = run("RPN head: objectness, deltas", lambda m, p: m.rpn(p), pyramid)
+
+        def propose(model: MaskRCNN, *outputs: Any) -> tuple[Ranked, Proposals]:
+            ranked = model.rank(*outputs, size=size, training=False)
+            return ranked, jax.vmap(Ranked.proposals)(ranked)
+
+        ranked, proposals = run(
+            "proposals: rank, decode, NMS", propose, objectness, deltas, windows, shown=lambda r: r[1].boxes
+        )
+        pooled = run(
+            f"RoI Align: {config.roi.box_size} x {config.roi.box_size} bins",
+            lambda m, p, boxes: m.pool(p, boxes, size=size, output_size=config.roi.box_size),
+            pyramid,
+            proposals.boxes,
+        )
+        logits, box_deltas = run("box head: class logits, deltas", lambda m, rois: m.box_head(rois), pooled[0])
+
+        def refine(model: MaskRCNN, *outputs: Any) -> tuple[Refined, Detections]:
+            refined = model.refine(*outputs)
+            return refined, jax.vmap(Refined.detections)(refined)
+
+        refined, detections = run(
+            "detections: decode, NMS by class",
+            refine,
+            logits[None],
+            box_deltas[None],
+            proposals,
+            windows,
+            shown=lambda r: r[1].boxes,
+        )
+        masks = run("masks: RoI Align, mask head", lambda m, p, d: m.own_masks(p, d, size=size), pyramid, detections)
+        detections = alone(detections._replace(masks=masks))
+        prediction = run.host(
+            "paste into the image",
+            lambda: to_original(detections, place),
+            lambda found: f"{len(found.rles)} masks",
+        )
+
+        probabilities = np.asarray(jax.nn.softmax(logits, axis=-1))
+        chosen = _choose(probabilities, alone(proposals), alone(refined))
+        boxes = proposals.boxes[:, chosen]
+        rows, columns = self.model.grid(pyramid, boxes, size=size, output_size=config.roi.box_size)
+        names = [f"C{i}" for i in range(1, 6)] + [f"P{i}" for i in range(2, 7)]
+        followed = Followed(
+            config=config,
+            image=image,
+            equalised=equalised,
+            pixels=pixels,
+            place=place,
+            maps={name: np.asarray(level[0], np.float32) for name, level in zip(names, (*maps, *pyramid), strict=True)},
+            objectness=np.asarray(objectness[0]),
+            anchors=self.model.anchors(*size),
+            ranked=alone(ranked),
+            proposals=alone(proposals),
+            levels=np.asarray(self.model.levels(proposals.boxes, size=size)[0]),
+            probabilities=probabilities,
+            refined=alone(refined),
+            detections=detections,
+            prediction=prediction,
+            chosen=chosen,
+            pooled=np.asarray(pooled[0][chosen], np.float32),
+            grid=jax.tree.map(np.asarray, (rows, columns)),
+            times=run.times,
+        )
+        return followed, Held(run, pyramid, objectness, deltas, windows)

@@ -1,0 +1,111 @@
+"""One image with its ground truth: which anchors and RoIs training would draw, what it would ask, and the losses.
+
+All of it is `MaskRCNN.supervise`, which training's losses are made of, on the features that `inspector.py` holds.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from crystal.data.anchor_coverage import best_iou
+from crystal.data.ground_truth import Truth, read_truth
+from crystal.data.loader import MASK_SIZE
+from crystal.data.preparation import Collate, Examples, Vary
+from crystal.errors import CrystalError
+from crystal.inspection.inspector import Followed, Held, alone
+from maskrcnn_jax.boxes.geometry import iou
+from maskrcnn_jax.model import Supervision
+from maskrcnn_jax.structures import GroundTruth, Losses
+
+
+class Supervised(NamedTuple):
+    """What training would have asked of this image.
+
+    Attributes:
+        truth: the objects.
+        boxes: of all that are no crowd, in letterboxed pixels, in the order of `numbers`.
+        numbers: of those objects among the record's instances.
+        reached: each one's IoU with the anchor that overlaps it most.
+        proposed: and with the proposal that overlaps it most, among those of inference.
+        supervision: what was drawn, and its targets; no leading b.
+        owner: for each drawn anchor the object it overlaps most, by place in `boxes`.
+        losses: the five and their weighted sum.
+    """
+
+    truth: Truth
+    boxes: Float[np.ndarray, "g 4"]
+    numbers: list[int]
+    reached: Float[np.ndarray, " g"]
+    proposed: Float[np.ndarray, " g"]
+    supervision: Supervision
+    owner: Int[np.ndarray, " s"]
+    losses: Losses
+
+
+class NoTruth(NamedTuple):
+    """Why the losses are missing."""
+
+    reason: str
+
+
+def find_truth(
+    image: Path, size: tuple[int, int], given: Path | None, classes: Sequence[tuple[int, str]]
+) -> Truth | NoTruth:
+    """The ground truth that was named, or the LabelMe file beside the image, of (height, width) `size`.
+
+    Raises:
+        CrystalError: the file that was named cannot be used. One that merely lies there may be something else.
+    """
+    beside = image.with_suffix(".json")
+    if given is None and not beside.is_file():
+        return NoTruth(f"there is no {beside.name} beside the image, and no --truth was given")
+    try:
+        return read_truth(image, size, given or beside, classes)
+    except CrystalError as error:
+        if given is not None:
+            raise
+        return NoTruth(f"the one beside the image was not used: {error}")
+
+
+def supervise(followed: Followed, held: Held, truth: Truth) -> Supervised:
+    """What training would have drawn, asked and lost on this image; the draw is that of key 0."""
+    size, record = followed.config.image.size, truth.record
+    slots = max(len(record.instances), 1)
+    example = Examples(
+        [record], size=size, slots=slots, mask_size=MASK_SIZE, clahe=followed.equalised is not None, cache_bytes=0
+    )[0]
+    batch = Collate(slots)([Vary(MASK_SIZE, None)(example, np.random.default_rng(0))])
+    ground_truth = GroundTruth(*map(jnp.asarray, (batch.boxes, batch.classes, batch.masks, batch.valid, batch.crowd)))
+    result: Supervision = held.run(
+        "targets and losses, as in training",
+        lambda m, *given: m.supervise(*given, size=size),
+        held.pyramid,
+        held.objectness,
+        held.deltas,
+        ground_truth,
+        jax.random.key(0),
+        held.windows,
+        shown=lambda r: (r.anchors.indices, r.rois.boxes, r.rois.masks),
+    )
+    numbers = [k for k, i in enumerate(record.instances) if not i.crowd]
+    boxes = followed.place.to_letterbox(np.array([record.instances[k].box for k in numbers]).reshape(-1, 4))
+    proposals = followed.proposals.boxes[followed.proposals.valid]
+    drawn = followed.anchors[np.asarray(result.anchors.indices[0])]
+    own = jnp.asarray(boxes, jnp.float32)
+    proposed = np.asarray(iou(own, jnp.asarray(proposals)).max(1, initial=0.0))
+    owner = np.asarray(iou(own, jnp.asarray(drawn))).argmax(0) if numbers else np.zeros(len(drawn), int)
+    return Supervised(
+        truth=truth,
+        boxes=boxes,
+        numbers=numbers,
+        reached=best_iou(boxes, size, followed.config.anchors),
+        proposed=proposed,
+        supervision=Supervision(*alone(result[:3]), losses=result.losses),
+        owner=owner,
+        losses=jax.tree.map(float, result.losses),
+    )

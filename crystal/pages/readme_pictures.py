@@ -1,0 +1,51 @@
+"""The README's pictures, made from a finished demo: `python -m crystal.pages.readme_pictures`."""
+
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from crystal.data.dataset import load_split
+from crystal.data.images import apply_clahe, read_image
+from crystal.data.opencv import cv2
+from crystal.evaluation.assessment import truth_of
+from crystal.prediction.overlays import contact_sheet, draw_outlines, labelled_mask
+from crystal.prediction.predictor import Predictor
+from crystal.training.run_folder import load_run
+
+WIDTH = 640  # of a single picture, in pixels
+SCORE = 0.5
+
+
+def _save(path: Path, image: np.ndarray) -> None:
+    cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+
+
+def _narrow(image: np.ndarray, width: int = WIDTH) -> np.ndarray:
+    return cv2.resize(image, (width, round(image.shape[0] * width / image.shape[1])), interpolation=cv2.INTER_AREA)
+
+
+def main(demo: Path = Path("runs/demo"), out: Path = Path(".pictures"), first: int = 0) -> None:
+    """Outlines predicted on six held-out drops, one drop before and after CLAHE, one beside its labelled mask.
+
+    Args:
+        demo: a finished `crystal demo`.
+        out: the folder for the pictures.
+        first: the first of the six drops, counted among those with three crystals or more.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    records = [r for r in load_split(demo / "data", "val").records if len(r.instances) >= 3][first : first + 6]
+    images = [read_image(record.path) for record in records]
+    model, clahe = load_run(demo / "clahe")
+    tiles = []
+    for image, found in zip(images, Predictor(model, clahe=clahe)(images), strict=True):
+        shown = [rle for rle, score in zip(found.rles, found.scores, strict=True) if score >= SCORE]
+        tiles.append(draw_outlines(image, shown))
+    _save(out / "outlines.jpg", contact_sheet(tiles, [""] * len(tiles), 3, 480))
+    _save(out / "clahe_before.jpg", _narrow(images[0]))
+    _save(out / "clahe_after.jpg", _narrow(apply_clahe(images[0])))
+    _save(out / "labelled_mask.jpg", _narrow(labelled_mask(images[0], truth_of(records[0])["masks"]), 2 * WIDTH))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,239 @@
+"""Table 1 for people: in the terminal, as Markdown, and as a page with plots."""
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from crystal.console import console
+from crystal.evaluation.table1 import COMPARISONS, MEASURES
+from crystal.pages.charts import LINES, chart, curve, line_chart, smooth
+from crystal.pages.page import table, write_page
+from crystal.training.run_folder import read_metrics, write_atomically
+
+TITLE = "Table 1: what CLAHE changes"
+OVER_ALL = ("map_050_all", "map_065_all")  # what the verdict is about
+NOTE = (
+    "mAP as the paper defines it, by mask IoU; ± is the standard deviation over seeds. The 10 and 100 images are drawn "
+    "by the seed. Intervals are 95 % percentile bootstraps of the paired difference: each resample draws the same "
+    "images for both arms and all seeds, and takes the mean over the seeds; in the last one the seeds are drawn too, "
+    "which with two or three of them is still too narrow. The paper's figures are of MARCO photographs: beside, not "
+    "against, these."
+)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:+.3f}"
+
+
+def _spread(spread: Mapping[str, Any] | None, form: Any = _number) -> str:
+    if spread is None:
+        return "-"
+    deviation = _number(spread["deviation"])
+    return form(spread["mean"]) + (f" ± {deviation}" if deviation != "-" else "")
+
+
+def _interval(ends: Sequence[float] | None) -> str:
+    return "-" if ends is None or math.isnan(ends[0]) else f"{ends[0]:+.3f} to {ends[1]:+.3f}"
+
+
+def rows(results: Mapping[str, Any], comparison: str = "clahe") -> tuple[list[str], list[list[str]]]:
+    """Header and cells of one comparison: measure, number of images, both arms, difference, its intervals, the paper's
+    two figures.
+    """
+    _, first, second = COMPARISONS[comparison]
+    header = ["measure", "images", results["arms"][first], results["arms"][second], "difference", "95 %, images"]
+    header += ["95 %, images and seeds", "paper, without", "paper, with"]
+    cells = []
+    for measure in results["measures"].values():
+        arms, difference = measure["arms"], measure["differences"].get(comparison, {})
+        cells.append(
+            [
+                measure["title"],
+                str(measure["images"]),
+                _spread(arms.get(first)),
+                _spread(arms.get(second)),
+                _spread(difference or None, _signed),
+                _interval(difference.get("interval_images")),
+                _interval(difference.get("interval_images_and_seeds")) if results["seeds"] > 1 else "-",
+                *((_number(value) for value in measure["paper"]) if measure["paper"] else ("-", "-")),
+            ]
+        )
+    for column in (-1, -3):  # what has nothing to say is left out: the paper's pair, the interval over seeds
+        if all(row[column] == "-" for row in cells):
+            for row in (header, *cells):
+                del row[column]
+    if comparison != "clahe":
+        header, cells = header[:-2], [row[:-2] for row in cells]
+    return header, cells
+
+
+def verdict(results: Mapping[str, Any], comparison: str = "clahe") -> str:
+    """What the interval of the mAP over all images says, in a sentence or two."""
+    sentences = []
+    for key in OVER_ALL:
+        difference = results["measures"][key]["differences"][comparison]
+        low, high = difference["interval_images_and_seeds" if results["seeds"] > 1 else "interval_images"]
+        if math.isnan(low):
+            continue
+        effect = "no effect is shown" if low <= 0 <= high else "it helps" if low > 0 else "it harms"
+        sentences.append(f"{MEASURES[key].title}: {difference['mean']:+.3f} (95 % {low:+.3f} to {high:+.3f}), {effect}")
+    alone = " One seed: the interval knows the images, not how much trainings vary." if results["seeds"] == 1 else ""
+    return "; ".join(sentences) + "." + alone
+
+
+def compared(results: Mapping[str, Any]) -> list[str]:
+    """Names of the comparisons whose two arms were trained."""
+    return [name for name, (_, *arms) in COMPARISONS.items() if all(arm in results["arms"] for arm in arms)]
+
+
+def _about(results: Mapping[str, Any]) -> str:
+    settings, machine = results["settings"], results["machine"]
+    train, val = settings["images"]
+    start = "random weights" if settings["init"] is None else settings["init"]
+    changed = f" with {', '.join(settings['set'])}" if settings["set"] else ""
+    seeds = f"{results['seeds']} seed{'s' if results['seeds'] > 1 else ''}"
+    return (
+        f"{seeds}, {settings['steps']} steps of the preset {settings['preset']}{changed} from {start}, {train} images "
+        f"to train on and {val} to measure on; {machine['processor']}, {machine['device']}, commit "
+        f"{machine['commit'] or 'unknown'}."
+    )
+
+
+def print_table(results: Mapping[str, Any]) -> None:
+    """To the terminal, where 80 columns are all there is: means, one interval, the paper's pair in one column."""
+    for comparison in compared(results):
+        header, cells = rows(results, comparison)
+        left_out = {"images", "95 %, images"} if results["seeds"] > 1 else {"images"}
+        kept = [k for k, name in enumerate(header) if name not in left_out and not name.startswith("paper")]
+        papers = [k for k, name in enumerate(header) if name.startswith("paper")]
+        shown = Table(title=COMPARISONS[comparison][0], title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
+        for index in kept:
+            shown.add_column(header[index], justify="right" if index else "left", no_wrap=not index)
+        if papers:
+            shown.add_column("the paper", justify="right")
+        for row in cells:
+            arms = [row[k].partition(" ±")[0] if header[k] in results["arms"].values() else row[k] for k in kept]
+            pair = [", ".join(row[k] for k in papers).replace("-, -", "-")] if papers else []
+            shown.add_row(*(cell.replace(" to ", ", ") for cell in arms), *pair)
+        console.print(shown)
+        console.print(verdict(results, comparison))
+
+
+def write_markdown(path: Path, results: Mapping[str, Any]) -> None:
+    """The tables, their verdicts and where the figures come from."""
+    parts = [f"# {TITLE}", _about(results), f"`{results['command']}`"]
+    for comparison in compared(results):
+        header, cells = rows(results, comparison)
+        lines = [header, ["---"] * len(header), *cells]
+        parts += [f"## {COMPARISONS[comparison][0]}", "\n".join(f"| {' | '.join(row)} |" for row in lines)]
+        parts.append(verdict(results, comparison))
+    write_atomically(path, "\n\n".join([*parts, NOTE]) + "\n")
+
+
+def _slopes(measure: Mapping[str, Any], arms: Sequence[str]):
+    """Each seed's figure in the arms, joined by a line; the paper's dashed."""
+
+    def draw(axes: Axes) -> None:
+        for by_seed in zip(*(measure["arms"][arm]["by_seed"] for arm in arms), strict=True):
+            axes.plot(range(len(arms)), by_seed, color=LINES[0][0], marker="o", markersize=4, linewidth=1.2)
+        if measure["paper"]:
+            axes.plot((0, 1), measure["paper"], color="#666", marker="x", markersize=5, linewidth=1, ls=(0, (4, 2)))
+            axes.annotate("the paper", (1, measure["paper"][1]), color="#666", fontsize=8, ha="right", va="bottom")
+        axes.set_xticks(range(len(arms)), ["without CLAHE", "with CLAHE"])
+        axes.set_xlim(-0.3, len(arms) - 0.7)
+        axes.set_ylim(0, 1)
+
+    return draw
+
+
+def _forest(results: Mapping[str, Any], comparison: str):
+    """Mean difference and interval of each mAP."""
+    kind = "interval_images_and_seeds" if results["seeds"] > 1 else "interval_images"
+    shown = [
+        (m["title"].removeprefix("mAP, "), difference["mean"], *difference[kind])
+        for m in results["measures"].values()
+        if kind in (difference := m["differences"][comparison]) and not math.isnan(difference[kind][0])
+    ]
+
+    def draw(axes: Axes) -> None:
+        for row, (_, mean, low, high) in enumerate(shown):
+            axes.plot((low, high), (row, row), color=LINES[0][0], linewidth=2)
+            axes.plot(mean, row, "o", color=LINES[0][0], markersize=5)
+        axes.axvline(0, color="#666", linewidth=1)
+        axes.set_yticks(range(len(shown)), [name for name, *_ in shown])
+        axes.set_ylim(len(shown) - 0.5, -0.5)
+        axes.locator_params(axis="x", nbins=4)
+        axes.set_xlabel("difference in mAP, 95 % interval")
+
+    return draw
+
+
+def _sorted_images(results: Mapping[str, Any], iou: str):
+    """Every image's difference, mean over seeds, from the worst to the best."""
+    means = [
+        np.array([[np.nan if v is None else v for v in one[iou]] for one in results["ap"][arm]], float).mean(0)
+        for arm in COMPARISONS["clahe"][1:]
+    ]
+    differences = np.sort((means[1] - means[0])[~np.isnan(means[0])])
+
+    def draw(axes: Axes) -> None:
+        better, worse = int((differences > 0).sum()), int((differences < 0).sum())
+        axes.fill_between(np.arange(len(differences)), differences, step="mid", color=LINES[0][0], linewidth=0)
+        axes.axhline(0, color="#666", linewidth=1)
+        axes.set_ylim(-1, 1)
+        axes.set_xlabel(f"images, sorted: {worse} worse, {better} better with CLAHE")
+
+    return draw
+
+
+def _mean_losses(results: Mapping[str, Any], runs: Path) -> dict[str, Any]:
+    """Total loss of the two arms, mean over seeds; only where the seeds logged the same steps."""
+    curves = {}
+    for arm in COMPARISONS["clahe"][1:]:
+        own = [smooth(*curve(read_metrics(runs / f"{seed}-{arm}"), "loss")) for seed in range(results["seeds"])]
+        if own and all(len(steps) and np.array_equal(steps, own[0][0]) for steps, _ in own):
+            curves[results["arms"][arm]] = own[0][0], np.mean([values for _, values in own], axis=0)
+    return curves
+
+
+def write_table_page(path: Path, results: Mapping[str, Any], *, runs: Path) -> Path:
+    """The tables with plots: each seed's figures, the intervals, the images one by one, the losses.
+
+    Args:
+        path: of the page.
+        results: what table1.json holds, nan where it has null.
+        runs: the folder of the runs.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    body = [f"<h1>{TITLE}</h1><p>{html.escape(_about(results))}</p>"]
+    for comparison in compared(results):
+        header, cells = rows(results, comparison)
+        papers = sum(column.startswith("paper") for column in header)
+        body.append(f"<h2>{html.escape(COMPARISONS[comparison][0])}</h2>{table(header, cells, paper_columns=papers)}")
+        body.append(f"<p>{html.escape(verdict(results, comparison))}</p>")
+    charts = [chart(COMPARISONS[name][0].partition(":")[0], _forest(results, name)) for name in compared(results)]
+    for key, measure in MEASURES.items():
+        if measure.iou is not None:
+            charts.append(chart(measure.title, _slopes(results["measures"][key], COMPARISONS["clahe"][1:])))
+    for iou in ("0.50", "0.65"):
+        charts.append(chart(f"AP with CLAHE less without, IoU {iou}", _sorted_images(results, iou)))
+    if curves := _mean_losses(results, runs):
+        charts.append(line_chart("total loss, mean over seeds", curves))
+    figures = "".join(f"<figure>{drawn}</figure>" for drawn in charts)
+    body.append(f"<p>{NOTE}</p><h2>Intervals, seeds, images, losses</h2><div class=grid>{figures}</div>")
+    body.append(f"<p><code>{html.escape(results['command'])}</code></p>")
+    write_page(path, TITLE, "".join(body))
+    return path

@@ -1,0 +1,1 @@
+"""From images to outlined crystals, and the files that hold them."""

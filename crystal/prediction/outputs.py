@@ -1,0 +1,184 @@
+"""The files of `crystal predict`: written beside, and put in place together once all are complete.
+
+    DIR/overlays/<name>.jpg    the image with its outlines; labels are the crystal's number in the CSV and its score
+    DIR/crystals.csv           a row a crystal, in pixels of the original image (columns below)
+    DIR/predictions.json       a COCO dict: images, categories, annotations = all detections with score and RLE
+    DIR/labelme/<name>.json    outlines to correct by hand, if asked for: `labelme IMAGES --output DIR/labelme`
+
+Everything grows in a hidden folder inside DIR and is renamed when it is whole, so a full disk, an error or Ctrl-C
+leaves what an earlier run wrote, and nothing half-written. Annotations are written as they come, so memory does not
+grow with the batch.
+"""
+
+import contextlib
+import csv
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from jaxtyping import UInt8
+from pycocotools import mask as rle_tools
+
+from crystal.data.labelme.export import is_edited, labelme_document, labelme_shapes
+from crystal.data.opencv import cv2
+from crystal.data.outlines import measure
+from crystal.errors import CrystalError
+from crystal.files import OutputName
+from crystal.prediction.overlays import draw_outlines
+
+if TYPE_CHECKING:
+    from crystal.prediction.predictor import Prediction
+
+# Boxes and centres are continuous pixels (pixel i covers [i, i + 1)). The centre is the mask's centre of mass; length
+# and width are the sides of the smallest rectangle, at any angle, that holds the mask.
+COLUMNS = (
+    *("image", "crystal", "class", "score", "x1", "y1", "x2", "y2"),
+    *("area_px", "centre_x", "centre_y", "length_px", "width_px"),
+)
+JPEG_QUALITY = 92
+
+
+class OutputError(CrystalError, RuntimeError):
+    """The results cannot be written; the message names the file and the remedy."""
+
+
+@contextlib.contextmanager
+def explained_writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about writing into an `OutputError` about `path`."""
+    try:
+        yield
+    except OSError as error:
+        at = error.filename or path
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "free some space or choose another --out" if full else "choose an --out that can be written"
+        raise OutputError(f"cannot write {at}: {(error.strerror or str(error)).lower()}; {remedy}") from error
+
+
+class OutputFolder:
+    """A context that gathers results with `add` and puts them in place with `publish`; without that, nothing changes.
+
+    Args:
+        out: the folder, made if need be.
+        classes: (COCO id, name) of each class, background first.
+        score_threshold: the least score that is drawn, listed in the CSV and written for LabelMe.
+        labelme: whether to write LabelMe files.
+
+    Raises:
+        OutputError: from every method, where a file cannot be written.
+    """
+
+    def __init__(self, out: Path, *, classes: Sequence[tuple[int, str]], score_threshold: float, labelme: bool):
+        self.out = out
+        self.classes = tuple(classes)
+        self.score_threshold = score_threshold
+        self.labelme = labelme
+        self.done = self.crystals = 0
+        self.kept: list[Path] = []
+        self._images: list[dict[str, Any]] = []
+        self._annotations = 0
+
+    def __enter__(self) -> Self:
+        with explained_writing(self.out), contextlib.ExitStack() as undo:
+            self.out.mkdir(parents=True, exist_ok=True)
+            self._new = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.out))
+            undo.callback(shutil.rmtree, self._new, ignore_errors=True)
+            for folder in ("overlays", "labelme") if self.labelme else ("overlays",):
+                (self._new / folder).mkdir()
+            self._json = undo.enter_context(open(self._new / "predictions.json", "w", encoding="utf-8"))
+            self._csv = undo.enter_context(open(self._new / "crystals.csv", "w", encoding="utf-8", newline=""))
+            self._rows = csv.writer(self._csv, lineterminator="\n")
+            self._rows.writerow(COLUMNS)
+            info = {"description": "Instances predicted by crystal, all scores"}
+            categories = [{"id": i, "name": name, "supercategory": ""} for i, name in self.classes[1:]]
+            self._json.write(
+                f'{{"info": {json.dumps(info)},\n"categories": {json.dumps(categories)},\n"annotations": ['
+            )
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        # Closing flushes, which fails on a full disk; that was reported already, or the run is being given up.
+        with contextlib.suppress(OSError):
+            self._undo.close()
+
+    def add(self, path: Path, name: OutputName, image: UInt8[np.ndarray, "h w 3"], prediction: "Prediction") -> None:
+        """Write one image's results under its name."""
+        image_id = len(self._images) + 1
+        height, width = image.shape[:2]
+        self._images.append({"id": image_id, "file_name": name.file_name, "height": height, "width": width})
+        shown = np.flatnonzero(prediction.scores >= self.score_threshold)
+        picture = self._new / "overlays" / f"{name.stem}.jpg"
+        with explained_writing(picture):
+            self._add_annotations(image_id, prediction)
+            self._add_rows(name.file_name, prediction, shown)
+            labels = [f"{n} {prediction.scores[i]:.2f}" for n, i in enumerate(shown, 1)]
+            drawn = draw_outlines(image, [prediction.rles[i] for i in shown], labels=labels)
+            _, encoded = cv2.imencode(".jpg", drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+            picture.write_bytes(encoded.tobytes())
+            if self.labelme:
+                self._add_labelme(path, name, (height, width), prediction, shown)
+        self.done += 1
+        self.crystals += len(shown)
+
+    def _add_annotations(self, image_id: int, prediction: "Prediction") -> None:
+        for box, score, index, rle in zip(*prediction, strict=True):
+            x1, y1, x2, y2 = (round(float(v), 3) for v in box)
+            annotation = {
+                "id": (number := self._annotations + 1),
+                "image_id": image_id,
+                "category_id": self.classes[index][0],
+                "score": round(float(score), 6),
+                "bbox": [x1, y1, round(x2 - x1, 3), round(y2 - y1, 3)],
+                "area": int(rle_tools.area(rle)),
+                "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")},
+                "iscrowd": 0,
+            }
+            self._json.write(("," if self._annotations else "") + "\n" + json.dumps(annotation))
+            self._annotations = number
+
+    def _add_rows(self, file_name: str, prediction: "Prediction", shown: np.ndarray) -> None:
+        for number, i in enumerate(shown, 1):
+            area, *lengths = measure(prediction.rles[i])
+            box = [f"{v:.2f}" for v in prediction.boxes[i]]
+            name = self.classes[prediction.classes[i]][1]
+            score = f"{prediction.scores[i]:.4f}"
+            self._rows.writerow([file_name, number, name, score, *box, area, *(f"{v:.2f}" for v in lengths)])
+
+    def _add_labelme(
+        self, path: Path, name: OutputName, size: tuple[int, int], prediction: "Prediction", shown: np.ndarray
+    ) -> None:
+        shapes = labelme_shapes(
+            [prediction.rles[i] for i in shown],
+            [self.classes[prediction.classes[i]][1] for i in shown],
+            [float(prediction.scores[i]) for i in shown],
+        )
+        place = self.out / "labelme" / f"{name.stem}.json"
+        content = labelme_document(shapes, image=path, place=place, height=size[0], width=size[1])
+        (self._new / "labelme" / f"{name.stem}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+    def publish(self) -> None:
+        """Complete the files and put them in the place of an earlier run's."""
+        with explained_writing(self.out):
+            self._json.write(f'],\n"images": {json.dumps(self._images)}}}\n')
+            self._json.close()
+            self._csv.close()
+            overlays, old = self.out / "overlays", self._new / "old"
+            if overlays.exists():
+                os.replace(overlays, old)
+            os.replace(self._new / "overlays", overlays)
+            if self.labelme:
+                (self.out / "labelme").mkdir(exist_ok=True)
+                for new in sorted((self._new / "labelme").iterdir()):
+                    place = self.out / "labelme" / new.name
+                    if is_edited(place):
+                        self.kept.append(place)
+                    else:
+                        os.replace(new, place)
+            for name in ("predictions.json", "crystals.csv"):
+                os.replace(self._new / name, self.out / name)

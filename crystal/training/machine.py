@@ -1,0 +1,62 @@
+"""What a figure was measured on: hardware, versions, commit. It stands in every file of results."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from crystal.training.run_folder import PACKAGES
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores that this process may use, JAX's device, Python and package versions, and the commit."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    device = jax.devices()[0]
+    return {
+        "processor": _processor(),
+        "cores": cores,
+        "device": f"{len(jax.devices())} x {device.device_kind}",
+        "platform": device.platform,
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "commit": _commit(),
+    }
+
+
+def file_name(machine: Mapping[str, Any], question: str) -> str:
+    """Of a file of results.
+
+    >>> file_name({"platform": "cpu", "cores": 2}, "precision")
+    'cpu-2-cores-precision.json'
+    """
+    return f"{machine['platform']}-{machine['cores']}-cores-{question}.json"
+
+
+def _processor() -> str:
+    """The processor's name, where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """Of the checkout that this code runs from, with a plus where files differ from it; None outside of one."""
+    folder = Path(__file__).parent
+    try:
+        found = [
+            subprocess.run(
+                ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found[0] + ("+" if found[1] else "")

@@ -1,0 +1,55 @@
+"""What a training run starts from: random weights, a checkpoint or run folder, the small weights that come with the
+package ("shapes"), or a file of COCO weights as Matterport, torchvision or Detectron2 published it.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from flax import nnx
+
+from crystal.training.config import TrainConfig, differences
+from maskrcnn_jax import checkpoint, convert
+from maskrcnn_jax.config import MaskRCNNConfig
+from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.training.transfer import replace_classes
+
+SHAPES = Path(__file__).parents[1] / "weights" / "shapes"  # made by `python -m crystal.weights.pretrain`
+
+
+def _path(init: str) -> Path:
+    return SHAPES if init == "shapes" else Path(init)
+
+
+def initial_config(init: str) -> MaskRCNNConfig:
+    """Architecture and conventions of the weights that `--init` names. Raises `checkpoint.CheckpointError`."""
+    path = _path(init)
+    return convert.load_config(path) if path.is_file() else checkpoint.load_config(path)
+
+
+def initial_model(config: TrainConfig, init: str | None) -> tuple[MaskRCNN, str]:
+    """The model that a run starts with, of the config's architecture, and a line on where its weights are from.
+
+    Raises `checkpoint.CheckpointError` if the weights of `init` do not fit the config, as after a --set that changes
+    the shape of one.
+    """
+    rngs = nnx.Rngs(config.seed)
+    if init is None:
+        return MaskRCNN(config.model, rngs=rngs), "weights: random"
+    path, saved = _path(init), initial_config(init)
+    as_saved = dataclasses.replace(config.model, classes=saved.classes)
+    try:
+        if path.is_file():
+            parameters = checkpoint.named_parameters(convert.load(path))
+            model = checkpoint.build(as_saved, parameters, name=str(path))
+        else:
+            model = checkpoint.load(path, config=as_saved)
+    except checkpoint.ShapeError as error:
+        changed = differences(saved.to_dict(), as_saved.to_dict(), "model")
+        if not changed:
+            raise
+        raise checkpoint.CheckpointError(
+            f"{path} belongs to another config: with {', '.join(changed)} changed, {len(error.wrong)} of its weights "
+            f"have another shape (the first is {error.wrong[0]}); leave that --set out, or start without --init"
+        ) from error
+    model, kept = replace_classes(model, config.model.classes, rngs=rngs)
+    return model, f"weights: {'those of the package' if path == SHAPES else path}; {kept}"

@@ -1,0 +1,325 @@
+"""Training: batches in, a run folder out, that can be taken up where it stopped with the very next batch."""
+
+import dataclasses
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from crystal.console import console, one_bar
+from crystal.data.dataset import Split, load_split, raise_if_left_out
+from crystal.data.fingerprint import fingerprint
+from crystal.data.loader import Batch, TrainingIterator, training_loader
+from crystal.evaluation.assessment import quick_map, truth_of
+from crystal.prediction.predictor import Predictor
+from crystal.training import processes
+from crystal.training.allocator import RunMemory
+from crystal.training.best import Best
+from crystal.training.checkpoints import Checkpoints
+from crystal.training.compilation_cache import keep_compiled_programs, keep_traced
+from crystal.training.config import PRESETS, Phase, TrainConfig, override
+from crystal.training.monitor import Watch
+from crystal.training.run_folder import Log, NoLog, claim
+from crystal.training.starting_weights import initial_config, initial_model
+from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.structures import GroundTruth
+from maskrcnn_jax.training.mesh import data_mesh, on_one_device, replicate, shard_batch
+from maskrcnn_jax.training.optimizer import Rule, Schedule, make_optimizer, make_schedule
+from maskrcnn_jax.training.state import TrainState, create_state, to_model
+from maskrcnn_jax.training.step import Step, make_step
+
+Validate = Callable[[MaskRCNN], dict[str, float]]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Asked to stop (Ctrl-C, SIGTERM) and stopped between two steps, with a checkpoint written."""
+
+    agreed = True  # all processes of the run stop at this step
+
+
+def placed(batch: Batch, mesh: Mesh) -> tuple[jax.Array, GroundTruth, jax.Array]:
+    """(images, truth, windows) of all processes' batches, spread over all devices."""
+    truth = (batch.boxes, batch.classes, batch.masks, batch.valid, batch.crowd)
+    images, windows, *truth = shard_batch((batch.images, batch.windows, *truth), mesh)
+    return images, GroundTruth(*truth), windows
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """A list that fills when the process is asked to stop; a second Ctrl-C interrupts at once."""
+    requests: list[int] = []
+
+    def note(number: int, _frame: Any) -> None:
+        if requests and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        requests.append(number)
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield requests
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# Runs of one process that differ in images and seeds alone share an optimizer and with it their compiled steps.
+_shared_step = lru_cache(8)(make_step)
+
+
+@lru_cache
+def _shared_optimizer(
+    phase: Phase, warmup: int, decay: Schedule, kind: Rule, weight_decay: float, momentum: float, clip_norm: float
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    schedule = make_schedule(phase.learning_rate, steps=phase.steps, warmup=warmup, decay=decay)
+    optimizer = make_optimizer(schedule, kind=kind, weight_decay=weight_decay, momentum=momentum, clip_norm=clip_norm)
+    return optimizer, schedule
+
+
+class Trainer:
+    """One run: `Trainer(model, batches, config, out).run()`.
+
+    Args:
+        model: where the run starts; a checkpoint in `out` takes its place.
+        batches: endless, with a position that can be saved.
+        config: phases, optimizer, intervals.
+        out: the run folder.
+        validate: called with the model every `validate_every` steps and at the end; its numbers go into the log.
+        progress: called with the steps done and a note.
+        memory: told of each step and checkpoint; without it the process's memory is left alone.
+        kept: given a phase's step, the arguments of its first call and what it was made of, returns what is called.
+    """
+
+    def __init__(
+        self,
+        model: MaskRCNN,
+        batches: TrainingIterator,
+        config: TrainConfig,
+        out: Path,
+        *,
+        validate: Validate | None = None,
+        progress: Callable[[int, str], None] = lambda done, note: None,
+        memory: RunMemory | None = None,
+        kept: Callable[[Step, tuple[Any, ...], Any], Step] | None = None,
+    ) -> None:
+        self.model, self.batches, self.config, self.out = model, batches, config, out
+        self.validate, self.progress, self.memory, self.kept = validate, progress, memory, kept
+        processes.share_of_batch(config.batch_size)
+        self.mesh = data_mesh()
+        self.key = jax.random.key(config.seed)
+        self.agreed = processes.Agreement(self.mesh)
+        self.checkpoints = Checkpoints(out, model)
+        self.step, self._saved = self.checkpoints.newest_whole(self._fresh)
+        self.watch = Watch(config, batches.names, out)
+        self.best = Best(out, self.step)
+        self.log = Log(out, self.step) if processes.is_first() else NoLog()
+
+    def run(self) -> MaskRCNN:
+        """Train to the end of the schedule and return the model.
+
+        Raises Interrupted when asked to stop, RunError when the loss is not finite or explodes.
+        """
+        try:
+            with _stop_requests() as stop, processes.a_loss_ends_all():
+                first = 0
+                for phase in self.config.phases:
+                    last = first + phase.steps
+                    if self.step < last or (self.step == last == self.config.steps):
+                        self._run_phase(phase, first, last, stop)
+                    first = last
+        finally:
+            self.batches.close()
+            self.log.close()
+            self.checkpoints.close()
+        return self.model
+
+    def _rule(self, phase: Phase) -> tuple[Any, ...]:
+        """What a phase's optimizer is made of."""
+        c = self.config
+        return phase, c.warmup, c.decay, c.optimizer, c.weight_decay, c.momentum, c.clip_norm
+
+    def _begin(self, phase: Phase) -> tuple[nnx.GraphDef, TrainState]:
+        graph, state = create_state(
+            self.model, _shared_optimizer(*self._rule(phase))[0], part=phase.part, norms=self.config.train_norms
+        )
+        return graph, replicate(state, self.mesh)
+
+    def _fresh(self, step: int) -> tuple[TrainState, bool]:
+        """A state as the run goes on with after `step`, and whether the optimizer saved there goes on too."""
+        first = 0
+        for phase in self.config.phases[:-1]:
+            if step < first + phase.steps:
+                break
+            first += phase.steps
+        else:
+            phase = self.config.phases[-1]
+        return self._begin(phase)[1], step > first
+
+    def _run_phase(self, phase: Phase, first: int, last: int, stop: list[int]) -> None:
+        config, watch = self.config, self.watch
+        optimizer, schedule = _shared_optimizer(*self._rule(phase))
+        graph, state = self._begin(phase)
+        if self._saved:
+            (state, position), self._saved = self._saved, None
+            self.batches.set_state(position["input"])
+            watch.set_state(position["watch"])
+        state = state._replace(step=replicate(jnp.array(self.step, jnp.int32), self.mesh))
+        train_step = _shared_step(graph, optimizer, self.mesh)
+
+        compiling = True
+        watch.restart_clock()
+        while self.step < last:
+            asked = time.monotonic()
+            batch = next(self.batches)
+            waited = time.monotonic() - asked
+            # A CPU's program whose inputs are not there yet runs in another thread, and its memory lies in that one's
+            # heap, beside what this one keeps for it (crystal/training/allocator.py).
+            images, truth, windows = jax.block_until_ready(placed(batch, self.mesh))
+            if compiling and self.kept:
+                settings = (config.model, config.train_norms, self._rule(phase))
+                train_step = self.kept(train_step, (state, images, truth, windows, self.key), settings)
+            state, metrics = train_step(state, images, truth, windows, self.key)
+            del images, truth, windows  # or two batches are in memory when the next one comes
+            if self.memory and compiling:
+                self.memory.compiled()
+            elif self.memory:
+                self.memory.stepped(writing=self.checkpoints.writing())
+            compiling = False
+            self.step += 1
+            watch.add(metrics, batch.image_ids, waited)
+            if self.step % config.log_every == 0 or self.step == last:
+                line = watch.line(self.step, float(np.asarray(schedule(self.step - first))))
+                self.log.write(step=self.step, **line)
+                self.progress(self.step, f"loss {line['loss']:.3f}")
+            validating = self.validate and config.validate_every and self.step % config.validate_every == 0
+            if self.validate and (validating or self.step == config.steps):
+                self.model = to_model(graph, *jax.tree.map(jnp.copy, on_one_device((state.params, state.frozen))))
+                found = processes.from_first(partial(self.validate, self.model))
+                self.log.write(step=self.step, **found)
+                self.best.offer(self.step, self.model, found)
+                watch.restart_clock()
+            stopping = self.agreed(bool(stop))
+            if self.step % config.checkpoint_every == 0 or self.step == last or stopping:
+                watch.look(self.step)  # nothing bad is saved
+                if self.memory:
+                    self.memory.saving()
+                self.checkpoints.save(self.step, state, {"input": self.batches.get_state(), "watch": watch.get_state()})
+            if stopping:
+                raise Interrupted(signal.Signals(stop[0] if stop else signal.SIGTERM).name)
+        self.model = to_model(graph, *on_one_device((state.params, state.frozen)))
+
+
+def resolve(
+    split: Split,
+    *,
+    preset: str,
+    init: str | None,
+    steps: int | None,
+    checkpoint_every: int | None,
+    seed: int,
+    clahe: bool,
+    assignments: list[str],
+) -> TrainConfig:
+    """The preset with the dataset's classes and the command line's changes.
+
+    With `init`, architecture and conventions are those of its weights; class count and schedule stay the preset's.
+    """
+    config = dataclasses.replace(PRESETS[preset](), seed=seed, clahe=clahe)
+    model = config.model if init is None else initial_config(init)
+    config = dataclasses.replace(config, model=dataclasses.replace(model, classes=split.categories))
+    if checkpoint_every is not None:
+        config = dataclasses.replace(config, checkpoint_every=checkpoint_every)
+    if steps is not None:
+        config = config.with_steps(steps)
+    return override(config, assignments)
+
+
+@processes.together()
+def train_command(
+    data: Path,
+    out: Path,
+    *,
+    preset: str,
+    init: str | None,
+    steps: int | None,
+    checkpoint_every: int | None,
+    seed: int,
+    clahe: bool,
+    assignments: list[str],
+    resume: bool = False,
+) -> None:
+    """`crystal train`."""
+    keep_compiled_programs()
+    split = load_split(data, "train")
+    for problem in split.problems[:5]:
+        console.print(f"note: {problem}", markup=False)
+    if len(split.problems) > 5:
+        console.print(f"... and {len(split.problems) - 5} more such notes on {split.source}")
+    config = resolve(
+        split,
+        preset=preset,
+        init=init,
+        steps=steps,
+        checkpoint_every=checkpoint_every,
+        seed=seed,
+        clahe=clahe,
+        assignments=assignments,
+    )
+    model, origin = initial_model(config, init)
+    batches = training_loader(
+        split,
+        size=config.model.image.size,
+        batch_size=processes.share_of_batch(config.batch_size),
+        slots=config.slots,
+        seed=config.seed,
+        clahe=config.clahe,
+        augment=config.augment,
+        workers=config.workers,
+        shard=(jax.process_index(), jax.process_count()),
+    )
+    if processes.is_first():
+        # only now: what is refused above leaves no folder behind
+        claim(out, config, init, {"train": fingerprint(split)}, resume=resume)
+    alike = {"settings": config.to_dict(), "images": len(split.records), "versions": jax.__version__}
+    processes.check_alike(alike, out / "config.json")
+    console.print(origin)
+    with one_bar("training", config.steps) as bar:
+        validate = _validation(data, config)
+        trainer = Trainer(
+            model,
+            batches,
+            config,
+            out,
+            validate=validate,
+            progress=bar,
+            memory=RunMemory(),
+            kept=keep_traced,
+        )
+        if trainer.step:
+            console.print(f"{out}: goes on from step {trainer.step}")
+        bar(trainer.step, "compiling" if trainer.step < config.steps else "finished already")
+        trainer.run()
+    raise_if_left_out(split)
+
+
+def _validation(data: Path, config: TrainConfig) -> Validate | None:
+    """The mAP on the first validation images with objects, if it is asked for and there are any."""
+    if not (config.validate_every and (data / "val.json").exists()):
+        return None
+    records = [r for r in load_split(data, "val").records if any(not i.crowd for i in r.instances)]
+    records = records[: config.validate_images]
+    truths = [truth_of(record) for record in records]
+
+    def validate(now: MaskRCNN) -> dict[str, float]:
+        return {"val_map": quick_map(Predictor(now, clahe=config.clahe), records, truths)}
+
+    return validate if records else None

@@ -1,0 +1,1 @@
+"""The weights that come with the package, and the command that made them."""

@@ -1,0 +1,67 @@
+"""Crossings against a slow look at every pair of edges, and what is no crossing."""
+
+import itertools
+
+import cv2
+import numpy as np
+import pytest
+
+from crystal.data.crossing import CLEAR, crosses_itself
+
+
+def slow(points: np.ndarray) -> bool:
+    """Every pair of edges: the crossing's place on both, by Cramer's rule, at least CLEAR inside both."""
+    edges = list(zip(points, np.roll(points, -1, 0), strict=True))
+    for (a, b), (c, d) in itertools.combinations(edges, 2):
+        u, v = b - a, d - c
+        cross = u[0] * v[1] - u[1] * v[0]
+        if abs(cross) < 1e-12:
+            continue
+        s = ((c - a)[0] * v[1] - (c - a)[1] * v[0]) / cross
+        t = ((c - a)[0] * u[1] - (c - a)[1] * u[0]) / cross
+        sine = abs(cross) / (np.hypot(*u) * np.hypot(*v))
+        inside = [min(s, 1 - s) * np.hypot(*u) * sine, min(t, 1 - t) * np.hypot(*v) * sine]
+        if min(inside) > CLEAR:
+            return True
+    return False
+
+
+def test_random_polygons():
+    rng = np.random.default_rng(0)
+    answers = []
+    for _ in range(150):
+        n = int(rng.integers(3, 9))
+        points = rng.uniform(0, 50, (n, 2))
+        if rng.random() < 0.5:  # sorted around the middle: never crosses
+            points = points[np.argsort(np.arctan2(*(points - points.mean(0)).T))]
+        answers.append(crosses_itself(points))
+        assert answers[-1] == slow(points), points
+    assert 30 < sum(answers) < 120
+
+
+@pytest.mark.parametrize("count", [3, 255, 256, 257, 5000])
+def test_a_circle_and_one_with_two_corners_exchanged(count):
+    angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    points = 500 + 400 * np.stack([np.cos(angle), np.sin(angle)], 1)
+    assert not crosses_itself(points)
+    if count > 3:
+        points[[5, count // 2]] = points[[count // 2, 5]]
+        assert crosses_itself(points)
+
+
+def test_touching_and_retracing_is_no_crossing():
+    spike = np.array([[0, 0], [10, 0], [10, 5], [18, 5], [10, 5], [10, 10], [0, 10]], float)  # out and back
+    at_a_corner = np.array([[0, 0], [5, 5], [10, 0], [10, 10], [5, 5], [0, 10]], float)
+    in_a_row = np.stack([np.linspace(0, 1, 9) * 7.3, np.linspace(0, 1, 9) * 1.7], 1)
+    in_a_row = np.concatenate([in_a_row, [[0.0, 9.0]]])
+    twice = np.array([[0, 0], [4, 0], [4, 0], [4, 4], [0, 4], [0, 4]], float)
+    for points in (spike, at_a_corner, in_a_row, twice):
+        assert not crosses_itself(points)
+
+
+def test_outlines_of_pixels_never_cross():
+    rng = np.random.default_rng(1)
+    mask = cv2.GaussianBlur(rng.random((200, 200)), (0, 0), 2) > 0.505
+    found, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    assert len(found) > 20
+    assert not any(crosses_itself(part.reshape(-1, 2).astype(float)) for part in found if len(part) > 2)

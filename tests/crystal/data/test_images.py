@@ -1,0 +1,234 @@
+"""Every kind of image file a microscope or a colleague hands over, and the files that only look like one."""
+
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from crystal.data.images import ImageError, apply_clahe, find_images, prepare, read_image
+from maskrcnn_jax.image.clahe import clahe, clahe_rgb
+
+
+def picture(height=24, width=40, channels=3, seed=0) -> np.ndarray:
+    """Smooth, every channel another, each reaching 0 and 255 in more than a few pixels."""
+    rng = np.random.default_rng(seed)
+    soft = cv2.GaussianBlur(rng.random((height, width, channels)), (0, 0), 3).reshape(height, width, channels)
+    low, high = np.quantile(soft, [0.02, 0.98], axis=(0, 1))
+    return np.rint(np.clip((soft - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+
+
+def write(path: Path, image: np.ndarray) -> Path:
+    """RGB(A) or grey, of any depth, by OpenCV."""
+    if image.ndim == 3 and image.shape[2] >= 3:
+        image = image[..., [2, 1, 0, 3][: image.shape[2]]]
+    path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
+    return path
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(header: tuple, rows: bytes, *extra: bytes) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        [
+            chunk(b"IHDR", struct.pack(">IIBBBBB", *header)),
+            *extra,
+            chunk(b"IDAT", zlib.compress(rows)),
+            chunk(b"IEND", b""),
+        ]
+    )
+
+
+def with_orientation(jpeg: bytes, orientation: int) -> bytes:
+    """The JPEG with an EXIF segment that says only how it is to be turned."""
+    tiff = b"II*\0\x08\0\0\0" + struct.pack("<HHHIHHI", 1, 0x0112, 3, 1, orientation, 0, 0)
+    body = b"Exif\0\0" + tiff
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:]
+
+
+# --- formats ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".JPG"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_formats(tmp_path, suffix, channels):
+    image = picture(channels=channels)
+    got = read_image(write(tmp_path / f"a{suffix}", image))
+    assert got.dtype == np.uint8
+    assert got.shape == (24, 40, 3)
+    assert np.abs(got.astype(int) - image).max() <= (24 if suffix.lower().startswith(".j") else 0)
+
+
+@pytest.mark.parametrize("name", ["tröpfchen 滴.png", "#1 50%.png"])
+def test_any_file_name(tmp_path, name):
+    path = tmp_path / "π" / name
+    path.parent.mkdir()
+    assert np.array_equal(read_image(str(write(path, picture()))), picture())
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("bits", [12, 16])
+def test_sixteen_bits_use_their_own_range(tmp_path, suffix, bits):
+    image = picture(64, 80, channels=1)[..., 0]
+    stored = image.astype(np.uint16) * (2 ** (bits - 8)) + 7
+    got = read_image(write(tmp_path / f"a{suffix}", stored))
+    assert np.array_equal(got[..., 0], got[..., 2])
+    assert np.abs(got[..., 0].astype(int) - image).max() <= 2  # a thousandth at either end is cut off
+    assert (got.min(), got.max()) == (0, 255)
+
+
+def test_sixteen_bit_colour_keeps_its_hue_and_a_hot_pixel_does_no_harm(tmp_path):
+    image = picture(64, 80)
+    stored = image.astype(np.uint16) * 16
+    stored[3, 3] = 65535
+    got = read_image(write(tmp_path / "a.png", stored)).astype(int)
+    assert np.abs(got - image)[8:].max() <= 2
+
+
+def test_few_bright_samples_are_the_picture_not_noise(tmp_path):
+    stored = np.zeros((100, 100), np.uint16)
+    stored[:2, :2] = 900
+    assert read_image(write(tmp_path / "a.png", stored)).max() == 255
+    assert read_image(write(tmp_path / "b.png", np.full((5, 5), 900, np.uint16))).max() == 0
+
+
+def test_float_tiff(tmp_path):
+    stored = picture(64, 80, channels=1)[..., 0] / np.float32(1000)
+    stored[0, 0] = np.nan
+    got = read_image(write(tmp_path / "a.tif", stored))[..., 0]
+    assert np.abs(got[1:].astype(int) - np.rint(stored[1:] * 1000)).max() <= 2
+
+
+def test_transparency_lies_over_white(tmp_path):
+    image = np.zeros((2, 3, 4), np.uint8)
+    image[:, 1] = [200, 100, 0, 255]
+    image[:, 2] = [200, 100, 0, 128]
+    got = read_image(write(tmp_path / "a.png", image))
+    assert got[0].tolist() == [[255, 255, 255], [200, 100, 0], [227, 177, 127]]
+
+
+def test_palette_and_grey_with_alpha(tmp_path):
+    colours = bytes([10, 20, 30, 200, 100, 0])
+    rows = b"\0\0\1\1" + b"\0\1\0\0"
+    plain, clear = tmp_path / "a.png", tmp_path / "b.png"
+    plain.write_bytes(png((3, 2, 8, 3, 0, 0, 0), rows, chunk(b"PLTE", colours)))
+    assert read_image(plain)[0].tolist() == [[10, 20, 30], [200, 100, 0], [200, 100, 0]]
+    clear.write_bytes(png((3, 2, 8, 3, 0, 0, 0), rows, chunk(b"PLTE", colours), chunk(b"tRNS", b"\0\xff")))
+    assert read_image(clear)[0].tolist() == [[255, 255, 255], [200, 100, 0], [200, 100, 0]]
+    grey = tmp_path / "c.png"
+    grey.write_bytes(png((2, 1, 8, 4, 0, 0, 0), bytes([0, 90, 255, 90, 0])))
+    assert read_image(grey)[0].tolist() == [[90, 90, 90], [255, 255, 255]]
+
+
+@pytest.mark.parametrize(
+    ("orientation", "undo"),
+    [
+        (1, lambda a: a),
+        (2, lambda a: a[:, ::-1]),
+        (3, lambda a: a[::-1, ::-1]),
+        (4, lambda a: a[::-1]),
+        (5, lambda a: a.swapaxes(0, 1)),
+        (6, lambda a: np.rot90(a, -1)),
+        (7, lambda a: np.rot90(a, 2).swapaxes(0, 1)),
+        (8, lambda a: np.rot90(a, 1)),
+    ],
+)
+def test_exif_orientation(tmp_path, orientation, undo):
+    jpeg = cv2.imencode(".jpg", picture())[1].tobytes()
+    path = tmp_path / "a.jpg"
+    path.write_bytes(jpeg)
+    upright = read_image(path)
+    path.write_bytes(with_orientation(jpeg, orientation))
+    assert np.array_equal(read_image(path), undo(upright))
+
+
+# --- what cannot be read ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".bmp"])
+@pytest.mark.parametrize("kept", [0, 10, 40, 300, -20])
+def test_cut_short(tmp_path, suffix, kept, capfd):
+    path = write(tmp_path / f"cut{suffix}", picture(64, 64))
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ImageError, match=f"cut{suffix}: .*again as JPEG, PNG, TIFF or BMP") as raised:
+        read_image(path)
+    assert "\n" not in str(raised.value)
+    assert "OpenCV" not in capfd.readouterr().err
+
+
+def test_missing_and_folder_and_text(tmp_path):
+    with pytest.raises(ImageError, match=r"none\.png: cannot be read .*check the path"):
+        read_image(tmp_path / "none.png")
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_image(tmp_path)
+    (tmp_path / "a.jpg").write_text("no image")
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        read_image(tmp_path / "a.jpg")
+
+
+# --- finding ----------------------------------------------------------------------------------------------------------
+
+
+def test_find_images(tmp_path):
+    for name in ("b/2.PNG", "b/1.jpg", "a.tiff", "notes.txt", ".hidden.png", "b/.cache/3.png", "b/4.jpg.json"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    inside = [tmp_path / "a.tiff", tmp_path / "b/1.jpg", tmp_path / "b/2.PNG"]
+    assert find_images([tmp_path]) == inside
+    assert find_images([tmp_path / "b/2.PNG", str(tmp_path)]) == [inside[2], inside[0], inside[1]]
+    assert find_images([tmp_path / "notes.txt"]) == [tmp_path / "notes.txt"]  # the user named it
+
+
+def test_find_images_finds_none(tmp_path):
+    with pytest.raises(ImageError, match=r"holds no image; expected files ending in \.jpg"):
+        find_images([tmp_path])
+    with pytest.raises(ImageError, match="no such file"):
+        find_images([tmp_path / "gone"])
+    with pytest.raises(ImageError, match="no image was named"):
+        find_images([])
+
+
+# --- what the network sees --------------------------------------------------------------------------------------------
+
+
+def test_clahe_equals_ours():
+    image = picture(90, 131)
+    grey = np.repeat(image[..., :1], 3, axis=2)
+    assert np.array_equal(apply_clahe(image), np.asarray(clahe_rgb(image)))
+    assert np.array_equal(apply_clahe(grey)[..., 1], np.asarray(clahe(grey[..., 0])))
+    tinted_in_one_corner = grey.copy()
+    tinted_in_one_corner[1, 1, 0] ^= 64  # not among the pixels that are looked at first
+    assert np.array_equal(apply_clahe(tinted_in_one_corner), np.asarray(clahe_rgb(tinted_in_one_corner)))
+
+
+@pytest.mark.parametrize("shape", [(60, 100), (400, 150), (64, 64)])
+def test_prepare(shape):
+    image = picture(*shape)
+    seen, box = prepare(image, size=(64, 96), clahe=False)
+    x1, y1, x2, y2 = box.window.astype(int)
+    assert seen.shape == (64, 96, 3)
+    assert box.original == shape
+    inside = np.zeros((64, 96), bool)
+    inside[y1:y2, x1:x2] = True
+    assert not seen[~inside].any()
+    assert abs(seen[inside].mean() - image.mean()) < 3
+
+
+def test_prepare_equalises_at_the_original_resolution():
+    image = picture(200, 320) // 4
+    assert np.array_equal(prepare(image, size=64, clahe=True)[0], prepare(apply_clahe(image), size=64, clahe=False)[0])
+
+
+def test_input_needs_no_jax():
+    code = (
+        "import sys, crystal.data.images, crystal.data.dataset, crystal.data.augment, crystal.data.preparation; "
+        "assert 'jax' not in sys.modules and 'maskrcnn_jax.structures' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[3])

@@ -1,0 +1,232 @@
+"""Prediction: coordinates come back to the original, every file is complete, one bad image does not stop the rest."""
+
+import copy
+import csv
+import dataclasses
+import json
+import os
+
+import cv2
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from pycocotools import mask as rle_tools
+from pycocotools.coco import COCO
+
+from crystal.data.images import prepare
+from crystal.data.outlines import encode_patch
+from crystal.prediction import predictor as predict
+from crystal.prediction.outputs import OutputError
+from crystal.prediction.predictor import Prediction, Predictor, predict_folder, to_original
+from maskrcnn_jax.config import MaskRCNNConfig
+from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.structures import Detections
+from tests.small import quick_rngs
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    """A network that knows nothing and says everything; compiled once for all tests."""
+    tiny = MaskRCNNConfig.tiny()
+    config = dataclasses.replace(
+        tiny,
+        classes=((0, "background"), (7, "crystal")),
+        image=dataclasses.replace(tiny.image, size=(64, 128)),
+        detection=dataclasses.replace(tiny.detection, score_threshold=0.0, max_detections=12),
+    )
+    return Predictor(MaskRCNN(config, rngs=quick_rngs()), clahe=True, batch_size=2)
+
+
+def picture(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def write(path, height=60, width=90, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), picture(height, width, seed))
+    return path
+
+
+def files_below(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def test_encode_patch_equals_pycocotools():
+    rng = np.random.default_rng(0)
+    for height, width, top, left, ph, pw in [
+        (5, 7, 0, 0, 5, 7),
+        (9, 4, 6, 1, 3, 3),
+        (8, 8, 2, 3, 4, 1),
+        (3, 3, 1, 1, 1, 1),
+    ]:
+        patch = rng.random((ph, pw)) < 0.6
+        frame = np.zeros((height, width), np.uint8)
+        frame[top : top + ph, left : left + pw] = patch
+        for own, full in ((patch, frame), (np.zeros_like(patch), np.zeros_like(frame))):
+            assert encode_patch(own, top, left, height=height, width=width) == rle_tools.encode(np.asfortranarray(full))
+
+
+def test_boxes_and_masks_of_a_wide_image_come_back_to_its_own_pixels():
+    """A 300 x 100 image in a 64 x 128 letterbox: scale 0.427, 10 or 11 rows of padding above."""
+    _, box = prepare(picture(100, 300), size=(64, 128), clahe=False)
+    wanted = np.array([[30.0, 20.0, 90.0, 60.0], [0.0, 0.0, 300.0, 100.0], [5.0, 5.0, 9.0, 9.0]])
+    detections = Detections(
+        boxes=jnp.asarray(box.to_letterbox(wanted), jnp.float32),
+        classes=jnp.ones(3, int),
+        scores=jnp.array([0.9, 0.8, 0.7]),
+        masks=jnp.stack([jnp.ones((28, 28)), jnp.ones((28, 28)).at[:, :14].set(0.0), jnp.zeros((28, 28))]),
+        valid=jnp.array([True, True, True]),
+    )
+    found = to_original(detections, box)
+    np.testing.assert_allclose(found.boxes, wanted[:2], atol=1e-3)  # the third has no pixel
+    assert [rle["size"] for rle in found.rles] == [[100, 300]] * 2
+    masks = [rle_tools.decode(rle).astype(bool) for rle in found.rles]
+    assert masks[0].sum() == 60 * 40
+    assert masks[0][20:60, 30:90].all()
+    assert masks[1][:, 151:].all()
+    assert not masks[1][:, :149].any()
+    assert len(to_original(detections._replace(valid=jnp.zeros(3, bool)), box).rles) == 0
+
+
+def test_results_come_in_order_and_do_not_depend_on_the_batch(predictor):
+    images = [picture(40 + 20 * i, 150 - 20 * i, i) for i in range(5)]  # the third batch is padded
+    together = list(predictor(images))
+    traces = predict._detect._cache_size()
+    assert [p.rles[0]["size"] for p in together] == [list(i.shape[:2]) for i in images]
+    for image, found in zip(images, together, strict=True):
+        [alone] = predictor([image])
+        np.testing.assert_allclose(alone.boxes, found.boxes, atol=1e-2)
+        assert found.boxes.min() >= 0
+        assert (found.boxes.max(0) <= np.tile(image.shape[1::-1], 2)).all()
+        assert (np.diff(found.scores) <= 0).all()
+        assert len(found.boxes) == len(found.scores) == len(found.classes) == len(found.rles) > 0
+    assert list(predictor([])) == []
+    others = Predictor(MaskRCNN(predictor.config, rngs=quick_rngs(1)), clahe=False, batch_size=2)
+    assert list(others(images))
+    assert predict._detect._cache_size() == traces > 0  # one trace whatever the images and the weights
+
+
+def test_an_error_in_the_source_is_raised(predictor):
+    def images():
+        yield picture(30, 30)
+        raise RuntimeError("the disk is gone")
+
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        list(predictor(images()))
+
+
+def test_files_agree_with_each_other(predictor, tmp_path):
+    paths = [write(tmp_path / "in" / f"drop{i}.png", 60, 90 + 30 * i, i) for i in range(3)]
+    out, seen = tmp_path / "out", []
+    summary = predict_folder(predictor, paths, out, score_threshold=0.0, labelme=True, progress=seen.append)
+    assert seen == paths
+    assert summary.done == 3
+    assert summary.failed == summary.kept == []
+    assert files_below(out) == [
+        "crystals.csv",
+        *(f"labelme/drop{i}.json" for i in range(3)),
+        *(f"overlays/drop{i}.jpg" for i in range(3)),
+        "predictions.json",
+    ]
+    coco = COCO(str(out / "predictions.json"))
+    assert [i["file_name"] for i in coco.dataset["images"]] == ["drop0.png", "drop1.png", "drop2.png"]
+    assert [(i["height"], i["width"]) for i in coco.dataset["images"]] == [(60, 90), (60, 120), (60, 150)]
+    assert [c["name"] for c in coco.dataset["categories"]] == ["crystal"]
+    annotations = coco.dataset["annotations"]
+    assert len(coco.loadRes(copy.deepcopy(annotations)).anns) == summary.crystals
+    with open(out / "crystals.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(annotations)
+    for row, annotation in zip(rows, annotations, strict=True):  # every score is listed, in the same order
+        assert annotation["category_id"] == 7
+        assert set(annotation) >= {"id", "image_id", "score", "bbox", "area", "segmentation", "iscrowd"}
+        mask = coco.annToMask(annotation).astype(bool)
+        assert int(row["area_px"]) == annotation["area"] == mask.sum()
+        ys, xs = np.nonzero(mask)
+        assert float(row["centre_x"]) == pytest.approx(xs.mean() + 0.5, abs=0.01)
+        assert float(row["centre_y"]) == pytest.approx(ys.mean() + 0.5, abs=0.01)
+        x, y, w, h = annotation["bbox"]
+        corners = [float(row[k]) for k in ("x1", "y1", "x2", "y2")]
+        np.testing.assert_allclose(corners, [x, y, x + w, y + h], atol=0.011)
+        assert float(row["length_px"]) >= float(row["width_px"]) >= 1
+        assert float(row["length_px"]) * float(row["width_px"]) >= mask.sum() - 1
+    for i in range(3):
+        overlay = cv2.imread(str(out / "overlays" / f"drop{i}.jpg"))
+        assert overlay.shape == (60, 90 + 30 * i, 3)
+
+
+def test_bad_files_are_listed_and_the_rest_is_done(predictor, tmp_path):
+    good = [write(tmp_path / f"good{i}.jpg", seed=i) for i in range(3)]
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"not an image")
+    missing = tmp_path / "missing.png"
+    seen = []
+    summary = predict_folder(predictor, [bad, good[0], missing, *good[1:]], tmp_path / "out", progress=seen.append)
+    assert summary.done == 3
+    assert [path for path, _ in summary.failed] == [bad, missing]
+    assert all(path.name in reason for path, reason in summary.failed)
+    assert sorted(seen) == sorted([bad, missing, *good])
+    dataset = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [image["file_name"] for image in dataset["images"]] == [path.name for path in good]
+    assert "missing" not in str(files_below(tmp_path / "out"))
+
+
+def test_nothing_found_is_still_a_complete_result(predictor, tmp_path):
+    summary = predict_folder(predictor, [write(tmp_path / "a.png")], tmp_path / "out", score_threshold=1.01)
+    assert (summary.done, summary.crystals) == (1, 0)
+    assert len((tmp_path / "out" / "crystals.csv").read_text().splitlines()) == 1
+    assert (tmp_path / "out" / "overlays" / "a.jpg").exists()
+
+
+def test_an_image_without_any_detection(predictor, tmp_path, monkeypatch):
+    nothing = Prediction(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), [])
+    monkeypatch.setattr("crystal.prediction.predictor.to_original", lambda *_: nothing)
+    predict_folder(predictor, [write(tmp_path / "a.png")], tmp_path / "out", labelme=True)
+    assert COCO(str(tmp_path / "out" / "predictions.json")).dataset["annotations"] == []
+    assert json.loads((tmp_path / "out" / "labelme" / "a.json").read_text())["shapes"] == []
+
+
+def test_an_earlier_result_is_replaced_only_by_a_complete_one(predictor, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    old, new = write(tmp_path / "old.png"), write(tmp_path / "new.png", seed=3)
+    predict_folder(predictor, [old], out)
+    before = {name: (out / name).read_bytes() for name in files_below(out)}
+
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"")
+    assert predict_folder(predictor, [bad], out).done == 0  # nothing could be read
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.write_bytes", full_disk)
+        with pytest.raises(OutputError, match=r"no space left.*free some space"):
+            predict_folder(predictor, [new], out)
+    with monkeypatch.context() as patch:
+        patch.setattr("crystal.prediction.outputs.draw_outlines", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            predict_folder(predictor, [new], out)
+    assert {name: (out / name).read_bytes() for name in files_below(out)} == before
+
+    predict_folder(predictor, [new], out)
+    assert files_below(out) == ["crystals.csv", "overlays/new.jpg", "predictions.json"]
+    assert [p.name for p in out.iterdir() if p.name.startswith(".")] == []
+
+
+def full_disk(path, data):
+    raise OSError(28, os.strerror(28), str(path))
+
+
+def interrupted(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+def test_a_folder_that_cannot_be_made(predictor, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="file"):
+        predict_folder(predictor, [write(tmp_path / "a.png")], tmp_path / "file" / "out")
+
+
+def test_our_own_overlays_are_no_images(predictor, tmp_path):
+    image = write(tmp_path / "a.png")
+    predict_folder(predictor, [image], tmp_path)
+    summary = predict_folder(predictor, [image, tmp_path / "overlays" / "a.jpg"], tmp_path)
+    assert summary.done == 1
+    assert files_below(tmp_path) == ["a.png", "crystals.csv", "overlays/a.jpg", "predictions.json"]

@@ -1,0 +1,27 @@
+"""What a log file sees of a bar."""
+
+import pytest
+
+from crystal import console as progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "console", progress.Console(force_terminal=False, soft_wrap=True))
+    return now
+
+
+def test_lines_come_every_few_seconds_with_time_left_and_the_end_once(clock, capsys):
+    with progress.one_bar("training", 100) as bar:
+        for done in range(1, 101):
+            clock[0] += 1.0
+            bar(done, f"loss {done}")
+        bar(100, "again")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "training: 0/100"
+    assert lines[1] == "training: 5/100, 5 s loss 5"
+    assert lines[2] == "training: 10/100, 10 s, 90 s left loss 10"
+    assert lines[-1] == "training: 100/100, 100 s loss 100"
+    assert len(lines) == 21

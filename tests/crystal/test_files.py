@@ -1,0 +1,41 @@
+"""Names that do not collide, and that any file system takes."""
+
+import re
+from pathlib import Path
+
+from crystal.files import MOST_CHARACTERS, distinct_stem, name_outputs
+
+
+def test_names_of_images_in_two_folders_differ():
+    paths = [Path("p/a/1.jpg"), Path("p/b/1.jpg"), Path("q/b/1.jpg"), Path("q/b/b_1.jpg"), Path("p/a/1.jpg")]
+    names = name_outputs(paths)
+    assert list(names) == paths[:4]  # a file that is given twice is one file
+    assert len({name.stem.casefold() for name in names.values()}) == 4
+    assert [n.file_name for n in names.values()] == ["p/a/1.jpg", "p/b/1.jpg", "q/b/1.jpg", "q/b/b_1.jpg"]
+    assert name_outputs([Path("x/1.jpg"), Path("y/2.jpg")])[Path("y/2.jpg")] == ("2.jpg", "2")
+    assert name_outputs([]) == {}
+
+
+def test_what_a_name_may_not_hold_becomes_an_underscore():
+    taken = set()
+    wild = [
+        "a/..json",
+        "a/CON\n\x1b[31m.json",
+        "a/../../etc.json",
+        "a/\udcff.json",
+        "a/" + "x" * 200 + ".json",
+        "a/drüse (2).json",
+    ]
+    names = [distinct_stem(Path(path), taken) for path in wild]
+    assert len({name.casefold() for name in names}) == len(wild)
+    for name in names:
+        assert re.fullmatch(r"[\w+() -][\w.+() -]*", name)
+        assert len(name) <= 2 * MOST_CHARACTERS + 1
+        name.encode()
+    assert names[-1] == "drüse (2)"
+
+
+def test_the_third_of_a_name_gets_a_number():
+    taken = set()
+    same = [distinct_stem(Path(f"{folder}/plate/A1.json"), taken) for folder in "abcd"]
+    assert same == ["A1", "plate_A1", "plate_A1_2", "plate_A1_3"]

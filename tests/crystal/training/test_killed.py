@@ -1,0 +1,74 @@
+"""Killed at any moment, the same command goes on, and ends as if nothing had happened."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from crystal.training.run_folder import load_run, read_metrics
+from crystal.weights.pretrain import write_scenes
+from tests import killed
+
+KILLS = 5
+MACHINE = ("images_per_second", "input_wait_share", "memory_mb")
+
+
+def last_step(out):
+    lines = read_metrics(out)
+    return lines[-1]["step"] if lines else 0
+
+
+@pytest.mark.slow
+def test_kill_minus_nine_at_random_moments_changes_nothing(tmp_path):
+    write_scenes(tmp_path / "data", 6, seed=1)
+    cache = os.environ["JAX_COMPILATION_CACHE_DIR"]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.killed"])
+
+    def start(name):
+        process = context.Process(target=killed.run, args=(tmp_path / "data", tmp_path / name, cache))
+        process.start()
+        return process
+
+    whole = start("whole")
+    whole.join()
+    assert whole.exitcode == 0
+
+    draw, steps = random.Random(0), []
+    for kill in range(KILLS):
+        process = start("cut")
+        # Somewhere in the next sixth of the run, and anywhere within a step, a line or a checkpoint.
+        wanted = last_step(tmp_path / "cut") + draw.randint(1, killed.STEPS // (KILLS + 1) - 3)
+        while last_step(tmp_path / "cut") < wanted and process.is_alive():
+            time.sleep(0.002)
+        time.sleep(draw.uniform(0, 0.05))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, f"kill {kill} came too late"
+        steps.append(last_step(tmp_path / "cut"))
+    process = start("cut")
+    process.join()
+    assert process.exitcode == 0
+    assert 0 < steps[0] <= steps[-1] < killed.STEPS
+
+    logs = [
+        [{k: v for k, v in line.items() if k not in MACHINE} for line in read_metrics(tmp_path / name)]
+        for name in ("whole", "cut")
+    ]
+    assert logs[0] == logs[1]
+    assert [line["step"] for line in logs[0]] == list(range(3, killed.STEPS + 1, 3))
+    for ours, theirs in zip(
+        *(jax.tree.leaves(nnx.state(load_run(tmp_path / name)[0])) for name in ("whole", "cut")), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    position = "checkpoints/60/position/metadata"
+    places = [json.loads((tmp_path / name / position).read_text()) for name in ("whole", "cut")]
+    assert places[0] == places[1]
+    assert places[0]["input"]["batches"] == killed.STEPS

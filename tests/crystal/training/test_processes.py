@@ -1,0 +1,222 @@
+"""Processes of one run: who they are, that they compute what one computes, and what happens when one is lost."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from crystal.data.dataset import load_split
+from crystal.data.loader import training_loader
+from crystal.training import processes
+from crystal.training.processes import Agreement, ProcessError, check_alike, from_first, share_of_batch, together
+from crystal.training.run_folder import claim, load_run, read_metrics
+from crystal.training.starting_weights import initial_model
+from crystal.training.trainer import Interrupted, Trainer, resolve
+from crystal.weights.pretrain import write_scenes
+from maskrcnn_jax import checkpoint
+from maskrcnn_jax.training.mesh import data_mesh
+from tests.small import small_model
+
+ROOT = Path(__file__).resolve().parents[3]
+SLURM = {
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_NODELIST": "node[1-2]",
+    "SLURM_JOB_ID": "77",
+}
+EXPLICIT = {"JAX_COORDINATOR_ADDRESS": "node1:9876", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """A function that sets variables, where none that matter are set."""
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_", "JAX_COORDINATOR", "JAX_NUM_PROC", "JAX_PROCESS_ID")):
+            monkeypatch.delenv(name)
+    return lambda values: [monkeypatch.setenv(name, value) for name, value in values.items()]
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, None),
+        (EXPLICIT, {"num_processes": 2, "process_id": 1}),
+        (EXPLICIT | {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}, None),
+        (SLURM, {}),
+        (SLURM | {"SLURM_NTASKS": "1"}, None),
+        ({"SLURM_NTASKS": "4", "SLURM_JOB_ID": "77"}, None),  # a shell in an allocation, not a task of it
+        (SLURM | EXPLICIT, {"num_processes": 2, "process_id": 1}),
+    ],
+)
+def test_who_a_process_is(environment, variables, expected):
+    environment(variables)
+    assert processes._settings() == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"JAX_PROCESS_ID": ""}, "JAX_COORDINATOR_ADDRESS is set but JAX_PROCESS_ID is not"),
+        ({"JAX_PROCESS_ID": "2"}, "JAX_PROCESS_ID=2 must be from 0 to 1"),
+        ({"JAX_NUM_PROCESSES": "two"}, "must be whole numbers"),
+        ({"JAX_COORDINATOR_ADDRESS": "node1"}, "must be host:port"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(environment, change, said):
+    environment(EXPLICIT | change)
+    with pytest.raises(ProcessError, match=said), together():
+        pass
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused(monkeypatch):
+    assert share_of_batch(3) == 3
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    with pytest.raises(ProcessError, match=r"batch_size 6 .* 4 devices: .* --set batch_size=8"):
+        share_of_batch(6)
+
+
+def test_a_process_alone_asks_nobody(environment, tmp_path):
+    environment({})
+    with together():
+        assert from_first(lambda: {"val_map": 0.5}) == {"val_map": 0.5}
+        agreed = Agreement(data_mesh())
+        assert [agreed(False), agreed(True)] == [False, True]
+        check_alike({"settings": {"size": (1, 2)}}, tmp_path)
+        with pytest.raises(ProcessError, match="file system that all processes share"):
+            check_alike({}, tmp_path / "elsewhere")
+
+
+def test_others_are_held_against_the_first(monkeypatch, tmp_path):
+    monkeypatch.setattr(processes, "from_first", lambda compute: compute() | {"images": 3})
+    with pytest.raises(ProcessError, match="process 0 has other images than process 0"):
+        check_alike({"images": 4, "settings": {}}, tmp_path)
+
+
+# -- two real processes over loopback --------------------------------------------------------------------------------
+
+SETTINGS = ["batch_size=4", "log_every=1", "decay=constant", "warmup=2"]
+STEPS = 5  # the first before the run is taken up by others
+
+
+def command(folder, out, *, steps):
+    options = ["--data", folder / "data", "--init", folder / "weights", "--out", out, "--steps", steps, "--no-clahe"]
+    return [*map(str, options), "--checkpoint-every", "5", *(word for s in SETTINGS for word in ("--set", s))]
+
+
+def start(folder, out, *, steps):
+    """Two processes of `crystal train`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "crystal", "train", *command(folder, out, steps=steps)],
+            cwd=ROOT,
+            env=os.environ
+            | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(index)}
+            | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in (0, 1)
+    ]
+
+
+def ended(pair):
+    """(exit code, output) of both."""
+    try:
+        outputs = [process.communicate(timeout=240)[0] for process in pair]
+    finally:
+        for process in pair:
+            process.kill()
+    return [(process.returncode, output) for process, output in zip(pair, outputs, strict=True)]
+
+
+def wait_for_step(pair, out, step):
+    """Until both have written a checkpoint of `step` or a later one."""
+    while not any(int(p.name) >= step for p in (out / "checkpoints").glob("*") if p.name.isdigit()):
+        assert all(process.poll() is None for process in pair), ended(pair)
+        time.sleep(0.02)
+
+
+def losses(out):
+    return [{k: v for k, v in line.items() if "loss" in k or k in ("step", "grad_norm")} for line in read_metrics(out)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """data, weights, `alone`, a run of one process on one device, and `begun`, a copy of it after its first step."""
+    folder = tmp_path_factory.mktemp("processes")
+    write_scenes(folder / "data", 6, seed=1)
+    checkpoint.save(small_model(7), folder / "weights")
+    split, init = load_split(folder / "data", "train"), str(folder / "weights")
+    config = resolve(
+        split, preset="tiny", init=init, steps=STEPS, checkpoint_every=5, seed=0, clahe=False, assignments=SETTINGS
+    )
+
+    def alone(progress):
+        model, _ = initial_model(config, init)
+        batches = training_loader(
+            split, size=(64, 64), batch_size=4, slots=config.slots, seed=0, clahe=False, augment=config.augment
+        )
+        claim(folder / "alone", config, init)
+        return Trainer(model, batches, config, folder / "alone", progress=progress)
+
+    def stop(done, note):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        alone(stop).run()
+    assert checkpoint.newest_step(folder / "alone").name == "1"
+    shutil.copytree(folder / "alone", folder / "begun")
+    alone(lambda done, note: None).run()
+    return folder
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_from_one_and_give_the_same(folder):
+    first, second = ended(start(folder, folder / "begun", steps=STEPS))
+    assert (first[0], second[0]) == (0, 0), (first, second)
+    assert "goes on from step 1" in first[1]
+    assert "goes on" not in second[1], "only the first process speaks"
+    assert [line["step"] for line in losses(folder / "alone")] == [1, 2, 3, 4, 5]
+    for ours, alone in zip(losses(folder / "begun"), losses(folder / "alone"), strict=True):
+        assert ours == pytest.approx(alone, rel=1e-5)
+    ours, alone = (nnx.state(load_run(folder / name)[0]) for name in ("begun", "alone"))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(alone), strict=True):
+        assert np.abs(a - b).max() <= 1e-5 * np.abs(b).max()
+
+
+@pytest.mark.slow
+def test_a_lost_process_ends_the_run_and_a_restart_goes_on(folder):
+    out = folder / "lost"
+    pair = start(folder, out, steps=100_000)
+    wait_for_step(pair, out, 5)
+    pair[1].kill()
+    first, second = ended(pair)
+    assert second[0] == -signal.SIGKILL
+    assert first[0] not in (0, -signal.SIGKILL), first
+    assert processes.AGAIN in first[1]
+    assert processes.GONE in second[1]
+    for ours, alone in zip(losses(out)[:5], losses(folder / "alone"), strict=True):
+        assert ours == pytest.approx(alone, rel=1e-5)
+
+    last = int(checkpoint.newest_step(out).name)
+    pair = start(folder, out, steps=100_000)
+    wait_for_step(pair, out, last + 5)
+    pair[1].terminate()  # one of them is asked, both stop at the same step
+    first, second = ended(pair)
+    assert (first[0], second[0]) == (143, 143), (first, second)
+    assert f"goes on from step {last}" in first[1]
+    assert int(checkpoint.newest_step(out).name) == losses(out)[-1]["step"]

@@ -1,0 +1,100 @@
+"""Where the weights of a run come from, and what is kept of them."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from crystal.training.config import TrainConfig, override
+from crystal.training.starting_weights import initial_config, initial_model
+from maskrcnn_jax import checkpoint, convert
+from maskrcnn_jax.checkpoint import CheckpointError
+from maskrcnn_jax.config import MaskRCNNConfig
+from tests.small import SMALL, small_model
+from tests.weight_files import pytorch_weight, torchvision_layout, write_zip
+
+CRYSTAL = ((0, "background"), (1, "crystal"))
+
+
+def parameters(model):
+    return {name: np.asarray(p) for name, p in checkpoint.named_parameters(model).items()}
+
+
+def test_random_weights_follow_the_seed():
+    config = dataclasses.replace(TrainConfig.tiny(), model=SMALL, seed=3)
+    first, said = initial_model(config, None)
+    assert said == "weights: random"
+    for ours, theirs in zip(
+        jax.tree.leaves(nnx.state(first)), jax.tree.leaves(nnx.state(initial_model(config, None)[0])), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory):
+    path = tmp_path_factory.mktemp("coco") / "weights.pth"
+    write_zip(path, {name: pytorch_weight(name, shape) for name, shape in torchvision_layout(50).items()})
+    return path
+
+
+def test_a_file_of_coco_weights_as_it_was_published(coco):
+    """Architecture and conventions are the file's, classes the dataset's; only what depends on them starts anew."""
+    assert initial_config(str(coco)) == MaskRCNNConfig.torchvision_coco(50)
+    model_config = dataclasses.replace(initial_config(str(coco)), classes=CRYSTAL)
+    config = override(dataclasses.replace(TrainConfig.paper(), model=model_config), ["detection.nms_iou=0.4"])
+    model, said = initial_model(config, str(coco))
+    assert model.config == config.model
+    assert model.config.detection.nms_iou == 0.4
+    assert str(coco) in said
+    assert "91 -> 2" in said
+    ours, theirs = parameters(model), parameters(convert.load(coco))
+    fresh = {
+        f"{layer}.{part}"
+        for layer in ("box_head.classes", "box_head.deltas", "mask_head.masks")
+        for part in ("kernel", "bias")
+    }
+    assert set(ours) == set(theirs)
+    for name in set(ours) - fresh:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    assert ours["box_head.classes.kernel"].shape == (1024, 2)
+
+
+def test_a_change_of_shapes_is_refused(coco):
+    changed = dataclasses.replace(MaskRCNNConfig.torchvision_coco(50), fpn_channels=128)
+    with pytest.raises(
+        CheckpointError, match=r"weights\.pth belongs to another config: with model\.fpn_channels changed"
+    ):
+        initial_model(dataclasses.replace(TrainConfig.paper(), model=changed), str(coco))
+
+
+def test_a_set_that_changes_a_shape_is_refused_in_a_sentence(tmp_path):
+    """And one that does not, is not."""
+    checkpoint.save(small_model(4), tmp_path / "weights")
+    start = dataclasses.replace(TrainConfig.tiny(), model=SMALL)
+    with pytest.raises(CheckpointError) as refused:
+        initial_model(override(start, ["roi.box_hidden=24", "rpn.nms_iou=0.5"]), str(tmp_path / "weights"))
+    text = str(refused.value)
+    assert "\n" not in text
+    assert "model.roi.box_hidden" in text
+    assert "box_head.classes.kernel: (16, 2) in the file, (24, 2) in the config" in text
+    assert "leave that --set out" in text
+    model, _ = initial_model(override(start, ["rpn.nms_iou=0.5", "compute_dtype=bfloat16"]), str(tmp_path / "weights"))
+    assert model.config.compute_dtype == "bfloat16"
+
+
+def test_a_checkpoint_folder(tmp_path):
+    checkpoint.save(small_model(4), tmp_path / "weights")
+    assert initial_config(str(tmp_path / "weights")) == SMALL
+    model, said = initial_model(dataclasses.replace(TrainConfig.tiny(), model=SMALL), str(tmp_path / "weights"))
+    assert "all weights kept" in said
+    for ours, theirs in zip(*(parameters(m).values() for m in (model, small_model(4))), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_what_is_not_there_or_no_weights(tmp_path):
+    (tmp_path / "notes.txt").write_text("no weights")
+    for init, message in (("notes.txt", "neither HDF5 nor"), ("nowhere", "no such folder")):
+        with pytest.raises(CheckpointError, match=message):
+            initial_config(str(tmp_path / init))
