@@ -19,10 +19,10 @@ from matplotlib.figure import Figure
 
 from crystal.console import console
 from crystal.demo import render
+from crystal.files import write_atomically
 from crystal.pages.charts import LINES
 from crystal.training.comparison import table1
 from crystal.training.machine import describe_machine, file_name
-from crystal.training.run_folder import write_atomically
 
 ROOT = Path(__file__).parent.parent
 SHOWN = (("map_050_all", "mAP, IoU 0.50"), ("map_065_all", "mAP, IoU 0.65"))

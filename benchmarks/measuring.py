@@ -20,8 +20,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from rich.table import Table
 
 from crystal.console import console
+from crystal.files import write_atomically
 from crystal.training.machine import describe_machine, file_name
-from crystal.training.run_folder import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 Calls = Mapping[str, Callable[[], Any]]

@@ -1,15 +1,22 @@
-"""Progress that a person can follow, on a terminal as bars, in a log file as a line at once and every few seconds."""
+"""What people read in a terminal: progress as bars, or as lines in a log file, and names made safe to print."""
 
+import reprlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 5.0
+LONGEST = 120  # characters of a name that are printed
 console = Console(highlight=False, soft_wrap=True)
+
+_brief = reprlib.Repr()
+_brief.maxstring = _brief.maxother = _brief.maxlong = 40
+_brief.maxlevel, _brief.maxlist, _brief.maxdict = 2, 3, 3
 
 
 class Bars:
@@ -83,3 +90,19 @@ def one_bar(name: str, total: int) -> Iterator[Bar]:
     """A single stage."""
     with Bars() as bars:
         yield bars.add(name, total)
+
+
+def printable(name: str) -> str:
+    r"""A name out of a file, safe to print: no control characters or lone surrogates, not endless.
+
+    >>> printable("a\x1b[2J.png")
+    'a\\x1b[2J.png'
+    """
+    if len(name) > LONGEST:
+        name = f"{name[: LONGEST // 2]}...{name[-LONGEST // 2 :]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
+def brief(value: Any) -> str:
+    """Any value out of a JSON file in a few characters, however long or deeply nested it is."""
+    return printable(_brief.repr(value))

@@ -1,12 +1,16 @@
-"""How files are called that are made of others: as those, but different from each other, and fit for any system."""
+"""Files that are written: names fit for any system and different from each other, and writing in one step."""
 
+import contextlib
+import errno
 import itertools
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from crystal.errors import CrystalError
 
 MOST_CHARACTERS = 80  # of a name or a folder's; file systems take 255 bytes
 
@@ -63,3 +67,35 @@ def name_outputs(paths: Sequence[Path]) -> dict[Path, OutputName]:
         file_name = path.name if unique else Path(os.path.relpath(path.absolute(), shared)).as_posix()
         names[path] = OutputName(file_name, stem)
     return names
+
+
+class OutputError(CrystalError, RuntimeError):
+    """A file that cannot be written; the message names it and the remedy."""
+
+
+@contextlib.contextmanager
+def explained_writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about writing into an `OutputError` about `path`."""
+    try:
+        yield
+    except OSError as error:
+        at = error.filename or path
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "free some space or choose another --out" if full else "choose an --out that can be written"
+        raise OutputError(f"cannot write {at}: {(error.strerror or str(error)).lower()}; {remedy}") from error
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file in one step: whoever reads it sees the old content or the new, never a part.
+
+    Raises:
+        OutputError: the disk does not take it; the old file stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with explained_writing(path):
+        try:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)

@@ -1,5 +1,5 @@
-"""A small run in a process of its own, for `test_killed.py` to kill. Importing this starts no backend, so that processes can
-be forked from one that has imported it.
+"""A small run in a process of its own, for `test_killed.py` to kill. Importing this starts no backend, so that
+processes can be forked from one that has imported it.
 """
 
 import dataclasses

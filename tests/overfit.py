@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from crystal.data.images import prepare
-from crystal.drops.render import draw_drop
+from crystal.drops.drop import draw_drop
 from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import GroundTruth

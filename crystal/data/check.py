@@ -1,4 +1,4 @@
-"""`crystal check`: everything that is wrong with a dataset in one table, and a page that shows it, before training.
+"""Everything that is wrong with a dataset, found before training.
 
 Reads the files by the functions that training reads them with (`dataset.py`, `examples.py`), then looks further
 (`examine.py`): images in two splits, outlines that cross themselves, objects outlined twice, objects that no anchor
@@ -11,20 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from crystal.console import Bars, console
+from crystal.console import brief, printable
 from crystal.data.check_image import Examined, examine
 from crystal.data.coco_file import DatasetError, find_splits
 from crystal.data.dataset import Record, Split, read_split
-from crystal.data.problems import SEVERITIES, Effect, Problem, Severity, brief, printable
-from crystal.training.config import PRESETS, override
+from crystal.data.problems import SEVERITIES, Effect, Problem, Severity
 
 THREADS = 2  # OpenCV decodes without the interpreter's lock
 TOGETHER = 64  # images handed to the threads at once
-STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
 class Row(NamedTuple):
@@ -163,41 +157,3 @@ def _together(same: list[Problem]) -> str:
         return text if len(same) == 1 else f"{text} ({len(same)} times)"
     more = f" and {len(numbers) - 6} more" if len(numbers) > 6 else ""
     return f"annotation{'s' * (len(numbers) > 1)} {', '.join(numbers[:6])}{more}: {text}"
-
-
-def _print(rows: list[Row], most: int) -> None:
-    table = Table(title_justify="left", pad_edge=False)
-    for name, ratio in (("image", 3), ("", None), ("problem", 5), ("what training does", 4)):
-        table.add_column(name, ratio=ratio, overflow="fold")
-    before = None
-    for row in rows[: most or None]:
-        where = f"{row.split}: {row.file_name}"
-        shown = "" if where == before else escape(where)  # once a file
-        table.add_row(shown, f"[{STYLES[row.severity]}]{row.severity}[/]", escape(row.text), escape(row.training))
-        before = where
-    if rows:
-        # Into a file the width is nobody's: wide enough for one line a problem in most cases.
-        wide = console if console.is_terminal else Console(file=console.file, width=160)
-        wide.print(table)
-    if most and len(rows) > most:
-        console.print(f"... and {len(rows) - most} more lines: --rows 0 shows all")
-
-
-def check_command(dataset: Path, *, out: Path | None, preset: str, assignments: list[str], rows: int) -> int:
-    """`crystal check`: the table, the page. Returns the exit code: 1 where there is an error, else 0."""
-    from crystal.data.anchor_coverage import reach_of
-    from crystal.pages.check import write_check_page  # these import JAX
-
-    config = override(PRESETS[preset](), assignments)
-    with Bars() as bars:
-        checked = check(dataset, slots=config.slots, start=lambda name, total: bars.add(escape(name), total))
-    lines = rows_of(checked)
-    _print(lines, rows)
-    reach = reach_of([(name, r) for name, split in checked.splits.items() for r in split.records], config.model)
-    console.print(", ".join(f"{checked.count(s)} {s}{'s' * (checked.count(s) != 1)}" for s in SEVERITIES))
-    console.print(reach.sentence(), markup=False)
-    page = out or (dataset if dataset.is_dir() else dataset.parent) / "check.html"
-    console.print("drawing the page")
-    write_check_page(page, dataset, checked, lines, reach)
-    console.print(f"{page}: pictures, sizes and what the anchors reach", markup=False)
-    return 1 if checked.count("error") else 0

@@ -25,11 +25,11 @@ from crystal.data.labelme.coco import convert_file, explain, find_labelme
 from crystal.data.labelme.document import LabelmeError, Problem, printable
 from crystal.data.labelme.folder import write_folder
 from crystal.data.labelme.labels import LabelRules
+from crystal.data.options import Convert
 from crystal.data.png import encode_rgb
 from crystal.data.pool import in_processes
 from crystal.data.splits import DROP_IN_NAME, Dealt, SplitError, compile_pattern, deal
-from crystal.files import distinct_stem
-from crystal.prediction.outputs import OutputError, explained_writing
+from crystal.files import OutputError, distinct_stem, explained_writing
 
 
 class Task(NamedTuple):
@@ -190,20 +190,10 @@ def _summary(out: Path, result: Conversion) -> str:
     return f"{out}: {counts} images{kept}; {instances} instances of {named or 'no category'}"
 
 
-def convert_command(
-    folders: Sequence[Path],
-    out: Path,
-    *,
-    labels: Sequence[str],
-    val: float,
-    test: float,
-    seed: int,
-    group: str | None,
-    workers: int | None,
-) -> int:
+def convert_command(options: Convert) -> int:
     """`crystal convert`; the exit code is 1 if anything was left out."""
-    if val + test > 1:
-        raise SplitError(f"--val {val} and --test {test} add up to more than 1")
+    if options.val + options.test > 1:
+        raise SplitError(f"--val {options.val} and --test {options.test} add up to more than 1")
     with contextlib.ExitStack() as stack:
         bars = []
 
@@ -213,16 +203,16 @@ def convert_command(
             bars[0](done)
 
         result = convert_dataset(
-            folders,
-            out,
-            rules=LabelRules.parse(labels),
-            shares={"train": 1 - val - test, "val": val, "test": test},
-            seed=seed,
-            group=DROP_IN_NAME if group is None else group,
-            workers=workers or os.cpu_count() or 1,
+            options.folders,
+            options.out,
+            rules=LabelRules.parse(options.labels),
+            shares={"train": 1 - options.val - options.test, "val": options.val, "test": options.test},
+            seed=options.seed,
+            group=DROP_IN_NAME if options.group is None else options.group,
+            workers=options.workers or os.cpu_count() or 1,
             progress=progress,
         )
     if result.problems:
         console.print(_table(result.problems))
-    console.print(_summary(out, result), markup=False)
+    console.print(_summary(options.out, result), markup=False)
     return 1 if result.problems else 0

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from crystal.console import brief, printable
 from crystal.data.coco_file import DatasetError, Images, find_json, load_json
 from crystal.data.images import MAX_PIXELS
-from crystal.data.problems import Effect, Problem, brief, printable
+from crystal.data.problems import Effect, Problem
 from crystal.data.segmentation import Segmentation, SegmentationError, check_segmentation, draw_cells, draw_pixels
 
 __all__ = [

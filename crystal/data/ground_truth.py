@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from crystal.console import printable
 from crystal.data.dataset import DatasetError, Instance, Record, read_instance, read_split
 from crystal.data.labelme.coco import convert_file
 from crystal.data.labelme.document import LabelmeError
-from crystal.data.problems import printable
 from crystal.errors import CrystalError
 
 

@@ -15,6 +15,8 @@ from crystal.data.opencv import cv2
 from crystal.errors import CrystalError
 from maskrcnn_jax.image.letterbox import Letterbox, letterbox
 
+Image = UInt8[np.ndarray, "h w 3"]  # RGB, 0..255
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 MAX_PIXELS = 2**28  # 268 megapixels, 0.8 GB as RGB; the largest plate cameras have half of that
 MOST_PIXELS_A_BYTE = 8 * 1032  # pixels of one bit, deflated as far as deflate goes; JPEG stays far below

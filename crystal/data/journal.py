@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from crystal.data.labelme.coco import to_dataset
 from crystal.errors import CrystalError
-from crystal.prediction.outputs import explained_writing
+from crystal.files import explained_writing
 
 SPLITS = ("train", "val", "test")
 FORMAT = 1  # raised where a new version of this code writes other files: then all are converted again

@@ -6,17 +6,13 @@ down. Errors are what `crystal train` fails on, at once, on the way or at the en
 worthless; warnings are trained on; notes are no fault. Standard library only.
 """
 
-import reprlib
 from enum import Enum
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
+
+from crystal.console import brief, printable
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-LONGEST = 120  # characters of a name out of a file; more of them are somebody's attempt to fill the screen
-
-_brief = reprlib.Repr()
-_brief.maxstring = _brief.maxother = _brief.maxlong = 40
-_brief.maxlevel, _brief.maxlist, _brief.maxdict = 2, 3, 3
 
 
 class Effect(Enum):
@@ -72,19 +68,3 @@ class Problem(NamedTuple):
     def __str__(self) -> str:
         which = "" if self.annotation_id is None else f"annotation {brief(self.annotation_id)}: "
         return f"{printable(self.file_name)}: {which}{self.text}{self.detail}; {self.effect.words}"
-
-
-def printable(name: str) -> str:
-    r"""A name out of a file, safe to print: no control characters or lone surrogates, not endless.
-
-    >>> printable("a\x1b[2J.png")
-    'a\\x1b[2J.png'
-    """
-    if len(name) > LONGEST:
-        name = f"{name[: LONGEST // 2]}...{name[-LONGEST // 2 :]}"
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
-
-
-def brief(value: Any) -> str:
-    """Any value out of a JSON file in a few characters, however long or deeply nested it is."""
-    return printable(_brief.repr(value))

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +13,10 @@ from crystal.data.dataset import Record, Split, fits_pixels, load_split, raise_i
 from crystal.data.images import read_image
 from crystal.data.segmentation import to_rle
 from crystal.evaluation.metrics import Instances, coco_metrics, empty_image_report, paper_map, precision_recall
+from crystal.evaluation.options import Evaluate
+from crystal.files import write_atomically
 from crystal.prediction.predictor import Prediction, Predictor
-from crystal.training.run_folder import load_run, write_atomically
+from crystal.prediction.trained_model import load_run
 
 # Table 1: mAP at IoU 0.50 on 10 images and at 0.65 on 100, images with at least one crystal.
 FEW, MANY = 10, 100
@@ -152,21 +153,22 @@ def _results(record: Record, prediction: Prediction, split: Split, kind: str) ->
     return rows
 
 
-def evaluate_command(weights: Path, data: Path, *, split: str, seed: int, out: Path | None) -> None:
+def evaluate_command(options: Evaluate) -> int:
     """`crystal evaluate`: measure, print a table, write JSON where asked."""
-    model, clahe = load_run(weights)
-    held_out = load_split(data, split)
+    model, clahe = load_run(options.weights)
+    held_out = load_split(options.data, options.split)
     with one_bar("evaluating", len(held_out.records)) as bar:
-        assessment = assess(Predictor(model, clahe=clahe), held_out, seed=seed, progress=bar)
-    table = Table(title=f"{weights} on {held_out.source}", title_justify="left")
+        assessment = assess(Predictor(model, clahe=clahe), held_out, seed=options.seed, progress=bar)
+    table = Table(title=f"{options.weights} on {held_out.source}", title_justify="left")
     table.add_column("measure")
     table.add_column("value", justify="right")
     for name, value in assessment.numbers.items():
         table.add_row(name, f"{value:g}" if name.startswith(("images", "empty")) else f"{value:.3f}")
     console.print(table)
-    if out is not None:
-        write_atomically(out, json.dumps(finite(assessment.numbers), indent=1))
+    if options.out is not None:
+        write_atomically(options.out, json.dumps(finite(assessment.numbers), indent=1))
     raise_if_left_out(held_out)
+    return 0
 
 
 def finite(numbers: dict[str, float]) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""`check.html`, a dataset at a glance: what is wrong, what the anchors reach, how large the objects are, how they look.
+"""`crystal check` and its page: what is wrong, what the anchors reach, how large the objects are, how they look.
 
 Of large datasets a sample is shown, and the page says of how many; one image at a time is in memory.
 """
@@ -9,17 +9,24 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-from crystal.data.anchor_coverage import HALF, WELL, Reach, by_side
-from crystal.data.check import Checked, Row
-from crystal.data.problems import SEVERITIES, Severity, printable
+from crystal.console import Bars, console, printable
+from crystal.data.anchor_coverage import HALF, WELL, Reach, by_side, reach_of
+from crystal.data.check import Checked, Row, check, rows_of
+from crystal.data.options import Check
+from crystal.data.problems import SEVERITIES, Severity
+from crystal.files import explained_writing
 from crystal.pages.check_charts import best_overlaps, counted, logarithmic, reach_map
 from crystal.pages.check_pictures import Titled, close_up, faulty, figures, sheets
 from crystal.pages.page import table, write_page
-from crystal.prediction.outputs import explained_writing
+from crystal.training.config import PRESETS, override
 
 MISSED = 18  # pictures of objects out of reach
 MOST_ROWS, MOST_MISSED = 1000, 200  # of the tables
+STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 STYLE = """
 .scroll { margin-bottom: 1rem; }
 .sheet { grid-template-columns: repeat(auto-fill, minmax(min(100%, 250px), 1fr)); }
@@ -172,3 +179,38 @@ def write_check_page(path: Path, dataset: Path, checked: Checked, rows: Sequence
     with explained_writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_page(path, title, "".join(body), style=STYLE)
+
+
+def _print(rows: list[Row], most: int) -> None:
+    table = Table(title_justify="left", pad_edge=False)
+    for name, ratio in (("image", 3), ("", None), ("problem", 5), ("what training does", 4)):
+        table.add_column(name, ratio=ratio, overflow="fold")
+    before = None
+    for row in rows[: most or None]:
+        where = f"{row.split}: {row.file_name}"
+        shown = "" if where == before else escape(where)  # once a file
+        table.add_row(shown, f"[{STYLES[row.severity]}]{row.severity}[/]", escape(row.text), escape(row.training))
+        before = where
+    if rows:
+        # Into a file the width is nobody's: wide enough for one line a problem in most cases.
+        wide = console if console.is_terminal else Console(file=console.file, width=160)
+        wide.print(table)
+    if most and len(rows) > most:
+        console.print(f"... and {len(rows) - most} more lines: --rows 0 shows all")
+
+
+def check_command(options: Check) -> int:
+    """`crystal check`: the table, the page. Returns the exit code: 1 where there is an error, else 0."""
+    dataset, config = options.dataset, override(PRESETS[options.preset](), list(options.set))
+    with Bars() as bars:
+        checked = check(dataset, slots=config.slots, start=lambda name, total: bars.add(escape(name), total))
+    lines = rows_of(checked)
+    _print(lines, options.rows)
+    reach = reach_of([(name, r) for name, split in checked.splits.items() for r in split.records], config.model)
+    console.print(", ".join(f"{checked.count(s)} {s}{'s' * (checked.count(s) != 1)}" for s in SEVERITIES))
+    console.print(reach.sentence(), markup=False)
+    page = options.out or (dataset if dataset.is_dir() else dataset.parent) / "check.html"
+    console.print("drawing the page")
+    write_check_page(page, dataset, checked, lines, reach)
+    console.print(f"{page}: pictures, sizes and what the anchors reach", markup=False)
+    return 1 if checked.count("error") else 0

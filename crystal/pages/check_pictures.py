@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from crystal.console import printable
 from crystal.data.check import Checked
 from crystal.data.dataset import Record
 from crystal.data.preparation import read_recorded
-from crystal.data.problems import printable
 from crystal.data.segmentation import draw_pixels, to_rle
 from crystal.errors import CrystalError
 from crystal.evaluation.outcomes import IGNORED, TRUTH

@@ -8,18 +8,18 @@ import html
 import time
 from pathlib import Path
 
-from crystal.console import console
+from crystal.console import console, printable
 from crystal.data.images import read_image
-from crystal.data.problems import printable
 from crystal.errors import CrystalError
+from crystal.files import explained_writing
 from crystal.inspection.inspector import Followed, Inspector
+from crystal.inspection.options import Inspect
 from crystal.inspection.targets import NoTruth, Supervised, find_truth, supervise
 from crystal.pages.inspect_features import FIRST_HALF, counted
 from crystal.pages.inspect_heads import SECOND_HALF
 from crystal.pages.inspect_training import with_truth, without_truth
 from crystal.pages.page import table, write_page
-from crystal.prediction.outputs import explained_writing
-from crystal.training.run_folder import load_run
+from crystal.prediction.trained_model import load_run
 
 STYLE = """
 figure img { border: 1px solid #ddd; box-sizing: border-box; }
@@ -90,23 +90,25 @@ def write_inspection(
     write_page(path, title, body, style=STYLE)
 
 
-def inspect_command(image: Path, weights: Path, out: Path, *, truth: Path | None) -> None:
+def inspect_command(options: Inspect) -> int:
     """`crystal inspect`: follow, hold against the ground truth where there is one, write the page.
 
     Raises:
         CrystalError: the image, the run, the ground truth that was named or the page's place cannot be used.
     """
+    image, out = options.image, options.out
     if out.suffix.lower() not in (".html", ".htm"):  # a slip must not cost the image or its annotations
         raise InspectError(f"--out {out}: the page needs a name that ends in .html")
     with explained_writing(out):  # rather now than after a minute
         out.parent.mkdir(parents=True, exist_ok=True)
     size = read_image(image).shape[:2]
-    model, clahe = load_run(weights)
-    known = find_truth(image, (size[0], size[1]), truth, model.config.classes)
+    model, clahe = load_run(options.weights)
+    known = find_truth(image, (size[0], size[1]), options.truth, model.config.classes)
     console.print(f"{image}: ground truth: {known.reason if isinstance(known, NoTruth) else known.source}")
     start = time.perf_counter()
     followed, held = Inspector(model, clahe=clahe).follow(image)
     training = known if isinstance(known, NoTruth) else supervise(followed, held, known)
-    write_inspection(out, image, weights, followed, training)
+    write_inspection(out, image, options.weights, followed, training)
     found = int(followed.detections.valid.sum())
     console.print(f"{out}: {found} detections; {time.perf_counter() - start:.0f} s")
+    return 0

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from crystal.data.problems import printable
+from crystal.console import printable
 from crystal.inspection.inspector import Followed
 from crystal.pages.charts import chart
 from crystal.pages.inspect_features import BEST, counted, level_key, look

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from crystal.console import printable
 from crystal.data.anchor_coverage import HALF
-from crystal.data.problems import printable
 from crystal.evaluation.assessment import prediction_of, truth_of
 from crystal.evaluation.outcomes import FALSE, FOUND, MATCH_IOU, MISSED, TRUTH, ImageResult, judge
 from crystal.inspection.inspector import Followed

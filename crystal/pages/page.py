@@ -4,16 +4,14 @@ The layout is a grid that wraps: side by side on a wide screen, one below the ot
 """
 
 import base64
-import contextlib
 import html
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from crystal.data.opencv import cv2
-from crystal.prediction.outputs import explained_writing
+from crystal.files import write_atomically
 
 STYLE = """
 :root { color-scheme: light; }
@@ -68,11 +66,4 @@ def write_page(path: Path, title: str, body: str, *, style: str = "") -> None:
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     head += f"<title>{html.escape(title)}</title><style>{STYLE}{style}</style>"
     page = f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n'
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with explained_writing(path):
-        try:
-            unfinished.write_text(page, encoding="utf-8")
-            os.replace(unfinished, path)
-        finally:
-            with contextlib.suppress(OSError):
-                unfinished.unlink(missing_ok=True)
+    write_atomically(path, page)

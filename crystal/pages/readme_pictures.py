@@ -11,7 +11,7 @@ from crystal.data.opencv import cv2
 from crystal.evaluation.assessment import truth_of
 from crystal.prediction.overlays import contact_sheet, draw_outlines, labelled_mask
 from crystal.prediction.predictor import Predictor
-from crystal.training.run_folder import load_run
+from crystal.prediction.trained_model import load_run
 
 WIDTH = 640  # of a single picture, in pixels
 SCORE = 0.5

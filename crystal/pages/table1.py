@@ -1,6 +1,7 @@
 """Table 1 for people: in the terminal, as Markdown, and as a page with plots."""
 
 import html
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,10 +13,24 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from crystal.console import console
-from crystal.evaluation.table1 import COMPARISONS, MEASURES
+from crystal.data.dataset import load_split, raise_if_left_out
+from crystal.data.fingerprint import fingerprint
+from crystal.evaluation.table1 import COMPARISONS, MEASURES, measures
+from crystal.files import write_atomically
 from crystal.pages.charts import LINES, chart, curve, line_chart, smooth
 from crystal.pages.page import table, write_page
-from crystal.training.run_folder import read_metrics, write_atomically
+from crystal.training.comparison import (
+    ARMS,
+    Table1Error,
+    claim_experiment,
+    command,
+    run_experiment,
+    training_options,
+)
+from crystal.training.machine import describe_machine
+from crystal.training.options import Table1
+from crystal.training.run_folder import read_metrics
+from crystal.training.train import resolve
 
 TITLE = "Table 1: what CLAHE changes"
 OVER_ALL = ("map_050_all", "map_065_all")  # what the verdict is about
@@ -237,3 +252,56 @@ def write_table_page(path: Path, results: Mapping[str, Any], *, runs: Path) -> P
     body.append(f"<p><code>{html.escape(results['command'])}</code></p>")
     write_page(path, TITLE, "".join(body))
     return path
+
+
+def table1_command(options: Table1) -> int:
+    """`crystal table1`: train, measure, compare; what is finished already is not done again."""
+    data, out = options.data, options.out
+    if options.seeds < 1 or options.at_once < 1:
+        raise Table1Error(f"--seeds {options.seeds} --at-once {options.at_once}: at least one of each is needed")
+    if options.scratch and options.init is None:
+        raise Table1Error("--scratch compares with the weights of --init; say which those are")
+    train, val = load_split(data, "train"), load_split(data, "val")
+    if not any(not instance.crowd for record in val.records for instance in record.instances):
+        raise Table1Error(f"{val.source}: no image has an object, so there is nothing to measure; add some")
+    resolved = resolve(train, training_options(ARMS["clahe"], options, seed=0, out=out))
+    settings = {
+        "data": str(data),
+        "content": {"train": fingerprint(train), "val": fingerprint(val)},
+        "preset": options.preset,
+        "init": options.init,
+        "steps": options.steps,
+        "set": list(options.set),
+    }
+    claim_experiment(out, settings)
+    arms = [name for name in ARMS if name != "scratch" or options.scratch]
+    evaluations = run_experiment(options, val, arms=arms, steps=resolved.steps)
+    results = {
+        "command": command(options),
+        "machine": describe_machine(),
+        "settings": {**settings, "steps": resolved.steps, "images": [len(train.records), len(val.records)]},
+        "seeds": options.seeds,
+        "arms": {name: ARMS[name].title for name in arms},
+        "measures": measures(evaluations),
+        "seconds": {arm: [one["seconds"] for one in own] for arm, own in evaluations.items()},
+        "ap": {arm: [one["ap"] for one in own] for arm, own in evaluations.items()},
+    }
+    write_atomically(out / "table1.json", json.dumps(_rounded(results), allow_nan=False) + "\n")
+    print_table(results)
+    write_markdown(out / "table1.md", results)
+    page = write_table_page(out / "table1.html", results, runs=out / "runs")
+    console.print(f"{page} shows the plots; the table is in table1.md, every figure in table1.json")
+    for split in (train, val):
+        raise_if_left_out(split)
+    return 0
+
+
+def _rounded(value: Any) -> Any:
+    """For JSON: four decimals are more than a hundred images can tell; nan becomes null."""
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(one) for one in value]
+    if isinstance(value, float):
+        return None if np.isnan(value) else round(value, 4)
+    return value

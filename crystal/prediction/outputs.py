@@ -12,14 +12,13 @@ grow with the batch.
 
 import contextlib
 import csv
-import errno
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import UInt8
@@ -28,12 +27,9 @@ from pycocotools import mask as rle_tools
 from crystal.data.labelme.export import is_edited, labelme_document, labelme_shapes
 from crystal.data.opencv import cv2
 from crystal.data.outlines import measure
-from crystal.errors import CrystalError
-from crystal.files import OutputName
+from crystal.files import OutputName, explained_writing
 from crystal.prediction.overlays import draw_outlines
-
-if TYPE_CHECKING:
-    from crystal.prediction.predictor import Prediction
+from crystal.prediction.predictor import Prediction
 
 # Boxes and centres are continuous pixels (pixel i covers [i, i + 1)). The centre is the mask's centre of mass; length
 # and width are the sides of the smallest rectangle, at any angle, that holds the mask.
@@ -42,22 +38,6 @@ COLUMNS = (
     *("area_px", "centre_x", "centre_y", "length_px", "width_px"),
 )
 JPEG_QUALITY = 92
-
-
-class OutputError(CrystalError, RuntimeError):
-    """The results cannot be written; the message names the file and the remedy."""
-
-
-@contextlib.contextmanager
-def explained_writing(path: Path) -> Iterator[None]:
-    """Turn what the operating system says about writing into an `OutputError` about `path`."""
-    try:
-        yield
-    except OSError as error:
-        at = error.filename or path
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "free some space or choose another --out" if full else "choose an --out that can be written"
-        raise OutputError(f"cannot write {at}: {(error.strerror or str(error)).lower()}; {remedy}") from error
 
 
 class OutputFolder:
@@ -107,7 +87,7 @@ class OutputFolder:
         with contextlib.suppress(OSError):
             self._undo.close()
 
-    def add(self, path: Path, name: OutputName, image: UInt8[np.ndarray, "h w 3"], prediction: "Prediction") -> None:
+    def add(self, path: Path, name: OutputName, image: UInt8[np.ndarray, "h w 3"], prediction: Prediction) -> None:
         """Write one image's results under its name."""
         image_id = len(self._images) + 1
         height, width = image.shape[:2]
@@ -126,7 +106,7 @@ class OutputFolder:
         self.done += 1
         self.crystals += len(shown)
 
-    def _add_annotations(self, image_id: int, prediction: "Prediction") -> None:
+    def _add_annotations(self, image_id: int, prediction: Prediction) -> None:
         for box, score, index, rle in zip(*prediction, strict=True):
             x1, y1, x2, y2 = (round(float(v), 3) for v in box)
             annotation = {
@@ -142,7 +122,7 @@ class OutputFolder:
             self._json.write(("," if self._annotations else "") + "\n" + json.dumps(annotation))
             self._annotations = number
 
-    def _add_rows(self, file_name: str, prediction: "Prediction", shown: np.ndarray) -> None:
+    def _add_rows(self, file_name: str, prediction: Prediction, shown: np.ndarray) -> None:
         for number, i in enumerate(shown, 1):
             area, *lengths = measure(prediction.rles[i])
             box = [f"{v:.2f}" for v in prediction.boxes[i]]
@@ -151,7 +131,7 @@ class OutputFolder:
             self._rows.writerow([file_name, number, name, score, *box, area, *(f"{v:.2f}" for v in lengths)])
 
     def _add_labelme(
-        self, path: Path, name: OutputName, size: tuple[int, int], prediction: "Prediction", shown: np.ndarray
+        self, path: Path, name: OutputName, size: tuple[int, int], prediction: Prediction, shown: np.ndarray
     ) -> None:
         shapes = labelme_shapes(
             [prediction.rles[i] for i in shown],

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from crystal.data.images import apply_clahe
+from crystal.data.labelme.folder import voc_colours
 from crystal.data.opencv import cv2
 from crystal.data.outlines import contours, cut
 
@@ -186,18 +187,6 @@ def over_histogram(image: Image) -> Image:
 def clahe_before_after(image: Image) -> Image:
     """An image, and the same after CLAHE, each over its histogram of brightness (the paper's figure 2)."""
     return beside([over_histogram(image), over_histogram(apply_clahe(image))])
-
-
-def voc_colours(count: int) -> UInt8[np.ndarray, "count 3"]:
-    """The first colours of PASCAL VOC's palette, which LabelMe uses too: black, then one an instance.
-
-    >>> voc_colours(4).tolist()
-    [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]]
-    """
-    index, bit = np.arange(count)[:, None, None], np.arange(8)
-    # Bits 0, 3, 6 of the index become the highest bits of red, bits 1, 4, 7 of green, bits 2, 5 of blue.
-    source = 3 * bit + np.arange(3)[:, None]
-    return (((index >> source) & 1) << (7 - bit)).sum(-1).astype(np.uint8)
 
 
 def labelled_mask(image: Image, masks: Masks) -> Image:

@@ -1,4 +1,4 @@
-"""From images of any size to outlined instances at their original size (`crystal predict`).
+"""From images of any size to outlined instances at their original size.
 
 Each image is prepared as in training (CLAHE at its own resolution, then the letterbox), batches of one fixed shape go
 through the compiled network, and boxes and masks come back in the pixels of the original. A batch is prepared in a
@@ -10,30 +10,22 @@ Masks are pasted one instance's box at a time and become run lengths at once. A 
 """
 
 import itertools
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 
-from crystal.console import console, one_bar
-from crystal.data.images import ImageError, find_images, prepare, read_image
+from crystal.data.images import Image, prepare
 from crystal.data.outlines import encode_patch
-from crystal.files import name_outputs
-from crystal.prediction.outputs import OutputFolder
-from crystal.training.run_folder import load_run
 from maskrcnn_jax.image.letterbox import Letterbox
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.roi.masks import paste_patch
 from maskrcnn_jax.structures import Detections
-
-Image = UInt8[np.ndarray, "h w 3"]
 
 
 class Prediction(NamedTuple):
@@ -50,23 +42,6 @@ class Prediction(NamedTuple):
     scores: Float[np.ndarray, " n"]
     classes: Int[np.ndarray, " n"]
     rles: list[Any]
-
-
-class PredictSummary(NamedTuple):
-    """What became of a batch of files.
-
-    Attributes:
-        done: how many images were predicted.
-        crystals: how many instances in all reached the score that is drawn and listed.
-        failed: (file, reason) of each image that could not be read; the others were done all the same. The reason is a
-            sentence that names the file and the remedy.
-        kept: LabelMe files that were left alone, because somebody had edited them since they were predicted.
-    """
-
-    done: int
-    crystals: int
-    failed: list[tuple[Path, str]]
-    kept: list[Path]
 
 
 def to_original(detections: Detections, box: Letterbox) -> Prediction:
@@ -145,85 +120,3 @@ class Predictor:
                 found = jax.device_get(_detect(self._graph, self._state, *batch[:2]))
                 for slot, box in enumerate(batch[2]):
                     yield to_original(jax.tree.map(lambda values, slot=slot: values[slot], found), box)
-
-
-def predict_folder(
-    predictor: Predictor,
-    paths: Sequence[Path],
-    out: Path,
-    *,
-    score_threshold: float = 0.5,
-    labelme: bool = False,
-    progress: Callable[[Path], object] | None = None,
-) -> PredictSummary:
-    """Predict image files and write what `crystal predict` promises into a folder (see `outputs.py`).
-
-    All detections go into predictions.json, which a precision-recall curve needs whole; overlays, the CSV and LabelMe
-    files hold those that reach `score_threshold`. What an earlier run left in `out` is replaced when all images are
-    done; if the run fails or is interrupted, or no image can be read, it stays as it was.
-
-    Args:
-        predictor: the model.
-        paths: image files. The same file name may occur in several folders.
-        out: the folder to write to, made if need be.
-        score_threshold: the least score that is drawn and listed, in [0, 1].
-        labelme: whether to write a LabelMe JSON an image as well.
-        progress: called with each file when it is done or has failed; from the reading thread where it failed.
-
-    Returns:
-        The `PredictSummary`; files that could not be read are in `failed`.
-
-    Raises:
-        OutputError: `out` cannot be written: disk full, no permission.
-    """
-    failed: list[tuple[Path, str]] = []
-    waiting: deque[tuple[Path, Image]] = deque()  # images that were read and are not predicted yet; batches bound it
-    report = progress or (lambda path: None)
-
-    def read() -> Iterator[Image]:
-        for path in names:
-            try:
-                image = read_image(path)
-            except (ImageError, OSError) as error:
-                failed.append((path, str(error)))
-                report(path)
-            else:
-                waiting.append((path, image))
-                yield image
-
-    # Where `out` lies among the images, the next run's search finds our own overlays.
-    ours = (out / "overlays").absolute()
-    # One entry a file, even where a path is given twice.
-    names = name_outputs([path for path in paths if ours not in path.absolute().parents])
-    with OutputFolder(
-        out, classes=predictor.config.classes, score_threshold=score_threshold, labelme=labelme
-    ) as folder:
-        for prediction in predictor(read()):
-            path, image = waiting.popleft()
-            folder.add(path, names[path], image, prediction)
-            report(path)
-        if folder.done:
-            folder.publish()
-    return PredictSummary(folder.done, folder.crystals, failed, folder.kept)
-
-
-def predict_command(weights: Path, images: Sequence[Path], out: Path, *, score_threshold: float, labelme: bool) -> int:
-    """`crystal predict`; the exit code is 1 if any image could not be read."""
-    model, clahe = load_run(weights)
-    paths = find_images(images)
-    with one_bar("predicting", len(paths)) as bar:
-        done = itertools.count(1)
-        summary = predict_folder(
-            Predictor(model, clahe=clahe),
-            paths,
-            out,
-            score_threshold=score_threshold,
-            labelme=labelme,
-            progress=lambda path: bar(next(done), path.name),
-        )
-    console.print(f"{out}: {summary.crystals} crystals in {summary.done} images")
-    for path in summary.kept:
-        console.print(f"left as edited by hand: {path}")
-    for _, reason in summary.failed:
-        console.print(f"skipped: {reason}")
-    return 1 if summary.failed else 0

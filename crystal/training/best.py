@@ -5,9 +5,10 @@ from pathlib import Path
 
 from flax import nnx
 
+from crystal.files import write_atomically
 from crystal.training import processes
 from crystal.training.checkpoints import explained, require_room
-from crystal.training.run_folder import read_metrics, write_atomically
+from crystal.training.run_folder import read_metrics
 from maskrcnn_jax import checkpoint
 from maskrcnn_jax.model import MaskRCNN
 

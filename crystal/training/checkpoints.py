@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from crystal.console import console
+from crystal.errors import RunError
 from crystal.training import processes
-from crystal.training.run_folder import RunError
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.training.state import TrainState
 

@@ -21,19 +21,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from crystal.console import Bars, console
-from crystal.data.dataset import Split, load_split, raise_if_left_out
-from crystal.data.fingerprint import fingerprint
+from crystal.console import Bars
+from crystal.data.dataset import Split
 from crystal.errors import CrystalError
 from crystal.evaluation.assessment import Assessment, assess, finite
 from crystal.evaluation.metrics import average_precision
-from crystal.evaluation.table1 import measures
-from crystal.pages.table1 import print_table, write_markdown, write_table_page
+from crystal.files import write_atomically
 from crystal.prediction.predictor import Predictor
-from crystal.training.machine import describe_machine
+from crystal.prediction.trained_model import load_run
+from crystal.training.options import Table1, Train
 from crystal.training.parallel_runs import Training, train_side_by_side
-from crystal.training.run_folder import load_run, write_atomically
-from crystal.training.trainer import resolve
 
 IOUS = (0.5, 0.65)
 
@@ -57,28 +54,29 @@ ARMS = {
 }
 
 
-def arguments(arm: Arm, settings: Mapping[str, Any], *, seed: int) -> list[str]:
+def training_options(arm: Arm, options: Table1, *, seed: int, out: Path) -> Train:
     """Of `crystal train`, for one arm and seed."""
-    words = ["--data", settings["data"], "--preset", settings["preset"], "--seed", str(seed)]
-    words.append("--clahe" if arm.clahe else "--no-clahe")
-    if settings["init"] is not None and arm.init:
-        words += ["--init", settings["init"]]
-    if settings["steps"] is not None:
-        words += ["--steps", str(settings["steps"])]
-    for assignment in settings["set"]:
-        words += ["--set", assignment]
-    return words
+    return Train(
+        data=options.data,
+        out=out,
+        preset=options.preset,
+        init=options.init if arm.init else None,
+        steps=options.steps,
+        seed=seed,
+        clahe=arm.clahe,
+        set=options.set,
+    )
 
 
-def command(settings: Mapping[str, Any], out: Path, *, seeds: int, scratch: bool) -> str:
+def command(options: Table1) -> str:
     """The command line that makes this experiment, whoever asked for it."""
-    words = ["crystal", "table1", "--data", settings["data"], "--out", str(out), "--seeds", str(seeds)]
-    words += ["--preset", settings["preset"]]
-    for name in ("init", "steps"):
-        words += [] if settings[name] is None else [f"--{name}", str(settings[name])]
-    for assignment in settings["set"]:
+    words = ["crystal", "table1", "--data", str(options.data), "--out", str(options.out)]
+    words += ["--seeds", str(options.seeds), "--preset", options.preset]
+    for name, value in (("--init", options.init), ("--steps", options.steps)):
+        words += [] if value is None else [name, str(value)]
+    for assignment in options.set:
         words += ["--set", assignment]
-    return shlex.join([*words, "--scratch"] if scratch else words)
+    return shlex.join([*words, "--scratch"] if options.scratch else words)
 
 
 def claim_experiment(out: Path, settings: Mapping[str, Any]) -> None:
@@ -135,13 +133,14 @@ def _measure(
 
 
 def run_experiment(
-    out: Path, settings: Mapping[str, Any], split: Split, *, arms: Sequence[str], seeds: int, steps: int, at_once: int
+    options: Table1, split: Split, *, arms: Sequence[str], steps: int
 ) -> dict[str, list[dict[str, Any]]]:
     """Train and measure what is not measured yet; the evaluations of each arm, seed by seed."""
-    runs = {(seed, arm): out / "runs" / f"{seed}-{arm}" for seed in range(seeds) for arm in arms}
+    out = options.out
+    runs = {(seed, arm): out / "runs" / f"{seed}-{arm}" for seed in range(options.seeds) for arm in arms}
     missing = {key: run for key, run in runs.items() if _read_evaluation(run, steps) is None}
     trainings = {
-        run: Training(run.name, run, arguments(ARMS[arm], settings, seed=seed), steps)
+        run: Training(run.name, training_options(ARMS[arm], options, seed=seed, out=run), steps)
         for (seed, arm), run in missing.items()
     }
     seed_of = {run: seed for (seed, _), run in missing.items()}
@@ -155,80 +154,9 @@ def run_experiment(
         for run, training in trainings.items():
             if training.finished():
                 measure(run, None)
-        trained = train_side_by_side(to_train, bars=bars, compiled=out / "compiled", at_once=at_once)
+        trained = train_side_by_side(to_train, bars=bars, compiled=out / "compiled", at_once=options.at_once)
         with contextlib.closing(trained):
             for training, seconds in trained:
                 measure(training.out, seconds)
     evaluations = {key: _read_evaluation(run, steps) for key, run in runs.items()}
-    return {arm: [found for seed in range(seeds) if (found := evaluations[seed, arm])] for arm in arms}
-
-
-def table1(
-    data: Path,
-    out: Path,
-    *,
-    seeds: int,
-    preset: str,
-    init: str | None,
-    steps: int | None,
-    assignments: Sequence[str],
-    scratch: bool,
-    at_once: int,
-) -> None:
-    """The whole experiment; what is finished already is not done again."""
-    if seeds < 1 or at_once < 1:
-        raise Table1Error(f"--seeds {seeds} --at-once {at_once}: at least one of each is needed")
-    if scratch and init is None:
-        raise Table1Error("--scratch compares with the weights of --init; say which those are")
-    train, val = load_split(data, "train"), load_split(data, "val")
-    if not any(not instance.crowd for record in val.records for instance in record.instances):
-        raise Table1Error(f"{val.source}: no image has an object, so there is nothing to measure; add some")
-    resolved = resolve(
-        train,
-        preset=preset,
-        init=init,
-        steps=steps,
-        checkpoint_every=None,
-        seed=0,
-        clahe=True,
-        assignments=list(assignments),
-    )
-    settings = {
-        "data": str(data),
-        "content": {"train": fingerprint(train), "val": fingerprint(val)},
-        "preset": preset,
-        "init": init,
-        "steps": steps,
-        "set": list(assignments),
-    }
-    claim_experiment(out, settings)
-    arms = [name for name in ARMS if name != "scratch" or scratch]
-    evaluations = run_experiment(out, settings, val, arms=arms, seeds=seeds, steps=resolved.steps, at_once=at_once)
-    results = {
-        "command": command(settings, out, seeds=seeds, scratch=scratch),
-        "machine": describe_machine(),
-        "settings": {**settings, "steps": resolved.steps, "images": [len(train.records), len(val.records)]},
-        "seeds": seeds,
-        "arms": {name: ARMS[name].title for name in arms},
-        "measures": measures(evaluations),
-        "seconds": {arm: [one["seconds"] for one in own] for arm, own in evaluations.items()},
-        "ap": {arm: [one["ap"] for one in own] for arm, own in evaluations.items()},
-    }
-    write_atomically(out / "table1.json", json.dumps(_rounded(results), allow_nan=False) + "\n")
-    print_table(results)
-    write_markdown(out / "table1.md", results)
-    page = write_table_page(out / "table1.html", results, runs=out / "runs")
-    console.print(f"{page} shows the plots; the table is in table1.md, every figure in table1.json")
-    for split in (train, val):
-        raise_if_left_out(split)
-
-
-def _rounded(value: Any) -> Any:
-    """For JSON: four decimals are more than a hundred images can tell; nan becomes null."""
-    if isinstance(value, dict):
-        return {key: _rounded(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(one) for one in value]
-    if isinstance(value, float):
-        return None if np.isnan(value) else round(value, 4)
-    return value
+    return {arm: [found for seed in range(options.seeds) if (found := evaluations[seed, arm])] for arm in arms}

@@ -10,7 +10,12 @@ from typing import Any
 
 import jax
 
-from crystal.training.run_folder import PACKAGES
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "opencv-python")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that results depend on."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def describe_machine() -> dict[str, Any]:
@@ -23,7 +28,7 @@ def describe_machine() -> dict[str, Any]:
         "device": f"{len(jax.devices())} x {device.device_kind}",
         "platform": device.platform,
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": versions(),
         "commit": _commit(),
     }
 

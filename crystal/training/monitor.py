@@ -14,8 +14,8 @@ import jax
 import numpy as np
 import psutil
 
+from crystal.errors import RunError
 from crystal.training.config import TrainConfig
-from crystal.training.run_folder import RunError
 
 EXPLODED = 20.0  # times the loss of the run's first line
 NAMES_SHOWN = 16

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from crystal.console import Bar, Bars
 from crystal.errors import CrystalError
+from crystal.training.options import Train, command_line
 from crystal.training.run_folder import read_metrics
 
 GRACE_S = 20  # for a child that was asked to stop to write its checkpoint; compiling it cannot hear
@@ -30,15 +31,18 @@ class Training(NamedTuple):
 
     Attributes:
         name: for people.
-        out: the run folder; what the training prints goes into the file beside it that ends in .log.
-        arguments: of `crystal train`, all but --out.
+        options: of `crystal train`; what it prints goes into the file beside the run folder that ends in .log.
         steps: how many it takes.
     """
 
     name: str
-    out: Path
-    arguments: Sequence[str]
+    options: Train
     steps: int
+
+    @property
+    def out(self) -> Path:
+        """The run folder."""
+        return self.options.out
 
     @property
     def log(self) -> Path:
@@ -52,7 +56,7 @@ class Training(NamedTuple):
     @property
     def command(self) -> list[str]:
         """What is run."""
-        return [sys.executable, "-m", "crystal", "train", "--out", str(self.out), *self.arguments]
+        return [sys.executable, "-m", "crystal", "train", *command_line(self.options)]
 
 
 class _Running:

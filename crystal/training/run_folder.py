@@ -8,7 +8,6 @@ RUN/best/              the best by validation, itself a run's folder: config.jso
 """
 
 import contextlib
-import importlib.metadata
 import json
 import math
 import os
@@ -21,27 +20,11 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
-from crystal.errors import CrystalError
-from crystal.training.config import ConfigError, TrainConfig, differences
-from maskrcnn_jax import checkpoint
-from maskrcnn_jax.model import MaskRCNN
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "opencv-python")
-
-
-class RunError(CrystalError, RuntimeError):
-    """A run that cannot start or go on; the message says why and what to do."""
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file in one step. Raises RunError, naming the file, where the disk does not take it."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(f"cannot write {path}: {error.strerror}; make room or choose another folder") from error
+from crystal.errors import RunError
+from crystal.files import write_atomically
+from crystal.prediction.trained_model import read_json
+from crystal.training.config import TrainConfig, differences
+from crystal.training.machine import versions
 
 
 def claim(
@@ -62,13 +45,13 @@ def claim(
         "init": None if init is None else str(init),
         "data": data or {},
         "command": " ".join(sys.argv),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": versions(),
     }
     path = out / "config.json"
     if not path.exists():
         write_atomically(path, json.dumps(described, indent=1))
         return
-    present = _read_json(path)
+    present = read_json(path)
     if not (present.get("data") and described["data"]):  # a Trainer's own user need not say what the data are
         present["data"] = described["data"]
     differing = [k for key in ("train", "init", "data") for k in differences(present.get(key), described[key], key)]
@@ -77,33 +60,6 @@ def claim(
             f"{out} holds a run with other settings ({', '.join(differing[:6])}); choose another --out, or repeat the "
             "command that began it"
         )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text())
-        if not isinstance(values, dict):
-            raise ValueError("not an object")
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{path} cannot be read ({error}); the folder is no run of crystal train, or is damaged"
-        ) from error
-    return values
-
-
-def load_run(run: str | Path) -> tuple[MaskRCNN, bool]:
-    """The newest model of a run folder (or a plain checkpoint folder), and whether it was trained after CLAHE.
-
-    A plain checkpoint says nothing of CLAHE: then False. Raises RunError or `checkpoint.CheckpointError`.
-    """
-    path = Path(run) / "config.json"
-    clahe = False
-    if path.exists():
-        try:
-            clahe = TrainConfig.from_dict(_read_json(path).get("train", {})).clahe
-        except ConfigError as error:
-            raise RunError(f"{path}: {error}; train anew with this version") from error
-    return checkpoint.load(run), clahe
 
 
 def read_metrics(run: str | Path) -> list[dict[str, Any]]:

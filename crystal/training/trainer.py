@@ -1,6 +1,5 @@
 """Training: batches in, a run folder out, that can be taken up where it stopped with the very next batch."""
 
-import dataclasses
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -16,21 +15,14 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from crystal.console import console, one_bar
-from crystal.data.dataset import Split, load_split, raise_if_left_out
-from crystal.data.fingerprint import fingerprint
-from crystal.data.loader import Batch, TrainingIterator, training_loader
-from crystal.evaluation.assessment import quick_map, truth_of
-from crystal.prediction.predictor import Predictor
+from crystal.data.loader import Batch, TrainingIterator
 from crystal.training import processes
 from crystal.training.allocator import RunMemory
 from crystal.training.best import Best
 from crystal.training.checkpoints import Checkpoints
-from crystal.training.compilation_cache import keep_compiled_programs, keep_traced
-from crystal.training.config import PRESETS, Phase, TrainConfig, override
+from crystal.training.config import Phase, TrainConfig
 from crystal.training.monitor import Watch
-from crystal.training.run_folder import Log, NoLog, claim
-from crystal.training.starting_weights import initial_config, initial_model
+from crystal.training.run_folder import Log, NoLog
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import GroundTruth
 from maskrcnn_jax.training.mesh import data_mesh, on_one_device, replicate, shard_batch
@@ -216,110 +208,3 @@ class Trainer:
             if stopping:
                 raise Interrupted(signal.Signals(stop[0] if stop else signal.SIGTERM).name)
         self.model = to_model(graph, *on_one_device((state.params, state.frozen)))
-
-
-def resolve(
-    split: Split,
-    *,
-    preset: str,
-    init: str | None,
-    steps: int | None,
-    checkpoint_every: int | None,
-    seed: int,
-    clahe: bool,
-    assignments: list[str],
-) -> TrainConfig:
-    """The preset with the dataset's classes and the command line's changes.
-
-    With `init`, architecture and conventions are those of its weights; class count and schedule stay the preset's.
-    """
-    config = dataclasses.replace(PRESETS[preset](), seed=seed, clahe=clahe)
-    model = config.model if init is None else initial_config(init)
-    config = dataclasses.replace(config, model=dataclasses.replace(model, classes=split.categories))
-    if checkpoint_every is not None:
-        config = dataclasses.replace(config, checkpoint_every=checkpoint_every)
-    if steps is not None:
-        config = config.with_steps(steps)
-    return override(config, assignments)
-
-
-@processes.together()
-def train_command(
-    data: Path,
-    out: Path,
-    *,
-    preset: str,
-    init: str | None,
-    steps: int | None,
-    checkpoint_every: int | None,
-    seed: int,
-    clahe: bool,
-    assignments: list[str],
-    resume: bool = False,
-) -> None:
-    """`crystal train`."""
-    keep_compiled_programs()
-    split = load_split(data, "train")
-    for problem in split.problems[:5]:
-        console.print(f"note: {problem}", markup=False)
-    if len(split.problems) > 5:
-        console.print(f"... and {len(split.problems) - 5} more such notes on {split.source}")
-    config = resolve(
-        split,
-        preset=preset,
-        init=init,
-        steps=steps,
-        checkpoint_every=checkpoint_every,
-        seed=seed,
-        clahe=clahe,
-        assignments=assignments,
-    )
-    model, origin = initial_model(config, init)
-    batches = training_loader(
-        split,
-        size=config.model.image.size,
-        batch_size=processes.share_of_batch(config.batch_size),
-        slots=config.slots,
-        seed=config.seed,
-        clahe=config.clahe,
-        augment=config.augment,
-        workers=config.workers,
-        shard=(jax.process_index(), jax.process_count()),
-    )
-    if processes.is_first():
-        # only now: what is refused above leaves no folder behind
-        claim(out, config, init, {"train": fingerprint(split)}, resume=resume)
-    alike = {"settings": config.to_dict(), "images": len(split.records), "versions": jax.__version__}
-    processes.check_alike(alike, out / "config.json")
-    console.print(origin)
-    with one_bar("training", config.steps) as bar:
-        validate = _validation(data, config)
-        trainer = Trainer(
-            model,
-            batches,
-            config,
-            out,
-            validate=validate,
-            progress=bar,
-            memory=RunMemory(),
-            kept=keep_traced,
-        )
-        if trainer.step:
-            console.print(f"{out}: goes on from step {trainer.step}")
-        bar(trainer.step, "compiling" if trainer.step < config.steps else "finished already")
-        trainer.run()
-    raise_if_left_out(split)
-
-
-def _validation(data: Path, config: TrainConfig) -> Validate | None:
-    """The mAP on the first validation images with objects, if it is asked for and there are any."""
-    if not (config.validate_every and (data / "val.json").exists()):
-        return None
-    records = [r for r in load_split(data, "val").records if any(not i.crowd for i in r.instances)]
-    records = records[: config.validate_images]
-    truths = [truth_of(record) for record in records]
-
-    def validate(now: MaskRCNN) -> dict[str, float]:
-        return {"val_map": quick_map(Predictor(now, clahe=config.clahe), records, truths)}
-
-    return validate if records else None

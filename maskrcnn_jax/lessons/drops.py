@@ -1,4 +1,4 @@
-"""Drops for the lessons: small micrographs drawn by `crystal.drops.render`, with the boxes of their crystals."""
+"""Drops for the lessons: small micrographs drawn by `crystal.drops.drop`, with the boxes of their crystals."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from crystal.drops.render import draw_drop
+from crystal.drops.drop import draw_drop
 
 
 class Scene(NamedTuple):

@@ -13,7 +13,7 @@ with app.setup:
     import marimo as mo
     import numpy as np
 
-    from crystal.drops.render import draw_drop
+    from crystal.drops.drop import draw_drop
     from maskrcnn_jax.boxes.nms import nms
     from maskrcnn_jax.lessons.drops import scene
     from maskrcnn_jax.lessons.exercise import grade, show

@@ -32,7 +32,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def drops(tmp_path_factory):
-    from crystal.drops.render import render_dataset
+    from crystal.drops.dataset import render_dataset
 
     out = tmp_path_factory.mktemp("drops") / "data"
     render_dataset(out, train=1, val=2, height=160, width=200, workers=1)

@@ -32,9 +32,22 @@ from crystal.data.outlines import cut, encode_patch
 from crystal.data.png import encode_mask, encode_palette, encode_rgb
 from crystal.data.segmentation import draw_pixels
 from crystal.files import distinct_stem
-from crystal.prediction.overlays import FONT, voc_colours
+
+
+def voc_colours(count: int) -> UInt8[np.ndarray, "count 3"]:
+    """The first colours of PASCAL VOC's palette, which LabelMe uses too: black, then one an instance.
+
+    >>> voc_colours(4).tolist()
+    [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]]
+    """
+    index, bit = np.arange(count)[:, None, None], np.arange(8)
+    # Bits 0, 3, 6 of the index become the highest bits of red, bits 1, 4, 7 of green, bits 2, 5 of blue.
+    source = 3 * bit + np.arange(3)[:, None]
+    return (((index >> source) & 1) << (7 - bit)).sum(-1).astype(np.uint8)
+
 
 BACKGROUND = "_background_"
+FONT = cv2.FONT_HERSHEY_SIMPLEX
 MOST_VALUES = 255  # of label.png with the background; LabelMe keeps 255 for pixels without a label
 PALETTE = voc_colours(MOST_VALUES)
 MOST_LINES = 30  # of the legend; more would hide the picture

@@ -13,7 +13,7 @@ from crystal.data.dataset import load_split
 from crystal.data.images import read_image
 from crystal.data.labelme import LabelRules, to_coco
 from crystal.errors import CrystalError
-from crystal.prediction.outputs import OutputError
+from crystal.files import OutputError
 from tests.labelme_files import document, encoded, picture, shape, write
 
 SHARES = {"train": 0.6, "val": 0.4, "test": 0.0}

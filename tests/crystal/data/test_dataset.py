@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from crystal.data.dataset import DatasetError, Instance, Problem, box_mask, full_mask, load_split
 from crystal.data.loader import MASK_SIZE
 from crystal.data.problems import Effect
-from crystal.drops.render import render_dataset
+from crystal.drops.dataset import render_dataset
 from maskrcnn_jax.roi.masks import paste
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"

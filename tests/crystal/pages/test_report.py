@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from crystal.data.images import ImageError
+from crystal.files import OutputError
 from crystal.pages.charts import curve, smooth
 from crystal.pages.report import ImageResult, RunView, write_report
-from crystal.prediction.outputs import OutputError
 
 
 class Page(HTMLParser):

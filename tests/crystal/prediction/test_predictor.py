@@ -15,8 +15,8 @@ from pycocotools.coco import COCO
 
 from crystal.data.images import prepare
 from crystal.data.outlines import encode_patch
+from crystal.files import OutputError
 from crystal.prediction import predictor as predict
-from crystal.prediction.outputs import OutputError
 from crystal.prediction.predictor import Prediction, Predictor, predict_folder, to_original
 from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.model import MaskRCNN

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
+from crystal.errors import RunError
 from crystal.training.checkpoints import PIECE, Checkpoints, _checksum
-from crystal.training.run_folder import RunError
 from maskrcnn_jax.training.state import create_state
 from tests.small import small_model
 

@@ -12,9 +12,9 @@ import pytest
 from crystal import cli
 from crystal.data.dataset import load_split
 from crystal.data.loader import training_loader
+from crystal.prediction.trained_model import load_run
 from crystal.training import comparison as table1
 from crystal.training.comparison import ARMS, Table1Error, arguments, claim_experiment
-from crystal.training.run_folder import load_run
 from crystal.weights.pretrain import write_scenes
 from maskrcnn_jax import checkpoint
 from tests.small import SMALL, small_model

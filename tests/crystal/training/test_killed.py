@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from crystal.training.run_folder import load_run, read_metrics
+from crystal.prediction.trained_model import load_run
+from crystal.training.run_folder import read_metrics
 from crystal.weights.pretrain import write_scenes
 from tests import killed
 

@@ -5,9 +5,9 @@ import dataclasses
 import jax.numpy as jnp
 import pytest
 
+from crystal.errors import RunError
 from crystal.training.config import TrainConfig
 from crystal.training.monitor import Watch
-from crystal.training.run_folder import RunError
 
 CONFIG = dataclasses.replace(TrainConfig.tiny(), batch_size=2, skips_allowed=3)
 

@@ -16,9 +16,10 @@ from flax import nnx
 
 from crystal.data.dataset import load_split
 from crystal.data.loader import training_loader
+from crystal.prediction.trained_model import load_run
 from crystal.training import processes
 from crystal.training.processes import Agreement, ProcessError, check_alike, from_first, share_of_batch, together
-from crystal.training.run_folder import claim, load_run, read_metrics
+from crystal.training.run_folder import claim, read_metrics
 from crystal.training.starting_weights import initial_model
 from crystal.training.trainer import Interrupted, Trainer, resolve
 from crystal.weights.pretrain import write_scenes

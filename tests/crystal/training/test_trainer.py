@@ -17,10 +17,12 @@ from tensorboardX.proto.event_pb2 import Event
 
 from crystal.data.dataset import load_split
 from crystal.data.loader import training_loader
+from crystal.errors import RunError
+from crystal.prediction.trained_model import load_run
 from crystal.training.allocator import RunMemory
 from crystal.training.best import Best
 from crystal.training.config import Phase, TrainConfig
-from crystal.training.run_folder import Log, RunError, claim, load_run, read_metrics
+from crystal.training.run_folder import Log, claim, read_metrics
 from crystal.training.starting_weights import initial_model
 from crystal.training.trainer import Interrupted, Trainer, resolve, train_command
 from crystal.weights.pretrain import write_scenes

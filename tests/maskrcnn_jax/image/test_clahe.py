@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crystal.drops.render import draw_drop
+from crystal.drops.drop import draw_drop
 from maskrcnn_jax.image.clahe import _clahe, clahe, clahe_rgb, equalize
 from tests import oracles
 from tests.compiler import DEFAULT

@@ -12,7 +12,8 @@ from pycocotools.coco import COCO
 
 from crystal.drops import crystals as solids
 from crystal.drops import render
-from crystal.drops.render import Drop, draw_drop, render_dataset
+from crystal.drops.dataset import render_dataset
+from crystal.drops.drop import Drop, draw_drop
 
 SMALL = {"height": 256, "width": 320}
 

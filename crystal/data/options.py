@@ -1,0 +1,47 @@
+"""The options of `crystal convert` and `crystal check`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclass
+class Convert:
+    """Turn folders of LabelMe files into a dataset: images, one COCO JSON a split, LabelMe's pictures and masks."""
+
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """LabelMe files, or folders searched at any depth."""
+    out: Path
+    labels: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default_factory=tuple)
+    """old=new renames a label, old= drops it, *= drops all that are not named; may be given several times."""
+    val: float = 0.2
+    """Share of the images for validation; whole drops go to one split."""
+    test: float = 0.0
+    """Share of the images to keep for a last test."""
+    seed: int = 0
+    """Draws the splits."""
+    group: str | None = None
+    """Regular expression that finds the drop or plate in a name; by default up to a well such as 01A or B03."""
+    workers: int | None = None
+    """Processes; as many as there are cores by default."""
+
+
+@dataclass
+class Check:
+    """List all that is wrong with a dataset and what training will do about it; write a page that shows it.
+
+    The exit code is 1 where there are errors, 0 where there are only warnings and notes.
+    """
+
+    dataset: tyro.conf.Positional[Path]
+    """A folder with splits, or one COCO JSON file."""
+    out: Path | None = None
+    """The page; DATASET/check.html unless told."""
+    preset: Literal["tiny", "paper"] = "tiny"
+    """Whose anchors and image size the objects are held against."""
+    rows: int = 100
+    """Lines of the table that are printed; 0 for all."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default_factory=tuple)
+    """Change one setting of the preset, as in train."""

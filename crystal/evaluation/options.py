@@ -1,0 +1,17 @@
+"""The options of `crystal evaluate`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class Evaluate:
+    """Measure a run on DATASET/val: the paper's mAP, precision and recall, and COCO's numbers."""
+
+    weights: Path
+    data: Path
+    split: str = "val"
+    seed: int = 0
+    """Draws the 10 and the 100 images of the paper's table."""
+    out: Path | None = None
+    """Also write the numbers to this JSON file."""

@@ -1,0 +1,72 @@
+"""The options of `crystal train` and `crystal table1`."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclass
+class Train:
+    """Train a model on DATASET/train; the same command again goes on where it stopped."""
+
+    data: Path
+    out: Path
+    preset: Literal["tiny", "paper"] = "tiny"
+    init: str | None = None
+    """Weights to start from: a checkpoint or run folder; a file of COCO weights as Matterport (h5), torchvision (pth)
+    or Detectron2 (pkl) published it; or "shapes", the small ones that come with the package."""
+    steps: int | None = None
+    """Steps in all; the preset's phases keep their shares."""
+    checkpoint_every: int | None = None
+    seed: int = 0
+    clahe: bool = True
+    """Equalise the images (CLAHE) before the network."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default_factory=tuple)
+    """Change one setting, key=value, e.g. rpn.nms_iou=0.6; may be given several times."""
+    resume: bool = False
+    """Only go on with a run: refuse where --out holds none."""
+
+
+@dataclass
+class Table1:
+    """Train without and with CLAHE, from the same weights and images in the same order, for several seeds; compare.
+
+    The paper's Table 1 with what it lacks: all images, COCO's AP, spread over seeds, intervals of the difference. The
+    same command goes on where it stopped; more --seeds are added to what is there.
+    """
+
+    data: Path
+    out: Path = Path("runs/table1")
+    seeds: int = 3
+    """Trainings of each kind, with the seeds 0, 1, ...: of order, variations, fresh weights and drawn images."""
+    preset: Literal["tiny", "paper"] = "tiny"
+    init: str | None = None
+    """Weights to start from, as in train."""
+    steps: int | None = None
+    """Steps of each training; the preset's unless told."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default_factory=tuple)
+    """Change one setting, as in train."""
+    scratch: bool = False
+    """Train a third one from random weights, with CLAHE, to see what the weights of --init are worth."""
+    at_once: int = 2
+    """Trainings that run side by side; 1 where one of them fills the machine."""
+
+
+def command_line(options: Train) -> list[str]:
+    """The words of `crystal train` that give these options.
+
+    >>> command_line(Train(data=Path("drops"), out=Path("run"), clahe=False, set=("slots=8",)))
+    ['--data', 'drops', '--out', 'run', '--preset', 'tiny', '--seed', '0', '--no-clahe', '--set', 'slots=8']
+    """
+    words: list[str] = []
+    for field_ in fields(options):
+        name, value = f"--{field_.name.replace('_', '-')}", getattr(options, field_.name)
+        if isinstance(value, bool):
+            words += [name if value else f"--no-{field_.name.replace('_', '-')}"] if value != field_.default else []
+        elif isinstance(value, tuple):
+            words += [word for one in value for word in (name, one)]
+        elif value is not None:
+            words += [name, str(value)]
+    return words

@@ -1,0 +1,93 @@
+"""`crystal train`: from options to a run folder; the same command again goes on where it stopped."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+
+from crystal.console import console, one_bar
+from crystal.data.dataset import Split, load_split, raise_if_left_out
+from crystal.data.fingerprint import fingerprint
+from crystal.data.loader import training_loader
+from crystal.evaluation.assessment import quick_map, truth_of
+from crystal.prediction.predictor import Predictor
+from crystal.training import processes
+from crystal.training.allocator import RunMemory
+from crystal.training.compilation_cache import keep_compiled_programs, keep_traced
+from crystal.training.config import PRESETS, TrainConfig, override
+from crystal.training.options import Train
+from crystal.training.run_folder import claim
+from crystal.training.starting_weights import initial_config, initial_model
+from crystal.training.trainer import Trainer, Validate
+from maskrcnn_jax.model import MaskRCNN
+
+
+def resolve(split: Split, options: Train) -> TrainConfig:
+    """The preset with the dataset's classes and the command line's changes.
+
+    With --init, architecture and conventions are those of its weights; class count and schedule stay the preset's.
+    """
+    config = dataclasses.replace(PRESETS[options.preset](), seed=options.seed, clahe=options.clahe)
+    model = config.model if options.init is None else initial_config(options.init)
+    config = dataclasses.replace(config, model=dataclasses.replace(model, classes=split.categories))
+    if options.checkpoint_every is not None:
+        config = dataclasses.replace(config, checkpoint_every=options.checkpoint_every)
+    if options.steps is not None:
+        config = config.with_steps(options.steps)
+    return override(config, list(options.set))
+
+
+@processes.together()
+def train_command(options: Train) -> int:
+    """`crystal train`."""
+    data, out = options.data, options.out
+    keep_compiled_programs()
+    split = load_split(data, "train")
+    for problem in split.problems[:5]:
+        console.print(f"note: {problem}", markup=False)
+    if len(split.problems) > 5:
+        console.print(f"... and {len(split.problems) - 5} more such notes on {split.source}")
+    config = resolve(split, options)
+    model, origin = initial_model(config, options.init)
+    batches = training_loader(
+        split,
+        size=config.model.image.size,
+        batch_size=processes.share_of_batch(config.batch_size),
+        slots=config.slots,
+        seed=config.seed,
+        clahe=config.clahe,
+        augment=config.augment,
+        workers=config.workers,
+        shard=(jax.process_index(), jax.process_count()),
+    )
+    if processes.is_first():
+        # only now: what is refused above leaves no folder behind
+        claim(out, config, options.init, {"train": fingerprint(split)}, resume=options.resume)
+    alike = {"settings": config.to_dict(), "images": len(split.records), "versions": jax.__version__}
+    processes.check_alike(alike, out / "config.json")
+    console.print(origin)
+    with one_bar("training", config.steps) as bar:
+        validate = _validation(data, config)
+        trainer = Trainer(
+            model, batches, config, out, validate=validate, progress=bar, memory=RunMemory(), kept=keep_traced
+        )
+        if trainer.step:
+            console.print(f"{out}: goes on from step {trainer.step}")
+        bar(trainer.step, "compiling" if trainer.step < config.steps else "finished already")
+        trainer.run()
+    raise_if_left_out(split)
+    return 0
+
+
+def _validation(data: Path, config: TrainConfig) -> Validate | None:
+    """The mAP on the first validation images with objects, if it is asked for and there are any."""
+    if not (config.validate_every and (data / "val.json").exists()):
+        return None
+    records = [r for r in load_split(data, "val").records if any(not i.crowd for i in r.instances)]
+    records = records[: config.validate_images]
+    truths = [truth_of(record) for record in records]
+
+    def validate(now: MaskRCNN) -> dict[str, float]:
+        return {"val_map": quick_map(Predictor(now, clahe=config.clahe), records, truths)}
+
+    return validate if records else None
