@@ -35,10 +35,10 @@ def write_image(folder: Path, name: str = "drop.png", label: str = "crystal") ->
 
 @functools.cache
 def inspected(**changes):
-    """(model, followed, supervised, path). `changes`: of the detection config."""
+    """(model, inspection, supervised, path). `changes`: of the detection config."""
     path = write_image(Path(tempfile.mkdtemp(prefix="inspected-")))
     config = dataclasses.replace(SMALL, detection=dataclasses.replace(SMALL.detection, **changes))
     model = small_model(config=config)
-    followed, held = Inspector(model, clahe=True).follow(path)
+    inspection, forward = Inspector(model, clahe=True).follow(path)
     truth = find_truth(path, (HEIGHT, WIDTH), None, config.classes)
-    return model, followed, supervise(followed, held, truth), path
+    return model, inspection, supervise(inspection, forward, truth), path

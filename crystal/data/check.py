@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crystal.console import brief, printable
-from crystal.data.check_image import Examined, examine
+from crystal.data.check_image import CheckedImage, check_image
 from crystal.data.coco_file import DatasetError, find_splits
 from crystal.data.dataset import Record, Split, read_split
 from crystal.data.problems import SEVERITIES, Effect, Problem, Severity
@@ -49,11 +49,11 @@ class Checked(NamedTuple):
         return sum(p.effect.severity == severity for problems in self.problems.values() for p in problems)
 
 
-def _examined(records: Sequence[Record], slots: int, progress: Callable[[int], None]) -> list[Examined]:
+def _examined(records: Sequence[Record], slots: int, progress: Callable[[int], None]) -> list[CheckedImage]:
     found = []
     with ThreadPoolExecutor(THREADS) as pool:
         for at in range(0, len(records), TOGETHER):  # all at once would queue a million results
-            for one in pool.map(lambda record: examine(record, slots=slots), records[at : at + TOGETHER]):
+            for one in pool.map(lambda record: check_image(record, slots=slots), records[at : at + TOGETHER]):
                 found.append(one)
                 progress(len(found))
     return found

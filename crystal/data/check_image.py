@@ -25,7 +25,7 @@ SAME_BOX, NEAR, SAME = (
 )  # IoU of boxes that are looked at closely; of masks called near-duplicates, equal
 
 
-class Examined(NamedTuple):
+class CheckedImage(NamedTuple):
     """What is known of an image: its problems, and a hash of its pixels, None if they cannot be read."""
 
     problems: list[Problem]
@@ -84,13 +84,13 @@ def _object(record: Record, instance: Instance, mask: Any) -> list[Problem]:
     return found
 
 
-def examine(record: Record, *, slots: int) -> Examined:
+def check_image(record: Record, *, slots: int) -> CheckedImage:
     """Read an image and look at all its objects; `slots`: how many of them training takes at most."""
     try:
         image = read_recorded(record)
     except CrystalError as error:
         text = str(error).removeprefix(f"{record.path}: ")
-        return Examined([Problem(record.file_name, None, text, Effect.STOPS)], None)
+        return CheckedImage([Problem(record.file_name, None, text, Effect.STOPS)], None)
     content = hashlib.blake2b(image.tobytes(), digest_size=16, person=str(image.shape[:2])[:16].encode())
     del image  # not kept while the objects are looked at
     masks = [to_rle(i.segmentation, record.height, record.width) for i in record.instances]
@@ -102,4 +102,4 @@ def examine(record: Record, *, slots: int) -> Examined:
     if len(record.instances) > slots:
         text, detail = "it has more objects than training takes", f" ({len(record.instances)}, {slots} are taken)"
         problems.append(Problem(record.file_name, None, text, Effect.SMALLEST_LEFT_OUT, detail))
-    return Examined(problems, content.digest())
+    return CheckedImage(problems, content.digest())

@@ -39,7 +39,7 @@ class Timed(NamedTuple):
     compiling: float | None
 
 
-class Followed(NamedTuple):
+class Inspection(NamedTuple):
     """One image's way through the network; no leading b anywhere, all NumPy, boxes in letterboxed pixels.
 
     Attributes:
@@ -121,7 +121,7 @@ class Stages:
         return result
 
 
-class Held(NamedTuple):
+class ForwardPass(NamedTuple):
     """What a forward pass leaves for the losses, still with its leading b."""
 
     run: Stages
@@ -150,7 +150,7 @@ class Inspector:
     def __init__(self, model: MaskRCNN, *, clahe: bool):
         self.model, self.clahe = model, clahe
 
-    def follow(self, path: Path) -> tuple[Followed, Held]:
+    def follow(self, path: Path) -> tuple[Inspection, ForwardPass]:
         """One image at inference, and what `supervised.py` goes on with. Raises ImageError."""
         config, run = self.model.config, Stages(self.model)
         size = config.image.size
@@ -209,7 +209,7 @@ class Inspector:
         boxes = proposals.boxes[:, chosen]
         rows, columns = self.model.grid(pyramid, boxes, size=size, output_size=config.roi.box_size)
         names = [f"C{i}" for i in range(1, 6)] + [f"P{i}" for i in range(2, 7)]
-        followed = Followed(
+        inspection = Inspection(
             config=config,
             image=image,
             equalised=equalised,
@@ -230,4 +230,4 @@ class Inspector:
             grid=jax.tree.map(np.asarray, (rows, columns)),
             times=run.times,
         )
-        return followed, Held(run, pyramid, objectness, deltas, windows)
+        return inspection, ForwardPass(run, pyramid, objectness, deltas, windows)

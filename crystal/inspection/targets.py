@@ -17,13 +17,13 @@ from crystal.data.ground_truth import Truth, read_truth
 from crystal.data.loader import MASK_SIZE
 from crystal.data.preparation import Collate, Examples, Vary
 from crystal.errors import CrystalError
-from crystal.inspection.inspector import Followed, Held, alone
+from crystal.inspection.inspector import ForwardPass, Inspection, alone
 from maskrcnn_jax.boxes.geometry import iou
 from maskrcnn_jax.model import Supervision
 from maskrcnn_jax.structures import GroundTruth, Losses
 
 
-class Supervised(NamedTuple):
+class TrainingTargets(NamedTuple):
     """What training would have asked of this image.
 
     Attributes:
@@ -47,7 +47,7 @@ class Supervised(NamedTuple):
     losses: Losses
 
 
-class NoTruth(NamedTuple):
+class NoGroundTruth(NamedTuple):
     """Why the losses are missing."""
 
     reason: str
@@ -55,7 +55,7 @@ class NoTruth(NamedTuple):
 
 def find_truth(
     image: Path, size: tuple[int, int], given: Path | None, classes: Sequence[tuple[int, str]]
-) -> Truth | NoTruth:
+) -> Truth | NoGroundTruth:
     """The ground truth that was named, or the LabelMe file beside the image, of (height, width) `size`.
 
     Raises:
@@ -63,47 +63,47 @@ def find_truth(
     """
     beside = image.with_suffix(".json")
     if given is None and not beside.is_file():
-        return NoTruth(f"there is no {beside.name} beside the image, and no --truth was given")
+        return NoGroundTruth(f"there is no {beside.name} beside the image, and no --truth was given")
     try:
         return read_truth(image, size, given or beside, classes)
     except CrystalError as error:
         if given is not None:
             raise
-        return NoTruth(f"the one beside the image was not used: {error}")
+        return NoGroundTruth(f"the one beside the image was not used: {error}")
 
 
-def supervise(followed: Followed, held: Held, truth: Truth) -> Supervised:
+def supervise(inspection: Inspection, forward: ForwardPass, truth: Truth) -> TrainingTargets:
     """What training would have drawn, asked and lost on this image; the draw is that of key 0."""
-    size, record = followed.config.image.size, truth.record
+    size, record = inspection.config.image.size, truth.record
     slots = max(len(record.instances), 1)
     example = Examples(
-        [record], size=size, slots=slots, mask_size=MASK_SIZE, clahe=followed.equalised is not None, cache_bytes=0
+        [record], size=size, slots=slots, mask_size=MASK_SIZE, clahe=inspection.equalised is not None, cache_bytes=0
     )[0]
     batch = Collate(slots)([Vary(MASK_SIZE, None)(example, np.random.default_rng(0))])
     ground_truth = GroundTruth(*map(jnp.asarray, (batch.boxes, batch.classes, batch.masks, batch.valid, batch.crowd)))
-    result: Supervision = held.run(
+    result: Supervision = forward.run(
         "targets and losses, as in training",
         lambda m, *given: m.supervise(*given, size=size),
-        held.pyramid,
-        held.objectness,
-        held.deltas,
+        forward.pyramid,
+        forward.objectness,
+        forward.deltas,
         ground_truth,
         jax.random.key(0),
-        held.windows,
+        forward.windows,
         shown=lambda r: (r.anchors.indices, r.rois.boxes, r.rois.masks),
     )
     numbers = [k for k, i in enumerate(record.instances) if not i.crowd]
-    boxes = followed.place.to_letterbox(np.array([record.instances[k].box for k in numbers]).reshape(-1, 4))
-    proposals = followed.proposals.boxes[followed.proposals.valid]
-    drawn = followed.anchors[np.asarray(result.anchors.indices[0])]
+    boxes = inspection.place.to_letterbox(np.array([record.instances[k].box for k in numbers]).reshape(-1, 4))
+    proposals = inspection.proposals.boxes[inspection.proposals.valid]
+    drawn = inspection.anchors[np.asarray(result.anchors.indices[0])]
     own = jnp.asarray(boxes, jnp.float32)
     proposed = np.asarray(iou(own, jnp.asarray(proposals)).max(1, initial=0.0))
     owner = np.asarray(iou(own, jnp.asarray(drawn))).argmax(0) if numbers else np.zeros(len(drawn), int)
-    return Supervised(
+    return TrainingTargets(
         truth=truth,
         boxes=boxes,
         numbers=numbers,
-        reached=best_iou(boxes, size, followed.config.anchors),
+        reached=best_iou(boxes, size, inspection.config.anchors),
         proposed=proposed,
         supervision=Supervision(*alone(result[:3]), losses=result.losses),
         owner=owner,

@@ -12,9 +12,9 @@ from crystal.console import console, printable
 from crystal.data.images import read_image
 from crystal.errors import CrystalError
 from crystal.files import explained_writing
-from crystal.inspection.inspector import Followed, Inspector
+from crystal.inspection.inspector import Inspection, Inspector
 from crystal.inspection.options import Inspect
-from crystal.inspection.targets import NoTruth, Supervised, find_truth, supervise
+from crystal.inspection.targets import NoGroundTruth, TrainingTargets, find_truth, supervise
 from crystal.pages.inspect_features import FIRST_HALF, counted
 from crystal.pages.inspect_heads import SECOND_HALF
 from crystal.pages.inspect_training import with_truth, without_truth
@@ -44,13 +44,13 @@ def _seconds(value: float) -> str:
     return f"{value:.2f}\N{NO-BREAK SPACE}s" if value >= 1 else f"{1000 * value:.1f}\N{NO-BREAK SPACE}ms"
 
 
-def _overview(followed: Followed) -> str:
+def _overview(inspection: Inspection) -> str:
     rows = [
         (t.name, t.result, _seconds(t.seconds), "" if t.compiling is None else _seconds(t.compiling))
-        for t in followed.times
+        for t in inspection.times
     ]
-    total = sum(t.seconds for t in followed.times)
-    rows.append(("together", "", _seconds(total), _seconds(sum(t.compiling or 0 for t in followed.times))))
+    total = sum(t.seconds for t in inspection.times)
+    rows.append(("together", "", _seconds(total), _seconds(sum(t.compiling or 0 for t in inspection.times))))
     return (
         "<h2>The way at a glance</h2><p>Each stage was compiled and run by itself, the time is that of its second run. "
         "Shapes are rows x columns x channels of maps, and number x coordinates of boxes; of fixed shape, so some of "
@@ -59,7 +59,7 @@ def _overview(followed: Followed) -> str:
 
 
 def write_inspection(
-    path: Path, image: Path, weights: Path, followed: Followed, training: Supervised | NoTruth
+    path: Path, image: Path, weights: Path, inspection: Inspection, training: TrainingTargets | NoGroundTruth
 ) -> None:
     """Write the page, replacing an earlier one when it is complete.
 
@@ -69,22 +69,22 @@ def write_inspection(
     name = printable(image.name)
     title = f"{name} on its way through Mask R-CNN"
     sections = (*FIRST_HALF, *SECOND_HALF)
-    parts = [(key, heading, "".join(section(followed))) for key, heading, section in sections]
-    told = without_truth(training) if isinstance(training, NoTruth) else "".join(with_truth(followed, training))
+    parts = [(key, heading, "".join(section(inspection))) for key, heading, section in sections]
+    told = without_truth(training) if isinstance(training, NoGroundTruth) else "".join(with_truth(inspection, training))
     parts.append(("training", "What training would ask", told))
     contents = "".join(f"<li><a href='#{key}'>{html.escape(heading)}</a></li>" for key, heading, _ in parts)
     written = "".join(
         f"<section id={key}><h2>{number}. {html.escape(heading)}</h2>{body}</section>"
         for number, (key, heading, body) in enumerate(parts, 1)
     )
-    found = int(followed.detections.valid.sum())
+    found = int(inspection.detections.valid.sum())
     network = (
-        f"<p>The network of <code>{html.escape(printable(str(weights)))}</code>, at {followed.place.size[1]} x "
-        f"{followed.place.size[0]} pixels, finds {counted(found, 'object')} at a score of "
-        f"{followed.config.detection.score_threshold:g} or more. Every picture and number on this page is of this very "
+        f"<p>The network of <code>{html.escape(printable(str(weights)))}</code>, at {inspection.place.size[1]} x "
+        f"{inspection.place.size[0]} pixels, finds {counted(found, 'object')} at a score of "
+        f"{inspection.config.detection.score_threshold:g} or more. Every picture and number on this page is of this very "
         "run. Boxes are [x1, y1, x2, y2] in pixels of the letterboxed image.</p>"
     )
-    body = f"<h1>{html.escape(title)}</h1>{network}<nav><ol>{contents}</ol></nav>{_overview(followed)}{written}"
+    body = f"<h1>{html.escape(title)}</h1>{network}<nav><ol>{contents}</ol></nav>{_overview(inspection)}{written}"
     with explained_writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_page(path, title, body, style=STYLE)
@@ -104,11 +104,11 @@ def inspect_command(options: Inspect) -> int:
     size = read_image(image).shape[:2]
     model, clahe = load_run(options.weights)
     known = find_truth(image, (size[0], size[1]), options.truth, model.config.classes)
-    console.print(f"{image}: ground truth: {known.reason if isinstance(known, NoTruth) else known.source}")
+    console.print(f"{image}: ground truth: {known.reason if isinstance(known, NoGroundTruth) else known.source}")
     start = time.perf_counter()
-    followed, held = Inspector(model, clahe=clahe).follow(image)
-    training = known if isinstance(known, NoTruth) else supervise(followed, held, known)
-    write_inspection(out, image, options.weights, followed, training)
-    found = int(followed.detections.valid.sum())
+    inspection, forward = Inspector(model, clahe=clahe).follow(image)
+    training = known if isinstance(known, NoGroundTruth) else supervise(inspection, forward, known)
+    write_inspection(out, image, options.weights, inspection, training)
+    found = int(inspection.detections.valid.sum())
     console.print(f"{out}: {found} detections; {time.perf_counter() - start:.0f} s")
     return 0

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 from matplotlib.axes import Axes
 
-from crystal.inspection.inspector import Followed
+from crystal.inspection.inspector import Inspection
 from crystal.pages.charts import chart
 from crystal.pages.inspect_pictures import (
     LEVEL_COLOURS,
@@ -47,10 +47,10 @@ def look(text: str) -> str:
     return f"<p class=look><strong>Look:</strong> {text}</p>"
 
 
-def level_of_anchor(followed: Followed) -> Int[np.ndarray, " a"]:
+def level_of_anchor(inspection: Inspection) -> Int[np.ndarray, " a"]:
     """The level, 2 and up, that each anchor belongs to."""
-    cells = [followed.maps[f"P{level}"].shape[:2] for level in LEVEL_COLOURS]
-    per_cell = len(followed.config.anchors.ratios)
+    cells = [inspection.maps[f"P{level}"].shape[:2] for level in LEVEL_COLOURS]
+    per_cell = len(inspection.config.anchors.ratios)
     return np.repeat(list(LEVEL_COLOURS), [height * width * per_cell for height, width in cells])
 
 
@@ -59,12 +59,12 @@ def level_key(levels: Sequence[int]) -> str:
     return f"<p class=keys>{colour_keys((LEVEL_COLOURS[level], f'P{level}') for level in levels)}</p>"
 
 
-def _image(followed: Followed) -> Iterator[str]:
-    height, width = followed.place.original
-    tall, wide = followed.place.size
+def _image(inspection: Inspection) -> Iterator[str]:
+    height, width = inspection.place.original
+    tall, wide = inspection.place.size
     original = f"The file, {width} x {height} pixels, over the histogram of its brightness."
     yield "<p>The network sees every image in one size, so that it is compiled once. "
-    if followed.equalised is not None:
+    if inspection.equalised is not None:
         yield (
             "Before that, CLAHE stretches the contrast of each of 8 x 8 tiles by itself, so that a faint edge in a dim "
             "corner counts as much as one in bright light; its clip limit keeps noise from being stretched as well. "
@@ -72,70 +72,72 @@ def _image(followed: Followed) -> Iterator[str]:
     else:
         yield "This run does not use CLAHE, so none is applied. "
     yield (
-        f"The letterbox then scales by {followed.place.scale:.3f}, keeps the proportions and fills up with black.</p>"
-        "<div class=grid>" + figure(over_histogram(enlarged(followed.image)), original, "the image")
+        f"The letterbox then scales by {inspection.place.scale:.3f}, keeps the proportions and fills up with black.</p>"
+        "<div class=grid>" + figure(over_histogram(enlarged(inspection.image)), original, "the image")
     )
-    if followed.equalised is not None:
+    if inspection.equalised is not None:
         yield figure(
-            over_histogram(enlarged(followed.equalised)), "After CLAHE: the histogram is spread.", "after CLAHE"
+            over_histogram(enlarged(inspection.equalised)), "After CLAHE: the histogram is spread.", "after CLAHE"
         )
-    window = followed.place.window
+    window = inspection.place.window
     seen = f"What the network sees: {wide} x {tall} pixels; the frame is the part that is image, not padding."
-    yield figure(draw_boxes(followed.pixels, window[None], [ORANGE], pale=1.0), seen, "after the letterbox") + "</div>"
+    yield (
+        figure(draw_boxes(inspection.pixels, window[None], [ORANGE], pale=1.0), seen, "after the letterbox") + "</div>"
+    )
     yield look(
         "does a crystal that you can see in the file still show in the last picture? What is lost there no network "
         "finds; a larger image size or smaller crops would keep it."
     )
 
 
-def _maps(followed: Followed, names: Sequence[str]) -> str:
-    tall, _ = followed.place.size
+def _maps(inspection: Inspection, names: Sequence[str]) -> str:
+    tall, _ = inspection.place.size
     figures = ""
     for name in names:
-        features = followed.maps[name]
+        features = inspection.maps[name]
         rows, columns, count = features.shape
         caption = f"{name}: {columns} x {rows} cells of {tall // rows} pixels, {count} channels."
         figures += figure(feature_map(features), caption, f"strength of {name}")
     return f"<div class='grid maps'>{figures}</div>"
 
 
-def _single(followed: Followed, names: Sequence[str]) -> str:
+def _single(inspection: Inspection, names: Sequence[str]) -> str:
     figures = ""
     for name in names:
-        chosen = busiest(followed.maps[name], 6)
+        chosen = busiest(inspection.maps[name], 6)
         caption = f"{name}, row by row: channels {', '.join(map(str, chosen))}."
-        figures += figure(channels(followed.maps[name], chosen), caption, f"channels of {name}")
+        figures += figure(channels(inspection.maps[name], chosen), caption, f"channels of {name}")
     return (
         "<details><summary>Single channels</summary><p>The six that vary most over the map, each over its own "
         f"range.</p><div class=grid>{figures}</div></details>"
     )
 
 
-def _backbone(followed: Followed) -> Iterator[str]:
+def _backbone(inspection: Inspection) -> Iterator[str]:
     names = [f"C{i}" for i in range(1, 6)]
-    blocks = sum(followed.config.backbone.depths)
+    blocks = sum(inspection.config.backbone.depths)
     yield (
         f"<p>A ResNet of {blocks} residual blocks turns pixels into features, in stages that each halve the "
         "resolution. Early maps answer to edges and are sharp; late ones answer to what a whole neighbourhood looks "
         "like and are coarse. Bright cells respond most: the mean of all channels' magnitudes.</p>"
     )
-    yield _maps(followed, names) + _single(followed, names[1:])
+    yield _maps(inspection, names) + _single(inspection, names[1:])
     yield look("from which map on does a crystal light up as a whole, rather than along its edges?")
 
 
-def _fpn(followed: Followed) -> Iterator[str]:
+def _fpn(inspection: Inspection) -> Iterator[str]:
     names = [f"P{i}" for i in range(2, 7)]
     yield (
         "<p>To find small objects takes fine cells, to know what they are takes wide sight. The feature pyramid gives "
         "every level both: from the top down each coarse map is doubled in size and added to the finer one of the "
         "backbone. P6 is P5 at every second cell, for the largest anchors only.</p>"
     )
-    yield _maps(followed, names) + _single(followed, names)
+    yield _maps(inspection, names) + _single(inspection, names)
     yield look("the same crystal on neighbouring levels. Where is it a few cells wide? That level will answer for it.")
 
 
-def _score_chart(followed: Followed, level: np.ndarray) -> str:
-    probability = np.exp(-np.logaddexp(0, -followed.objectness.astype(float)))  # sigmoid, without overflow
+def _score_chart(inspection: Inspection, level: np.ndarray) -> str:
+    probability = np.exp(-np.logaddexp(0, -inspection.objectness.astype(float)))  # sigmoid, without overflow
 
     def draw(axes: Axes) -> None:
         for number, dash in zip(LEVEL_COLOURS, ("-", (0, (5, 1.2)), (0, (3, 1)), (0, (1, 1)), "-."), strict=True):
@@ -151,13 +153,13 @@ def _score_chart(followed: Followed, level: np.ndarray) -> str:
     return f"<figure>{chart('anchors by objectness', draw)}</figure>"
 
 
-def _anchors(followed: Followed) -> Iterator[str]:
-    a, level = followed.config.anchors, level_of_anchor(followed)
-    probability = np.exp(-np.logaddexp(0, -followed.objectness.astype(float)))  # sigmoid, without overflow
-    best = np.argsort(-followed.objectness, kind="stable")[:BEST]
-    where = followed.anchors[best[0]]
+def _anchors(inspection: Inspection) -> Iterator[str]:
+    a, level = inspection.config.anchors, level_of_anchor(inspection)
+    probability = np.exp(-np.logaddexp(0, -inspection.objectness.astype(float)))  # sigmoid, without overflow
+    best = np.argsort(-inspection.objectness, kind="stable")[:BEST]
+    where = inspection.anchors[best[0]]
     centre = (where[:2] + where[2:]) / 2
-    middles = (followed.anchors[:, :2] + followed.anchors[:, 2:]) / 2
+    middles = (inspection.anchors[:, :2] + inspection.anchors[:, 2:]) / 2
     # All anchors of the one cell of each level that is nearest to the best anchor's centre.
     distance = ((middles - centre) ** 2).sum(1)
     cells = np.concatenate(
@@ -167,24 +169,26 @@ def _anchors(followed: Followed) -> Iterator[str]:
     yield (
         f"<p>At every cell of every level stand {len(a.ratios)} anchors: boxes of one size a level "
         f"({', '.join(f'{s:g}' for s in a.sizes)} pixels) in proportions height / width of {shapes}. They are there "
-        f"before the image is seen: {len(followed.anchors):,} in all. The region proposal network says of each how "
+        f"before the image is seen: {len(inspection.anchors):,} in all. The region proposal network says of each how "
         "likely it covers an object (objectness), and how to move it onto that object.</p>"
     )
     yield level_key(list(LEVEL_COLOURS)) + "<div class=grid>"
     yield figure(
-        draw_boxes(followed.pixels, followed.anchors[cells], [LEVEL_COLOURS[int(n)] for n in level[cells]]),
+        draw_boxes(inspection.pixels, inspection.anchors[cells], [LEVEL_COLOURS[int(n)] for n in level[cells]]),
         "The anchors of a single cell of each level, about the best anchor's centre.",
         "anchors of one cell a level",
     )
     yield figure(
-        draw_boxes(followed.pixels, followed.anchors[best[::-1]], [LEVEL_COLOURS[int(n)] for n in level[best[::-1]]]),
+        draw_boxes(
+            inspection.pixels, inspection.anchors[best[::-1]], [LEVEL_COLOURS[int(n)] for n in level[best[::-1]]]
+        ),
         f"The {len(best)} anchors of highest objectness, where they stand; the best on top.",
         "the best anchors",
     )
-    yield _score_chart(followed, level) + "</div><h3>Objectness of each cell</h3>"
+    yield _score_chart(inspection, level) + "</div><h3>Objectness of each cell</h3>"
     yield "<p>The best of a cell's anchors; dark blue is 0, yellow 1.</p><div class='grid maps'>"
     for number in LEVEL_COLOURS:
-        rows, columns, _ = followed.maps[f"P{number}"].shape
+        rows, columns, _ = inspection.maps[f"P{number}"].shape
         cell = probability[level == number].reshape(rows, columns, -1).max(-1)
         size = a.sizes[number - 2]
         caption = f"P{number}, anchors of {size:g} pixels: at most {cell.max():.3f}."
@@ -195,9 +199,9 @@ def _anchors(followed: Followed) -> Iterator[str]:
     )
 
 
-def _proposals(followed: Followed) -> Iterator[str]:
-    rpn, ranked, kept = followed.config.rpn, followed.ranked, followed.proposals
-    level = level_of_anchor(followed)[ranked.anchor]
+def _proposals(inspection: Inspection) -> Iterator[str]:
+    rpn, ranked, kept = inspection.config.rpn, inspection.ranked, inspection.proposals
+    level = level_of_anchor(inspection)[ranked.anchor]
     valid = np.flatnonzero(ranked.valid)
     order = valid[np.argsort(-ranked.scores[valid], kind="stable")]
     before, after = ranked.boxes[order[:BEST]], kept.boxes[kept.valid][:BEST]
@@ -210,7 +214,7 @@ def _proposals(followed: Followed) -> Iterator[str]:
     yield table(
         ("", "boxes"),
         (
-            ("anchors", f"{len(followed.anchors):,}"),
+            ("anchors", f"{len(inspection.anchors):,}"),
             ("ranked best and moved", f"{len(ranked.anchor):,}"),
             ("of those large enough", f"{len(valid):,}"),
             (f"left after NMS ({rpn.after_nms[1]:,} at most)", f"{int(kept.valid.sum()):,}"),
@@ -219,7 +223,7 @@ def _proposals(followed: Followed) -> Iterator[str]:
     yield "<div class=grid>"
     for boxes, when in ((before, "before NMS"), (after, "after NMS")):
         yield figure(
-            draw_boxes(followed.pixels, boxes[::-1], [SKY] * len(boxes)), f"The best {len(boxes)} {when}.", when
+            draw_boxes(inspection.pixels, boxes[::-1], [SKY] * len(boxes)), f"The best {len(boxes)} {when}.", when
         )
     if len(after):
         first = int(ranked.kept[0])
@@ -229,7 +233,7 @@ def _proposals(followed: Followed) -> Iterator[str]:
         fell[first] = False
         boxes = np.concatenate([ranked.boxes[fell], ranked.boxes[first][None]])
         yield figure(
-            close_up(followed.pixels, ranked.boxes[first], boxes, [SKY] * int(fell.sum()) + [ORANGE]),
+            close_up(inspection.pixels, ranked.boxes[first], boxes, [SKY] * int(fell.sum()) + [ORANGE]),
             f"The best proposal, orange, and {counted(int(fell.sum()), 'box')} that fell to it.",
             "the best proposal and what it suppressed",
         )

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from crystal.console import printable
-from crystal.inspection.inspector import Followed
+from crystal.inspection.inspector import Inspection
 from crystal.pages.charts import chart
 from crystal.pages.inspect_features import BEST, counted, level_key, look
 from crystal.pages.inspect_pictures import (
@@ -38,9 +38,9 @@ SIDE = 400  # pixels of a small picture
 POOLED_FROM = (2, 3, 4, 5)
 
 
-def _levels(followed: Followed) -> Iterator[str]:
-    roi, valid = followed.config.roi, followed.proposals.valid
-    boxes, levels = followed.proposals.boxes[valid], followed.levels[valid]
+def _levels(inspection: Inspection) -> Iterator[str]:
+    roi, valid = inspection.config.roi, inspection.proposals.valid
+    boxes, levels = inspection.proposals.boxes[valid], inspection.levels[valid]
     sides = np.sqrt(np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(1))
     how = {"floor": "rounded down", "round": "rounded"}[roi.level_rounding]
     yield (
@@ -57,7 +57,7 @@ def _levels(followed: Followed) -> Iterator[str]:
     yield level_key(POOLED_FROM) + "<div class=grid>"
     colours = [LEVEL_COLOURS[int(level)] for level in levels[:BEST][::-1]]
     caption = f"The best {min(BEST, len(boxes))} RoIs in the colour of the level that each is read from."
-    yield figure(draw_boxes(followed.pixels, boxes[:BEST][::-1], colours), caption, "RoIs by level")
+    yield figure(draw_boxes(inspection.pixels, boxes[:BEST][::-1], colours), caption, "RoIs by level")
 
     def draw(axes: Axes) -> None:
         # From half a step lower: float32's 22.627416 lies below its own rounded-down logarithm's power.
@@ -84,8 +84,8 @@ def _levels(followed: Followed) -> Iterator[str]:
         yield look("large crystals and small ones have different colours: each is read where it is some cells wide.")
 
 
-def _align(followed: Followed) -> Iterator[str]:
-    roi, rows, columns = followed.config.roi, *followed.grid
+def _align(inspection: Inspection) -> Iterator[str]:
+    roi, rows, columns = inspection.config.roi, *inspection.grid
     o, last = roi.box_size, {"mean": "the mean", "max": "the largest"}[roi.reduce]
     s = roi.sampling_ratio
     samples = f"{s} x {s} points in each" if s else "about a point a cell"
@@ -104,17 +104,17 @@ def _align(followed: Followed) -> Iterator[str]:
             f"bins without rounding a coordinate, and reads {samples}{kept}. (RoI Pool, before it, rounded to whole "
             "cells, and masks were off by up to half a cell.)</p>"
         )
-    tall = followed.place.size[0]
-    for place, index in enumerate(followed.chosen[:SAMPLED]):
-        level = int(followed.levels[index])
-        features = followed.maps[f"P{level}"]
-        box = followed.proposals.boxes[index] * features.shape[0] / tall
+    tall = inspection.place.size[0]
+    for place, index in enumerate(inspection.chosen[:SAMPLED]):
+        level = int(inspection.levels[index])
+        features = inspection.maps[f"P{level}"]
+        box = inspection.proposals.boxes[index] * features.shape[0] / tall
         used = [axis.position[place][:, axis.used[place]].ravel() for axis in (rows, columns)]
         inside = [axis.inside[place][:, axis.used[place]].ravel() for axis in (rows, columns)]
         points = [position[within] for position, within in zip(used, inside, strict=True)]
-        pooled = followed.pooled[place]
+        pooled = inspection.pooled[place]
         wide, high = box[2] - box[0], box[3] - box[1]
-        yield f"<h3>RoI {place + 1}: {_probable(followed, int(index), 1)}</h3><div class='grid pairs'>"
+        yield f"<h3>RoI {place + 1}: {_probable(inspection, int(index), 1)}</h3><div class='grid pairs'>"
         yield figure(
             on_white(sampling(features, box, *points, bins=None if roi.pooling == "corners" else o), WIDTH),
             f"On P{level} it is {wide:.1f} x {high:.1f} cells; {len(points[0])} x {len(points[1])} points are read.",
@@ -134,34 +134,34 @@ def _align(followed: Followed) -> Iterator[str]:
     )
 
 
-def _probable(followed: Followed, index: int, count: int) -> str:
+def _probable(inspection: Inspection, index: int, count: int) -> str:
     """The `count` likeliest classes of a RoI, in words."""
-    probabilities = followed.probabilities[index]
+    probabilities = inspection.probabilities[index]
     best = np.argsort(-probabilities, kind="stable")[:count]
-    return ", ".join(f"{html.escape(printable(followed.config.classes[k][1]))} {probabilities[k]:.3f}" for k in best)
+    return ", ".join(f"{html.escape(printable(inspection.config.classes[k][1]))} {probabilities[k]:.3f}" for k in best)
 
 
-def _boxes(followed: Followed) -> Iterator[str]:
-    refined, settings = followed.refined, followed.config.detection
+def _boxes(inspection: Inspection) -> Iterator[str]:
+    refined, settings = inspection.refined, inspection.config.detection
     which = "its likeliest class, if that is not background" if settings.one_class else "every class that reaches it"
     yield (
         "<p>The box head says of each RoI how likely it is each class, and once more how to move the box, for each "
         f"class by itself. What counts is a probability of {settings.score_threshold:g} or more, and of each RoI "
         f"{which}. Non-maximum suppression at IoU {settings.nms_iou:g}, class by class, leaves one box an object.</p>"
     )
-    proposals, valid = followed.proposals, np.flatnonzero(refined.valid)
+    proposals, valid = inspection.proposals, np.flatnonzero(refined.valid)
     yield table(
         ("", "boxes"),
         (
             ("RoIs", f"{int(proposals.valid.sum()):,}"),
             (f"RoI and class of {settings.score_threshold:g} or more", f"{len(valid):,}"),
-            (f"left after NMS ({settings.max_detections:,} at most)", f"{int(followed.detections.valid.sum()):,}"),
+            (f"left after NMS ({settings.max_detections:,} at most)", f"{int(inspection.detections.valid.sum()):,}"),
         ),
     )
     best_pair = {int(refined.roi[i]): i for i in valid[::-1]}  # the best comes last
     first = {int(refined.roi[i]): n for n, i in enumerate(refined.kept[refined.filled], 1)}
     rows, before, after = [], [], []
-    for place, index in enumerate(followed.chosen.tolist(), 1):
+    for place, index in enumerate(inspection.chosen.tolist(), 1):
         x1, y1, x2, y2 = proposals.boxes[index]
         moved, became = "–", "background, or too unlikely"
         before.append(proposals.boxes[index])
@@ -174,12 +174,12 @@ def _boxes(followed: Followed) -> Iterator[str]:
             moved = f"{across:+.1f}, {down:+.1f}; {growth[0]:.2f}, {growth[1]:.2f}"
             became = f"detection\N{NO-BREAK SPACE}{first[index]}" if index in first else "suppressed by a better one"
         size = f"{x2 - x1:.0f}\N{NO-BREAK SPACE}x\N{NO-BREAK SPACE}{y2 - y1:.0f}"
-        rows.append((f"{place}", f"P{followed.levels[index]}", size, _plain(followed, index), moved, became))
+        rows.append((f"{place}", f"P{inspection.levels[index]}", size, _plain(inspection, index), moved, became))
     yield table(("RoI", "level", "size", "likeliest classes", "centre moved by; sides times", "became"), rows)
     yield f"<p class=keys>{colour_keys(((SKY, 'RoI'), (ORANGE, 'refined box')))}</p><div class=grid>"
     yield figure(
         draw_boxes(
-            followed.pixels, np.array(before + after).reshape(-1, 4), [SKY] * len(before) + [ORANGE] * len(after)
+            inspection.pixels, np.array(before + after).reshape(-1, 4), [SKY] * len(before) + [ORANGE] * len(after)
         ),
         f"The {len(before)} RoIs of the table, and what they were refined to.",
         "RoIs and refined boxes",
@@ -188,27 +188,27 @@ def _boxes(followed: Followed) -> Iterator[str]:
         yield "</div><p>No class of any RoI reaches the score, so nothing is detected.</p>"
         return
     yield figure(
-        draw_boxes(followed.pixels, refined.boxes[valid][::-1], [SKY] * len(valid)),
+        draw_boxes(inspection.pixels, refined.boxes[valid][::-1], [SKY] * len(valid)),
         f"Before NMS: {counted(len(valid), 'refined box')} of score {settings.score_threshold:g} or more.",
         "refined boxes before NMS",
     )
-    kept = followed.detections.boxes[followed.detections.valid]
+    kept = inspection.detections.boxes[inspection.detections.valid]
     yield figure(
-        draw_boxes(followed.pixels, kept[::-1], [ORANGE] * len(kept)),
+        draw_boxes(inspection.pixels, kept[::-1], [ORANGE] * len(kept)),
         f"After NMS: {counted(len(kept), 'detection')}.",
         "detections",
     )
     yield "</div>" + look("does the orange box fit the crystal better than the blue one it came from?")
 
 
-def _plain(followed: Followed, index: int) -> str:
-    return html.unescape(_probable(followed, index, min(3, followed.config.num_classes)))
+def _plain(inspection: Inspection, index: int) -> str:
+    return html.unescape(_probable(inspection, index, min(3, inspection.config.num_classes)))
 
 
-def _masks(followed: Followed) -> Iterator[str]:
-    found = followed.detections
+def _masks(inspection: Inspection) -> Iterator[str]:
+    found = inspection.detections
     boxes, masks, scores = (part[found.valid][:MASKS] for part in (found.boxes, found.masks, found.scores))
-    m, (height, width) = found.masks.shape[-1], followed.place.size
+    m, (height, width) = found.masks.shape[-1], inspection.place.size
     yield (
         f"<p>Each detection is pooled again, from its refined box, and the mask head draws its class's outline on "
         f"{m} x {m} cells: dark blue is surely outside, yellow surely inside. Stretched over the box, every pixel "
@@ -216,17 +216,17 @@ def _masks(followed: Followed) -> Iterator[str]:
     )
     yield "<div class='grid pairs'>"
     for number, (box, mask, score) in enumerate(zip(boxes, masks, scores, strict=True), 1):
-        name = printable(followed.config.classes[int(found.classes[number - 1])][1])
+        name = printable(inspection.config.classes[int(found.classes[number - 1])][1])
         pixels = paste(np.asarray(mask), np.asarray(box), height=height, width=width)
         cells, said = on_white(mask_cells(mask, box), SIDE), f"{int(pixels.sum()):,} pixels of the network's image"
-        picture = pasted(followed.pixels, pixels, box)
+        picture = pasted(inspection.pixels, pixels, box)
         caption = f"Detection {number}, {name} {score:.3f}: its {m} x {m} cells, and pasted, {said}."
         yield figure(beside([cells, on_white(picture, SIDE)]), caption, f"mask of detection {number}")
     yield "</div>"
-    scale = 1000 / max(followed.image.shape[1], 1)
-    labels = [f"{score:.2f}" for score in followed.prediction.scores]
-    result = draw_outlines(followed.image, followed.prediction.rles, labels=labels, scale=scale)
-    count = len(followed.prediction.rles)
+    scale = 1000 / max(inspection.image.shape[1], 1)
+    labels = [f"{score:.2f}" for score in inspection.prediction.scores]
+    result = draw_outlines(inspection.image, inspection.prediction.rles, labels=labels, scale=scale)
+    count = len(inspection.prediction.rles)
     scored = ", with scores" if 0 < count <= MAX_LABELS else ""
     caption = f"The result in the file's own pixels: {counted(count, 'outline')}{scored}."
     yield f"<h3>Pasted into the image</h3>{figure(result, caption, 'the result')}"

@@ -9,8 +9,8 @@ from crystal.console import printable
 from crystal.data.anchor_coverage import HALF
 from crystal.evaluation.assessment import prediction_of, truth_of
 from crystal.evaluation.outcomes import FALSE, FOUND, MATCH_IOU, MISSED, TRUTH, ImageResult, judge
-from crystal.inspection.inspector import Followed
-from crystal.inspection.targets import NoTruth, Supervised
+from crystal.inspection.inspector import Inspection
+from crystal.inspection.targets import NoGroundTruth, TrainingTargets
 from crystal.pages.inspect_features import counted, look
 from crystal.pages.inspect_pictures import ORANGE, SKY, Array, draw_boxes, mask_cells, on_white
 from crystal.pages.page import colour_keys, figure, table
@@ -28,7 +28,7 @@ LOSSES = (
 )
 
 
-def without_truth(missing: NoTruth) -> str:
+def without_truth(missing: NoGroundTruth) -> str:
     """The section where nobody outlined the objects."""
     return (
         "<p>Without ground truth there are no matches and no losses: "
@@ -36,7 +36,7 @@ def without_truth(missing: NoTruth) -> str:
     )
 
 
-def _objects(training: Supervised) -> Iterator[str]:
+def _objects(training: TrainingTargets) -> Iterator[str]:
     sides = training.boxes[:, 2:] - training.boxes[:, :2]
     missed = np.flatnonzero(training.reached < HALF)
     positive = training.supervision.anchors.positive & training.supervision.anchors.valid
@@ -63,21 +63,21 @@ def _objects(training: Supervised) -> Iterator[str]:
     yield f"<details open><summary>Object by object{more}</summary>{table(header, rows)}</details>"
 
 
-def _matches(followed: Followed, training: Supervised) -> Iterator[str]:
+def _matches(inspection: Inspection, training: TrainingTargets) -> Iterator[str]:
     anchors, rois = training.supervision.anchors, training.supervision.rois
     reached: list[Colour] = [OUT_OF_REACH if best < HALF else TRUTH for best in training.reached]
     keys = ((TRUTH, "object"), (OUT_OF_REACH, "object out of reach"), (ORANGE, "positive"), (SKY, "negative"))
     yield f"<h3>Matches</h3><p class=keys>{colour_keys(keys)}</p><div class=grid>"
-    yield figure(draw_boxes(followed.pixels, training.boxes, reached), "The objects.", "ground truth")
+    yield figure(draw_boxes(inspection.pixels, training.boxes, reached), "The objects.", "ground truth")
 
     def drawn(boxes: Array, positive: Array, valid: Array) -> np.ndarray:
         # Negatives first, then positives, the objects on top.
         parts = [np.asarray(boxes[valid & ~positive]), np.asarray(boxes[valid & positive]), training.boxes]
         colours = [SKY] * len(parts[0]) + [ORANGE] * len(parts[1]) + reached
-        return draw_boxes(followed.pixels, np.concatenate(parts), colours)
+        return draw_boxes(inspection.pixels, np.concatenate(parts), colours)
 
-    own = followed.anchors[anchors.indices]
-    rpn, roi = followed.config.rpn, followed.config.roi
+    own = inspection.anchors[anchors.indices]
+    rpn, roi = inspection.config.rpn, inspection.config.roi
     positive, negative = int((anchors.positive & anchors.valid).sum()), int((~anchors.positive & anchors.valid).sum())
     yield figure(
         drawn(own, anchors.positive, anchors.valid),
@@ -95,7 +95,7 @@ def _matches(followed: Followed, training: Supervised) -> Iterator[str]:
     yield "</div>"
 
 
-def _targets(training: Supervised) -> Iterator[str]:
+def _targets(training: TrainingTargets) -> Iterator[str]:
     rois = training.supervision.rois
     shown = np.flatnonzero(rois.positive[: len(rois.masks)])[:TARGETS]
     if not len(shown):
@@ -112,8 +112,8 @@ def _targets(training: Supervised) -> Iterator[str]:
     yield "</div>"
 
 
-def _losses(followed: Followed, training: Supervised) -> str:
-    weight = followed.config.rpn.box_weight
+def _losses(inspection: Inspection, training: TrainingTargets) -> str:
+    weight = inspection.config.rpn.box_weight
     rows = []
     for key, name, what in LOSSES:
         times = f" (x {weight:g})" if key == "rpn_box" and weight != 1 else ""
@@ -122,16 +122,16 @@ def _losses(followed: Followed, training: Supervised) -> str:
     return f"<h3>The five losses</h3>{table(('loss', 'value', 'of what'), rows)}"
 
 
-def _verdict(followed: Followed, training: Supervised) -> str:
+def _verdict(inspection: Inspection, training: TrainingTargets) -> str:
     record = training.truth.record
-    result = ImageResult(record.path, truth_of(record), prediction_of(followed.prediction))
-    verdict = judge(followed.image, result, score_threshold=0.5, scale=1000 / followed.image.shape[1])
+    result = ImageResult(record.path, truth_of(record), prediction_of(inspection.prediction))
+    verdict = judge(inspection.image, result, score_threshold=0.5, scale=1000 / inspection.image.shape[1])
     key = colour_keys(((FOUND, "found"), (FALSE, "false"), (MISSED, "missed")))
     caption = f"{verdict}. Outlines of score 0.5 or more; found means a mask IoU of {MATCH_IOU:g} or more."
     return f"<h3>What became of it</h3><p class=keys>{key}</p>{figure(verdict.picture, caption, 'found and missed')}"
 
 
-def with_truth(followed: Followed, training: Supervised) -> Iterator[str]:
+def with_truth(inspection: Inspection, training: TrainingTargets) -> Iterator[str]:
     """The section, of an image whose objects are known."""
     record = training.truth.record
     crowds = len(record.instances) - len(training.numbers)
@@ -149,10 +149,10 @@ def with_truth(followed: Followed, training: Supervised) -> Iterator[str]:
         yield f"<p>Of the annotations:</p><ul>{lines}</ul>"
     if count:
         yield from _objects(training)
-    yield from _matches(followed, training)
+    yield from _matches(inspection, training)
     yield from _targets(training)
-    yield _losses(followed, training)
-    yield _verdict(followed, training)
+    yield _losses(inspection, training)
+    yield _verdict(inspection, training)
     yield look(
         "an object without a positive anchor teaches the first stage nothing, and one without a proposal near it is "
         "not found, for the heads see nothing else. A loss of a single image says little by "

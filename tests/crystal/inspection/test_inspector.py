@@ -17,7 +17,7 @@ from crystal.data.ground_truth import TruthError
 from crystal.data.images import prepare, read_image
 from crystal.data.loader import MASK_SIZE
 from crystal.data.preparation import Collate, Examples, Vary
-from crystal.inspection.targets import NoTruth, find_truth
+from crystal.inspection.targets import NoGroundTruth, find_truth
 from crystal.pages.inspect import write_inspection
 from crystal.prediction.predictor import Prediction
 from maskrcnn_jax import checkpoint
@@ -35,9 +35,9 @@ def seen():
 @pytest.fixture(scope="module")
 def whole(seen):
     """(stages, losses) of the network as one program, and of the batch that training would be given."""
-    model, followed, training, path = seen
+    model, inspection, training, path = seen
     pixels, place = prepare(read_image(path), size=(64, 64), clahe=True)
-    np.testing.assert_array_equal(followed.pixels, pixels)
+    np.testing.assert_array_equal(inspection.pixels, pixels)
     settings = dict(size=(64, 64), slots=2, mask_size=MASK_SIZE, clahe=True, cache_bytes=0)
     example = Vary(MASK_SIZE, None)(Examples([training.truth.record], **settings)[0], np.random.default_rng(0))
     batch = Collate(2)([example])
@@ -53,51 +53,51 @@ def whole(seen):
 
 
 def test_every_stage_equals_the_whole_network(seen, whole):
-    followed, stages = seen[1], whole[0]
+    inspection, stages = seen[1], whole[0]
     near = dict(rtol=1e-4, atol=1e-4)
-    for name, level in followed.maps.items():
+    for name, level in inspection.maps.items():
         np.testing.assert_allclose(level, getattr(stages, name.lower())[0], **near)
-    np.testing.assert_allclose(followed.objectness, stages.objectness[0], **near)
-    np.testing.assert_array_equal(followed.anchors, stages.anchors)
-    valid = followed.proposals.valid
+    np.testing.assert_allclose(inspection.objectness, stages.objectness[0], **near)
+    np.testing.assert_array_equal(inspection.anchors, stages.anchors)
+    valid = inspection.proposals.valid
     np.testing.assert_array_equal(valid, stages.proposals.valid[0])
-    np.testing.assert_allclose(followed.proposals.boxes, stages.proposals.boxes[0], **near)
+    np.testing.assert_allclose(inspection.proposals.boxes, stages.proposals.boxes[0], **near)
     expected = jax.nn.softmax(stages.class_logits[0], -1)
-    np.testing.assert_allclose(followed.probabilities[valid], expected[valid], **near)
-    for ours, theirs in zip(followed.detections, stages.detections, strict=True):
+    np.testing.assert_allclose(inspection.probabilities[valid], expected[valid], **near)
+    for ours, theirs in zip(inspection.detections, stages.detections, strict=True):
         np.testing.assert_allclose(ours, theirs[0], **near)
-    assert followed.detections.valid.any()
+    assert inspection.detections.valid.any()
 
 
 def test_what_nms_chose_among_and_where_it_came_from(seen):
-    _, followed, _, _ = seen
-    ranked, refined = followed.ranked, followed.refined
-    kept, valid = ranked.kept[ranked.filled], followed.proposals.valid
-    np.testing.assert_array_equal(ranked.boxes[kept], followed.proposals.boxes[valid])
-    np.testing.assert_array_equal(ranked.scores, followed.objectness[ranked.anchor])
+    _, inspection, _, _ = seen
+    ranked, refined = inspection.ranked, inspection.refined
+    kept, valid = ranked.kept[ranked.filled], inspection.proposals.valid
+    np.testing.assert_array_equal(ranked.boxes[kept], inspection.proposals.boxes[valid])
+    np.testing.assert_array_equal(ranked.scores, inspection.objectness[ranked.anchor])
     assert 0 < len(kept) < ranked.valid.sum()
 
-    kept, found = refined.kept[refined.filled], followed.detections
+    kept, found = refined.kept[refined.filled], inspection.detections
     np.testing.assert_array_equal(refined.boxes[kept], found.boxes[found.valid])
-    probability = followed.probabilities[refined.roi[kept], refined.classes[kept]]
+    probability = inspection.probabilities[refined.roi[kept], refined.classes[kept]]
     np.testing.assert_allclose(probability, found.scores[found.valid], rtol=1e-6)
     # Those behind the detections are looked at first.
     behind = list(dict.fromkeys(refined.roi[kept].tolist()))
-    assert followed.chosen[: len(behind)].tolist() == behind[: len(followed.chosen)]
-    assert len(set(followed.chosen.tolist())) == len(followed.chosen)
+    assert inspection.chosen[: len(behind)].tolist() == behind[: len(inspection.chosen)]
+    assert len(set(inspection.chosen.tolist())) == len(inspection.chosen)
 
 
 def test_the_grid_shows_where_the_pooled_features_were_read(seen):
-    _, followed, _, _ = seen
-    rows, columns = followed.grid
+    _, inspection, _, _ = seen
+    rows, columns = inspection.grid
     assert SMALL.roi.sampling_ratio == 1
-    for n, index in enumerate(followed.chosen):
-        features = followed.maps[f"P{followed.levels[index]}"]
+    for n, index in enumerate(inspection.chosen):
+        features = inspection.maps[f"P{inspection.levels[index]}"]
         for i, y in enumerate(rows.position[n, :, 0]):
             for j, x in enumerate(columns.position[n, :, 0]):
                 inside = np.clip([y, x], 0, np.array(features.shape[:2]) - 1)  # as samples a little outside are read
                 expected = oracles.bilinear(features, *inside)
-                np.testing.assert_allclose(followed.pooled[n, i, j], expected, rtol=1e-4, atol=1e-4)
+                np.testing.assert_allclose(inspection.pooled[n, i, j], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_losses_are_those_of_training(seen, whole):
@@ -107,25 +107,25 @@ def test_losses_are_those_of_training(seen, whole):
 
 
 def test_which_objects_no_anchor_reaches(seen):
-    _, followed, training, _ = seen
+    _, inspection, training, _ = seen
     boxes = np.array(OBJECTS, float) * 64 / WIDTH + [0, 8, 0, 8]  # 64 x 48 pixels, 8 rows of padding above
     np.testing.assert_allclose(training.boxes, boxes, atol=0.6)
-    expected = oracles.box_iou(training.boxes, followed.anchors).max(1)
+    expected = oracles.box_iou(training.boxes, inspection.anchors).max(1)
     np.testing.assert_allclose(training.reached, expected, atol=1e-5)
     assert training.reached[0] > 0.5 > training.reached[1]
-    kept = followed.proposals.boxes[followed.proposals.valid]
+    kept = inspection.proposals.boxes[inspection.proposals.valid]
     np.testing.assert_allclose(training.proposed, oracles.box_iou(training.boxes, kept).max(1), atol=1e-5)
-    drawn = followed.anchors[training.supervision.anchors.indices]
+    drawn = inspection.anchors[training.supervision.anchors.indices]
     np.testing.assert_array_equal(training.owner, oracles.box_iou(training.boxes, drawn).argmax(0))
     assert training.supervision.anchors.positive.any()
 
 
 def test_every_stage_has_a_time_and_a_shape(seen):
-    _, followed, _, _ = seen
-    assert len(followed.times) == 13
-    assert all(t.seconds > 0 and t.result for t in followed.times)
-    assert "16 x 16 x 8" in followed.times[3].result.replace("\N{NO-BREAK SPACE}", " ")  # C2 of 64 pixels
-    assert [t.compiling is None for t in followed.times].count(True) == 4  # read, CLAHE, letterbox, paste
+    _, inspection, _, _ = seen
+    assert len(inspection.times) == 13
+    assert all(t.seconds > 0 and t.result for t in inspection.times)
+    assert "16 x 16 x 8" in inspection.times[3].result.replace("\N{NO-BREAK SPACE}", " ")  # C2 of 64 pixels
+    assert [t.compiling is None for t in inspection.times].count(True) == 4  # read, CLAHE, letterbox, paste
 
 
 def test_truth_beside_the_image_is_optional_one_that_was_named_is_not(seen):
@@ -133,13 +133,13 @@ def test_truth_beside_the_image_is_optional_one_that_was_named_is_not(seen):
     classes = ((0, "background"), (1, "salt"))
     assert training.truth.source == path.with_suffix(".json")
     beside = find_truth(path, (HEIGHT, WIDTH), None, classes)
-    assert isinstance(beside, NoTruth)
+    assert isinstance(beside, NoGroundTruth)
     assert "'crystal'" in beside.reason
     assert "salt" in beside.reason
     with pytest.raises(TruthError, match=r"drop\.json.*'crystal'"):
         find_truth(path, (HEIGHT, WIDTH), path.with_suffix(".json"), classes)
     lonely = find_truth(path.with_name("other.png"), (HEIGHT, WIDTH), None, SMALL.classes)
-    assert isinstance(lonely, NoTruth)
+    assert isinstance(lonely, NoGroundTruth)
     assert "other.json" in lonely.reason
 
 
@@ -184,8 +184,8 @@ NOTHING = Prediction(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), [])
 
 
 def page_of(seen, folder, **changes):
-    _, followed, training, path = seen
-    given = {"image": path, "followed": followed, "training": training} | changes
+    _, inspection, training, path = seen
+    given = {"image": path, "followed": inspection, "training": training} | changes
     out = folder / "made" / "page.html"
     write_inspection(out, given["image"], Path("runs/some"), given["followed"], given["training"])
     assert [p.name for p in out.parent.iterdir()] == ["page.html"]
@@ -207,7 +207,7 @@ def test_the_page_needs_nothing_from_outside(seen, tmp_path):
 
 
 def test_the_page_tells_every_stage(seen, tmp_path):
-    _, followed, training, _ = seen
+    _, inspection, training, _ = seen
     text = page_of(seen, tmp_path).text
     for n in range(1, 6):
         assert f"C{n}: {64 >> n} x {64 >> n} cells of {2**n} pixels" in text
@@ -216,20 +216,20 @@ def test_the_page_tells_every_stage(seen, tmp_path):
     assert "1 of 2 objects overlaps no anchor" in text
     for loss in training.losses:
         assert f"{loss:.4f}" in text
-    assert f"After NMS: {int(followed.detections.valid.sum())} detections" in text
-    assert all(t.name in text for t in followed.times)
+    assert f"After NMS: {int(inspection.detections.valid.sum())} detections" in text
+    assert all(t.name in text for t in inspection.times)
 
 
 def test_a_page_without_truth_and_without_detections(seen, tmp_path):
-    _, followed, _, _ = seen
-    none = np.zeros_like(followed.detections.valid)
-    empty = followed._replace(
+    _, inspection, _, _ = seen
+    none = np.zeros_like(inspection.detections.valid)
+    empty = inspection._replace(
         equalised=None,
-        detections=followed.detections._replace(valid=none),
-        refined=followed.refined._replace(valid=np.zeros_like(followed.refined.valid), filled=none),
+        detections=inspection.detections._replace(valid=none),
+        refined=inspection.refined._replace(valid=np.zeros_like(inspection.refined.valid), filled=none),
         prediction=NOTHING,
     )
-    text = page_of(seen, tmp_path, followed=empty, training=NoTruth("none <was> given")).text
+    text = page_of(seen, tmp_path, followed=empty, training=NoGroundTruth("none <was> given")).text
     assert "finds no objects" in text
     assert "nothing is detected" in text
     assert "no matches and no losses: none <was> given" in text
@@ -238,16 +238,16 @@ def test_a_page_without_truth_and_without_detections(seen, tmp_path):
 
 def test_a_page_of_an_image_that_proposes_nothing_or_holds_nothing(seen, tmp_path):
     """Every box fell out, and nobody outlined anything: the tables stay, the charts and pictures that need some go."""
-    _, followed, training, _ = seen
-    nothing = followed._replace(
-        proposals=followed.proposals._replace(valid=np.zeros_like(followed.proposals.valid)),
-        ranked=followed.ranked._replace(
-            valid=np.zeros_like(followed.ranked.valid), filled=np.zeros_like(followed.ranked.filled)
+    _, inspection, training, _ = seen
+    nothing = inspection._replace(
+        proposals=inspection.proposals._replace(valid=np.zeros_like(inspection.proposals.valid)),
+        ranked=inspection.ranked._replace(
+            valid=np.zeros_like(inspection.ranked.valid), filled=np.zeros_like(inspection.ranked.filled)
         ),
-        refined=followed.refined._replace(
-            valid=np.zeros_like(followed.refined.valid), filled=np.zeros_like(followed.refined.filled)
+        refined=inspection.refined._replace(
+            valid=np.zeros_like(inspection.refined.valid), filled=np.zeros_like(inspection.refined.filled)
         ),
-        detections=followed.detections._replace(valid=np.zeros_like(followed.detections.valid)),
+        detections=inspection.detections._replace(valid=np.zeros_like(inspection.detections.valid)),
         prediction=NOTHING,
         chosen=np.zeros(0, int),
     )
@@ -263,10 +263,10 @@ def test_a_page_of_an_image_that_proposes_nothing_or_holds_nothing(seen, tmp_pat
 
 
 def test_names_of_files_and_classes_are_text(seen, tmp_path):
-    _, followed, _, _ = seen
+    _, inspection, _, _ = seen
     bad = "<img src=x>&amp;"
-    config = dataclasses.replace(followed.config, classes=((0, bad), (1, "<b>crystal</b>")))
-    page = page_of(seen, tmp_path, image=Path("<script>.png"), followed=followed._replace(config=config))
+    config = dataclasses.replace(inspection.config, classes=((0, bad), (1, "<b>crystal</b>")))
+    page = page_of(seen, tmp_path, image=Path("<script>.png"), followed=inspection._replace(config=config))
     assert "<script>.png on its way" in page.text
     assert bad in page.text
     assert "<b>crystal</b>" in page.text
@@ -283,9 +283,9 @@ def test_a_page_that_fails_leaves_the_earlier_one(seen, tmp_path, monkeypatch):
 
 
 def test_from_the_command_line(seen, tmp_path, monkeypatch, capsys):
-    _, followed, _, path = seen
+    _, inspection, _, path = seen
     monkeypatch.setattr("crystal.pages.inspect.load_run", lambda weights: (seen[0], True))
-    monkeypatch.setattr("crystal.pages.inspect.Inspector.follow", lambda self, image: (followed, None))
+    monkeypatch.setattr("crystal.pages.inspect.Inspector.follow", lambda self, image: (inspection, None))
     monkeypatch.setattr("crystal.pages.inspect.supervise", lambda *_: seen[2])
     out = tmp_path / "page.html"
     monkeypatch.setattr(sys, "argv", ["crystal", "inspect", str(path), "--weights", "run", "--out", str(out)])
