@@ -1,7 +1,7 @@
-"""Is one of two networks better, or were the images, or the seeds, just kind to it? Means, spreads, paired intervals.
+"""Is one of two networks better, or is the difference chance? Means, standard deviations and paired intervals.
 
-Two networks are measured on the same images, and some images are easy for both. So it is the differences, image by
-image, that are resampled (Efron and Tibshirani 1993, chapter 13: the percentile interval), never the two means apart.
+Two networks are measured on the same images, and some images are easy for both. So the differences are resampled, image
+by image (Efron and Tibshirani 1993, chapter 13: the percentile interval), and not the two means separately.
 """
 
 from collections.abc import Sequence
@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from scipy.stats import bootstrap
 
-RESAMPLES, TOGETHER = 4000, 500
+RESAMPLES, BATCH = 4000, 200  # BATCH resamples are in memory at once
 LEVEL = 0.95
 
 
@@ -42,34 +43,43 @@ def paired_interval(
     seed's mean over them, and then the mean over the seeds.
 
     Args:
-        differences: one network's figure less the other's, for every seed of training and image; nan where a seed was
+        differences: one network's figure minus the other's, for every training seed and image; nan where a seed was
             not measured on an image.
-        resample_seeds: draw the seeds with replacement as well, so that the interval says something about trainings
-            that were not done. With two or three seeds it is still too narrow for that.
+        resample_seeds: draw the seeds with replacement as well, so that the interval also covers how much trainings
+            vary. With two or three seeds it is still too narrow for that.
         seed: of the resampling.
-        level: share of the resamples inside.
+        level: probability that the interval is to cover, in (0, 1).
 
     Returns:
-        (low, high); nan if nothing was measured.
+        (low, high); nan with fewer than two measured images.
 
-    Where one network is better by 0.1 on each image there is nothing to doubt:
+    Where one network is better by 0.1 on each image the interval is a point:
 
     >>> [round(end, 6) for end in paired_interval(np.full((2, 5), 0.1))]
     [0.1, 0.1]
     """
     measured = ~np.isnan(differences)
-    if not measured.any():
+    images, seeds = np.flatnonzero(measured.any(0)), np.arange(len(differences))
+    if len(images) < 2:
         return float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
-    seeds, images = differences.shape
+    # A resample may hold none of the images that a seed was measured on: its mean over all of them stands in.
+    means = np.nanmean(differences, axis=1)
     values = np.where(measured, differences, 0.0)
-    means = []
-    for _ in range(RESAMPLES // TOGETHER):  # in parts: a matrix of all resamples would be large for many images
-        times = rng.multinomial(images, np.full(images, 1 / images), size=TOGETHER)
-        with np.errstate(invalid="ignore"):
-            by_seed = (times @ values.T) / (times @ measured.T)
-        if resample_seeds:
-            by_seed = np.take_along_axis(by_seed, rng.integers(seeds, size=by_seed.shape), axis=1)
-        means.append(by_seed.mean(1))
-    low, high = np.nanquantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+
+    def mean_difference(chosen_images: np.ndarray, chosen_seeds: np.ndarray = seeds, axis: int = -1) -> np.ndarray:
+        cells = chosen_seeds[..., :, None].astype(int), chosen_images[..., None, :].astype(int)
+        count = measured[cells].sum(axis)
+        by_seed = np.where(count, values[cells].sum(axis) / np.maximum(count, 1), means[chosen_seeds.astype(int)])
+        return by_seed.mean(axis)
+
+    result = bootstrap(
+        (images, seeds) if resample_seeds and len(seeds) > 1 else (images,),
+        mean_difference,
+        n_resamples=RESAMPLES,
+        batch=BATCH,
+        confidence_level=level,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
