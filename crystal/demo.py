@@ -92,7 +92,7 @@ def train_both(out: Path, *, steps: int, seed: int) -> dict[str, float]:
 def evaluate_both(out: Path, seconds: dict[str, float], *, steps: int, seed: int):
     """Numbers and per-image results of both runs on the held-out drops."""
     from crystal.data.dataset import load_split
-    from crystal.evaluation.assessment import assess, finite
+    from crystal.evaluation.assessment import assess, without_nan
     from crystal.pages.report import ImageResult, RunView
     from crystal.prediction.predictor import Predictor
     from crystal.prediction.trained_model import load_run
@@ -103,7 +103,7 @@ def evaluate_both(out: Path, seconds: dict[str, float], *, steps: int, seed: int
         model, clahe = load_run(out / name)
         with one_bar(f"evaluating {name}", len(split.records)) as bar:
             assessment = assess(Predictor(model, clahe=clahe), split, seed=seed, progress=bar)
-        numbers[name] = {**finite(assessment.numbers), "steps": steps, "seconds": round(seconds[name], 1)}
+        numbers[name] = {**without_nan(assessment.numbers), "steps": steps, "seconds": round(seconds[name], 1)}
         images = [
             ImageResult(record.path, truth, prediction)
             for record, truth, prediction in zip(

@@ -1,7 +1,7 @@
-"""Mask R-CNN from scratch in JAX and Flax NNX, one short module a component.
+"""Mask R-CNN from scratch in JAX and Flax NNX, one short module per component.
 
-The names below are the public ones. They are looked up when first used, so that `import maskrcnn_jax`, which every
-input worker does for the letterbox, does not load JAX.
+The names below are the public API. They are imported lazily: input workers import this package for the letterbox alone
+and must not load JAX.
 """
 
 import importlib
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from maskrcnn_jax.rpn.anchors import pyramid_anchors
     from maskrcnn_jax.structures import Detections, GroundTruth, Losses, Proposals, Stages
 
-_HOMES = {
+__version__ = "0.2.0"
+
+_MODULES = {
     "boxes.coding": ("decode", "encode"),
     "boxes.geometry": ("area", "clip", "iou"),
     "boxes.matching": ("match",),
@@ -35,7 +37,7 @@ _HOMES = {
     "rpn.anchors": ("pyramid_anchors",),
     "structures": ("Detections", "GroundTruth", "Losses", "Proposals", "Stages"),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Detections",
@@ -67,7 +69,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name from its module."""
-    if name not in _HOME_OF:
+    """Import a public name from its module at first use."""
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

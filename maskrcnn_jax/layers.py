@@ -1,7 +1,6 @@
-"""The two layers that every part of the network is built of: a convolution and a norm (He et al. 2015, section 3.4).
+"""The layers that the network is built from: convolution and normalisation (He et al. 2015, section 3.4).
 
-Why not `nnx.Conv`: its gradients are slow on CPUs (see `kernels/convolution.py`), and one class keeps the kernel's
-layout the same (HWIO) for the weight converters whichever way it is computed.
+`nnx.Conv` is not used because its gradients are slow on CPUs (see `kernels/convolution.py`).
 """
 
 import math
@@ -16,10 +15,10 @@ from maskrcnn_jax.kernels.normal import normal
 
 
 def add_bias(features: Float[Array, "*n c"], bias: Float[Array, " c"]) -> Float[Array, "*n c"]:
-    """Features plus a float32 bias, in the features' type; the sum is float32 so that the bias's gradient is too.
+    """Features plus a float32 bias, in the features' dtype; added in float32 so that the bias's gradient is float32.
 
-    That gradient adds up a whole map, and 256 + 1 is 256 in bfloat16 (mixed precision: Micikevicius et al. 2018,
-    section 3.3). XLA fuses the conversions away.
+    That gradient sums over a whole map, and 256 + 1 is 256 in bfloat16 (mixed precision: Micikevicius et al. 2018,
+    section 3.3).
 
     >>> ones = jnp.ones((64, 64, 1), jnp.bfloat16)
     >>> jax.grad(lambda bias: add_bias(ones, bias).astype(jnp.float32).sum())(jnp.zeros(1)).tolist()
@@ -29,9 +28,9 @@ def add_bias(features: Float[Array, "*n c"], bias: Float[Array, " c"]) -> Float[
 
 
 class Conv(nnx.Module):
-    """2-D convolution, NHWC, with bias or without. Parameters are float32, the arithmetic is `dtype`.
+    """2-D convolution, NHWC, with or without bias. Parameters are float32; the computation is in `dtype`.
 
-    A 3x3 kernel of ones counts the neighbours of each cell, itself included:
+    A 3x3 kernel of ones counts the neighbours of each cell, including itself:
 
     >>> conv = Conv(1, 1, 3, bias=False, rngs=nnx.Rngs(0))
     >>> conv.kernel[...] = jnp.ones((3, 3, 1, 1))
@@ -53,7 +52,7 @@ class Conv(nnx.Module):
         rngs: nnx.Rngs,
     ):
         """`padding` None: size // 2 on every side. `scale` is the gain of the fan-in initialisation: 2 before a ReLU
-        (He et al. 2015), 1 elsewhere, small for the outputs that should start near 0.
+        (He et al. 2015), 1 elsewhere, small for outputs that should start near 0.
         """
         deviation = math.sqrt(scale / (size * size * inputs))
         self.kernel = nnx.Param(normal(rngs.params(), (size, size, inputs, outputs), deviation))
@@ -70,8 +69,8 @@ class Conv(nnx.Module):
 
 
 class Affine(nnx.Module):
-    """Scale and shift per channel: batch norm with its statistics, epsilon and the convolution's bias folded in, which
-    is what "frozen batch norm" computes. The converters fill it; the step's filter keeps it frozen.
+    """Scale and shift per channel: frozen batch norm with its statistics, epsilon and the convolution's bias folded in
+    by the weight converters.
 
     >>> norm = Affine(2)
     >>> norm.scale[...], norm.shift[...] = jnp.array([2.0, 1.0]), jnp.array([1.0, 0.0])
@@ -88,10 +87,10 @@ class Affine(nnx.Module):
 
 
 class GroupNorm(nnx.Module):
-    """Wu and He 2018, eq. 1-4: mean and variance over rows, columns and the channels of a group, for each image alone.
-    Unlike batch norm it learns from scratch with a few images a step. Statistics in float32.
+    """Wu and He 2018, eq. 1-4: mean and variance over rows, columns and the channels of a group, separately for each
+    image; in float32. Unlike batch norm it allows training from scratch with a few images per step.
 
-    One cell with a group of two channels, 1 and 3: mean 2, deviation 1.
+    One cell with a group of two channels, 1 and 3: mean 2, standard deviation 1.
 
     >>> GroupNorm(2, group_size=2)(jnp.array([[[[1.0, 3.0]]]])).round(3).ravel().tolist()
     [-1.0, 1.0]
@@ -108,7 +107,7 @@ class GroupNorm(nnx.Module):
     def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b = features.shape[0]
         values = features.astype(jnp.float32)
-        # First over rows and columns per channel, which vectorises, and only then over a group's few channels.
+        # First over rows and columns per channel, which vectorises, then over the few channels of a group.
         mean = values.mean((1, 2)).reshape(b, -1, self.group_size).mean(-1)
         square = (values**2).mean((1, 2)).reshape(b, -1, self.group_size).mean(-1)
         inverse = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + self.epsilon)
@@ -118,7 +117,7 @@ class GroupNorm(nnx.Module):
 
 
 def make_norm(kind: str, channels: int, *, group_size: int, scale: float = 1.0) -> Affine | GroupNorm:
-    """The norm a config names: "affine" or "group".
+    """The normalisation layer named in the config: "affine" or "group".
 
     >>> type(make_norm("group", 8, group_size=4)).__name__
     'GroupNorm'

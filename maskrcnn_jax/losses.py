@@ -1,4 +1,4 @@
-"""What the losses of both stages share (Fast R-CNN eq. 1 to 3). Cross entropies come from optax."""
+"""Building blocks of the losses of both stages (Fast R-CNN eq. 1 to 3). Cross entropies come from optax."""
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,12 @@ def masked_mean(
     denominator: Float[Array, ""] | float | None = None,
     axis: str | None = None,
 ) -> Float[Array, ""]:
-    """Sum of the valid values over their number (or over `denominator`), floored at 1: nothing valid gives 0, not NaN,
-    and finite gradients.
+    """Sum of the valid values divided by their number (or by `denominator`), at least 1: with nothing valid the result
+    is 0, not NaN, and gradients are finite.
 
-    `axis` names the mesh axis that the batch is spread over (`training/mesh.py`): the denominator is then that of all
-    devices together, and the result this device's share of the mean; the shares add up to it. A mean of each device's
-    own mean would weigh a positive by how few others happen to lie on the same device.
+    `axis` names the mesh axis over which the batch is sharded (`training/mesh.py`): the denominator is then summed over
+    all devices, and the result is this device's term of the mean. (The mean of the devices' means would give a positive
+    a weight that depends on how many others are on its device.)
 
     >>> masked_mean(jnp.array([1.0, 3.0, jnp.inf]), jnp.array([True, True, False])).item()
     2.0

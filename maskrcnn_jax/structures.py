@@ -1,31 +1,31 @@
-"""The bundles that travel between the stages, and THE glossary of axes and words.
+"""The bundles of arrays passed between the stages, and the glossary of axes and terms.
 
 Axes
 ----
 b images · a anchors of all levels · g ground-truth slots · p proposals · r sampled RoIs · d detections ·
 k classes, background first · h w c rows, columns, channels · m side of a square mask · o side of a pooled grid.
 
-Words
+Terms
 -----
 * box: `[x1, y1, x2, y2]` in continuous pixels of the letterboxed image. Pixel i covers `[i, i + 1)`, so a box over
   the pixels 2..4 is `[2, 5]` wide 3, and the centre of pixel 0 lies at 0.5.
-* anchor: a box that is there before the image is seen. Proposal: an anchor moved by the RPN. RoI: a proposal (or a
-  jittered ground truth) that was drawn for training. Detection: a RoI moved by the box head.
+* anchor: a box that does not depend on the image. Proposal: an anchor moved by the RPN. RoI: a proposal (or a
+  jittered ground-truth box) sampled for training. Detection: a RoI moved by the box head.
 * delta: the four numbers that move one box onto another (`boxes/coding.py`).
 * logit: a score before sigmoid or softmax; probability: after. Objectness: foreground against background.
-* three things are called mask elsewhere; here *mask* is the outline of an instance, *valid* says which slots are
-  filled, and *window* is the part of a letterboxed image that is not padding.
-* crowd: a region that holds objects nobody outlined one by one; neither truth nor background.
+* mask: the pixels of an instance; *valid* says which slots are filled, and *window* is the part of a letterboxed
+  image that is not padding. (Other code calls all three a mask.)
+* crowd: a region of objects that were not annotated one by one; neither ground truth nor background.
 * level l: P2..P6 of the feature pyramid, with 1/2^l of the image's resolution.
 
 Fixed shapes
 ------------
-XLA compiles one program a shape, so every bundle has a fixed number of slots, and `valid` says which are filled.
-What stands in a padded slot is unspecified (often zeros) and never changes a valid output: that is a contract, and
-tested. Boxes of a padded slot are finite, so that gradients through a masked branch stay finite too.
+XLA compiles one program per shape, so every bundle has a fixed number of slots, and `valid` says which are filled.
+The values in padded slots are unspecified (often zeros) and never change a valid output; tests check this contract.
+Boxes in padded slots are finite, so that gradients through a masked branch stay finite too.
 
-All are `NamedTuple`s: pytrees without registration, which survive `vmap`, `grad` and `eval_shape` under the jaxtyping
-import hook (shape-annotated pytree dataclasses do not). Functions on one image drop the leading b.
+All are `NamedTuple`s: pytrees without registration, which work with `vmap`, `grad` and `eval_shape` under the jaxtyping
+import hook (shape-annotated pytree dataclasses do not). Functions of one image take them without the batch dimension.
 """
 
 from typing import NamedTuple
@@ -34,9 +34,8 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 
 class GroundTruth(NamedTuple):
-    """Objects of a batch, in g slots. `masks` are relative to their boxes: cell (i, j) of [m, m] covers that share of
-    the box, 1 inside the object, 0 outside; uint8 or float. A full-frame mask of a 512x512 image would take 8 times the
-    bytes of one of 176x176 cells.
+    """Annotated objects of a batch, in g slots. `masks` are relative to their boxes: the [m, m] cells divide the box
+    evenly, 1 inside the object, 0 outside; uint8 or float. They take far less memory than full-frame masks.
     """
 
     boxes: Float[Array, "b g 4"]
@@ -57,7 +56,7 @@ class Pyramid(NamedTuple):
 
 
 class Proposals(NamedTuple):
-    """The RPN's boxes, best first. `scores` are logits or probabilities, as the config ranks them."""
+    """The RPN's boxes, best first. `scores` are logits or probabilities, whichever the config ranks by."""
 
     boxes: Float[Array, "b p 4"]
     scores: Float[Array, "b p"]
@@ -65,7 +64,7 @@ class Proposals(NamedTuple):
 
 
 class Detections(NamedTuple):
-    """What the network says is there, best first. `masks` are probabilities over the box, [m, m] cells."""
+    """Detected objects, best first. `masks` are probabilities in [m, m] cells over the box."""
 
     boxes: Float[Array, "b d 4"]
     classes: Int[Array, "b d"]
@@ -75,8 +74,8 @@ class Detections(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Scalars; `total` is the weighted sum that is trained (Mask R-CNN eq. L = L_cls + L_box + L_mask, plus the RPN's
-    two terms).
+    """Scalars; `total` is the weighted sum that is minimised (Mask R-CNN section 3: L_cls + L_box + L_mask, plus the
+    RPN's two terms).
     """
 
     rpn_class: Float[Array, ""]
@@ -88,7 +87,7 @@ class Losses(NamedTuple):
 
 
 class Stages(NamedTuple):
-    """Every intermediate of one forward pass, by name. Under jit, what the caller does not return costs nothing."""
+    """Every intermediate result of one forward pass. Under jit, results that the caller does not return are not computed."""
 
     c1: Float[Array, "b h1 w1 c1"]
     c2: Float[Array, "b h2 w2 c2"]

@@ -8,10 +8,9 @@ has no up or down, hence both mirrorings; quarter turns would need square letter
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
-
-from crystal.data.opencv import cv2
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ Runs in input workers: imports OpenCV and NumPy, no JAX.
 from collections.abc import Iterable
 from pathlib import Path
 
+import cv2
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from crystal.data.image_header import chunks_fit, claimed_size
-from crystal.data.opencv import cv2
 from crystal.errors import CrystalError
 from maskrcnn_jax.image.letterbox import Letterbox, letterbox
 

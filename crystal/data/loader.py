@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import cv2
 import grain
 import numpy as np
 from absl import flags
@@ -20,7 +21,6 @@ from jaxtyping import Float32, UInt8
 
 from crystal.data.augment import Augmentation
 from crystal.data.dataset import DatasetError, Record, Split
-from crystal.data.opencv import cv2
 from crystal.data.preparation import Batch, Collate, Examples, Vary, read_prepared
 from maskrcnn_jax.image.letterbox import Letterbox
 

@@ -7,11 +7,10 @@ hundreds of masks of a 9-megapixel micrograph in some 100 kB, where a stack [n, 
 from collections.abc import Mapping
 from typing import Any
 
+import cv2
 import numpy as np
 from jaxtyping import Bool
 from pycocotools import mask as rle_tools
-
-from crystal.data.opencv import cv2
 
 POLYGON_IOU = 0.98  # polygons must give a mask back this well, else run lengths or a mask are written
 

@@ -8,7 +8,8 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from crystal.data.opencv import cv2
+import cv2
+
 from crystal.errors import CrystalError
 
 Task = TypeVar("Task")

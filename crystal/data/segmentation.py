@@ -8,12 +8,12 @@ has been checked. Runs in input workers: no JAX.
 
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from jaxtyping import Float, Int64, Shaped, UInt8
 from pycocotools import mask as coco_mask
 
 from crystal.console import brief
-from crystal.data.opencv import cv2
 from crystal.data.problems import Effect
 
 LEAST_AREA = 1e-3  # square pixels of a polygon's convex hull: below, its points lie on a line

@@ -11,9 +11,8 @@ Coordinates are pixels: x to the right, y down, z towards the viewer.
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
-
-from crystal.data.opencv import cv2
 
 KINDS = ("plate", "block", "prism", "bipyramid", "needle", "cluster")
 SUPERSAMPLING = 2  # facets are filled without anti-aliasing at this scale and averaged down

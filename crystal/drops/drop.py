@@ -8,9 +8,9 @@ visible part only. A crystal of which little is left to see is kept, marked as a
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
-from crystal.data.opencv import cv2
 from crystal.drops.crystals import KINDS, Look, Patch, cluster, draw_look, grow, hides_too_much, settle, transmit
 from crystal.drops.painting import COARSE, Stage, photograph, set_stage
 

@@ -11,9 +11,8 @@ Distances are positive inside a shape.
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
-
-from crystal.data.opencv import cv2
 
 COARSE = 4  # pixels a cell of the tint
 

@@ -18,14 +18,20 @@ from crystal.files import write_atomically
 from crystal.prediction.predictor import Prediction, Predictor
 from crystal.prediction.trained_model import load_run
 
-# Table 1: mAP at IoU 0.50 on 10 images and at 0.65 on 100, images with at least one crystal.
+# Table 1: mAP at IoU 0.50 on 10 images and at 0.65 on 100, all with at least one crystal.
 FEW, MANY = 10, 100
-SCORE = 0.5  # precision and recall count detections from this score on
+SCORE = 0.5  # precision and recall count detections of this score or higher
 
 
 class Assessment(NamedTuple):
-    """`numbers` by name; `drawn`, the indices of the 10 and the 100 images; for every image of the split, in order, its
-    record, truth and prediction.
+    """The figures of a model on a split.
+
+    Attributes:
+        numbers: by name, see `assess`.
+        drawn: indices of the 10 and of the 100 images of the paper's table.
+        records: every image of the split, in order.
+        truths: ground truth of each.
+        predictions: prediction for each.
     """
 
     numbers: dict[str, float]
@@ -45,7 +51,7 @@ def truth_of(record: Record) -> Instances:
 
 
 def coco_truth(split: Split, truths: Sequence[Instances]) -> dict[str, Any]:
-    """The split as COCO's evaluation takes it, made of what was read and checked.
+    """The split as a COCO document, made from the outlines that were read and checked.
 
     Not the file itself: pycocotools' C code ends the whole process on outlines that dataset.py leaves out or clips.
     """
@@ -86,8 +92,8 @@ def map_on(truths: list[Instances], predictions: list[Instances], images: list[i
     return paper_map([truths[i] for i in images], [predictions[i] for i in images], iou=iou)
 
 
-def quick_map(predictor: Predictor, records: Sequence[Record], truths: list[Instances]) -> float:
-    """The mAP at IoU 0.50 on a few images, for the curve during training."""
+def map_at_50(predictor: Predictor, records: Sequence[Record], truths: list[Instances]) -> float:
+    """The mAP at IoU 0.50 on a few images, for validation during training."""
     found = [prediction_of(p) for p in predictor(read_image(r.path) for r in records)]
     return paper_map(truths, found, iou=0.5)
 
@@ -166,13 +172,13 @@ def evaluate_command(options: Evaluate) -> int:
         table.add_row(name, f"{value:g}" if name.startswith(("images", "empty")) else f"{value:.3f}")
     console.print(table)
     if options.out is not None:
-        write_atomically(options.out, json.dumps(finite(assessment.numbers), indent=1))
+        write_atomically(options.out, json.dumps(without_nan(assessment.numbers), indent=1))
     raise_if_left_out(held_out)
     return 0
 
 
-def finite(numbers: dict[str, float]) -> dict[str, float | None]:
-    """Numbers for JSON, which has no NaN: undefined ones become null; counts stay whole."""
+def without_nan(numbers: dict[str, float]) -> dict[str, float | None]:
+    """Numbers for JSON, which has no NaN: undefined ones become null; counts stay integers."""
     return {
         name: None if np.isnan(value) else value if isinstance(value, int) else float(value)
         for name, value in numbers.items()

@@ -9,7 +9,7 @@ One image's average precision: predictions, best score first, each take the unma
 overlaps them most, if its IoU reaches the threshold. After n predictions, of which t matched one of g, precision is
 t / n and recall t / g. Precision is made monotone from the right, and AP is the sum of precision x step of recall.
 
-Masks are bool [n, h, w] or a list of n COCO RLE dicts; RLE is what is compared, so 100 images fit into little memory.
+Masks are bool [n, h, w] or a list of n COCO RLE dicts; comparisons use RLE, so that 100 images need little memory.
 
 Crowd regions (`crowd` of a truth, an extension of the paper's rule, as in COCO) are no ground truth: they can be
 neither found nor missed, and a prediction without a match is left out if it lies mostly inside one of its class.
@@ -66,7 +66,7 @@ class EmptyImages(NamedTuple):
 
 
 def _rle(masks: Masks) -> list[Any]:
-    """COCO RLE, one dict an instance, whichever way the masks came."""
+    """COCO RLE, one dict an instance, from either form of masks."""
     if not isinstance(masks, np.ndarray):
         return list(masks)
     if masks.ndim != 3:
@@ -106,7 +106,7 @@ def mask_iou(a: Masks, b: Masks) -> Float64[np.ndarray, "n m"]:
 def match(truth: Instances, prediction: Instances, *, iou: float) -> Matching:
     """Match one image's predictions greedily to its ground truth; arguments as for `average_precision`.
 
-    One crystal, found twice: the better score takes it, the other is left without.
+    One crystal predicted twice: the prediction with the higher score takes it, the other matches nothing.
 
     >>> pixels = np.ones((1, 2, 2), bool)
     >>> found = {"masks": np.repeat(pixels, 2, axis=0), "classes": [1, 1], "scores": [0.6, 0.9]}
@@ -131,7 +131,7 @@ def match(truth: Instances, prediction: Instances, *, iou: float) -> Matching:
     for row, overlap in enumerate(overlaps):
         if overlap.size and overlap.max() >= iou:
             taken[row] = overlap.argmax()
-            overlaps[:, taken[row]] = -1.0  # later predictions find it gone
+            overlaps[:, taken[row]] = -1.0
 
     inside = _overlap(masks, [m for m, is_crowd in zip(true_masks, crowd, strict=True) if is_crowd], b_crowd=True)
     in_crowd = np.any(same_class[:, crowd] & (inside >= iou), axis=1)
@@ -144,7 +144,7 @@ def average_precision(truth: Instances, prediction: Instances, *, iou: float) ->
     Args:
         truth: dict of `masks`, `classes` [g] and, if there are any, `crowd` bool [g].
         prediction: dict of `masks`, `classes` [p], `scores` [p].
-        iou: the least mask IoU of a match, in (0, 1].
+        iou: lowest mask IoU of a match, in (0, 1].
 
     Returns:
         AP in [0, 1]; nan for an image without ground truth.
@@ -180,10 +180,10 @@ def paper_map(truths: Sequence[Instances], predictions: Sequence[Instances], *, 
     Args:
         truths: a dict an image, see `average_precision`.
         predictions: a dict an image, in the same order.
-        iou: the least mask IoU of a match; the paper reports 0.50 and 0.65.
+        iou: lowest mask IoU of a match; the paper reports 0.50 and 0.65.
 
     Returns:
-        mAP in [0, 1]; nan if no image has ground truth. `empty_image_report` tells what was left out.
+        mAP in [0, 1]; nan if no image has ground truth. `empty_image_report` counts the images left out.
 
     Three images: the crystal found, the crystal missed, and one without crystals, which does not count.
 
@@ -237,7 +237,7 @@ def empty_image_report(truths: Sequence[Instances], predictions: Sequence[Instan
 
 
 def _coco(dataset: Any) -> COCO:
-    """A `COCO` of a dict. pycocotools writes into what it is given, so the caller hands over a copy."""
+    """A `COCO` object of a dict, which pycocotools changes: pass a copy."""
     coco = COCO()
     coco.dataset = dataset
     coco.createIndex()

@@ -6,11 +6,11 @@ reads the same with any colour vision and in grey; boxes wear Okabe and Ito's co
 
 from collections.abc import Sequence
 
+import cv2
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from crystal.data.opencv import cv2
 from crystal.prediction.overlays import HALO, Colour, beside
 
 Image = UInt8[np.ndarray, "h w 3"]

@@ -8,9 +8,9 @@ import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 
-from crystal.data.opencv import cv2
 from crystal.files import write_atomically
 
 STYLE = """

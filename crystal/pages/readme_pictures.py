@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import tyro
 
 from crystal.data.dataset import load_split
 from crystal.data.images import apply_clahe, read_image
-from crystal.data.opencv import cv2
 from crystal.evaluation.assessment import truth_of
 from crystal.prediction.overlays import contact_sheet, draw_outlines, labelled_mask
 from crystal.prediction.predictor import Predictor

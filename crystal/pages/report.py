@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 
 from crystal.data.images import apply_clahe, read_image
-from crystal.data.opencv import cv2
 from crystal.evaluation.metrics import average_precision
 from crystal.evaluation.outcomes import KEY, MATCH_IOU, ImageResult, draw_truth, judge
 from crystal.evaluation.table1 import MEASURES

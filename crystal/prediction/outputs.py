@@ -1,13 +1,13 @@
-"""The files of `crystal predict`: written beside, and put in place together once all are complete.
+"""The files of `crystal predict`, which replace those of an earlier run together, once all are complete.
 
     DIR/overlays/<name>.jpg    the image with its outlines; labels are the crystal's number in the CSV and its score
     DIR/crystals.csv           a row a crystal, in pixels of the original image (columns below)
     DIR/predictions.json       a COCO dict: images, categories, annotations = all detections with score and RLE
     DIR/labelme/<name>.json    outlines to correct by hand, if asked for: `labelme IMAGES --output DIR/labelme`
 
-Everything grows in a hidden folder inside DIR and is renamed when it is whole, so a full disk, an error or Ctrl-C
-leaves what an earlier run wrote, and nothing half-written. Annotations are written as they come, so memory does not
-grow with the batch.
+Everything is written into a hidden folder inside DIR and renamed when complete, so a full disk, an error or Ctrl-C
+leaves what an earlier run wrote, and nothing half-written. Annotations are written one by one, so memory does not grow
+with the number of images.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import cv2
 import numpy as np
 from jaxtyping import UInt8
 from pycocotools import mask as rle_tools
 
 from crystal.data.labelme.export import is_edited, labelme_document, labelme_shapes
-from crystal.data.opencv import cv2
 from crystal.data.outlines import measure
 from crystal.files import OutputName, explained_writing
 from crystal.prediction.overlays import draw_outlines
@@ -44,9 +44,9 @@ class OutputFolder:
     """A context that gathers results with `add` and puts them in place with `publish`; without that, nothing changes.
 
     Args:
-        out: the folder, made if need be.
+        out: the folder, created if needed.
         classes: (COCO id, name) of each class, background first.
-        score_threshold: the least score that is drawn, listed in the CSV and written for LabelMe.
+        score_threshold: lowest score that is drawn, listed in the CSV and written for LabelMe.
         labelme: whether to write LabelMe files.
 
     Raises:
@@ -59,7 +59,7 @@ class OutputFolder:
         self.score_threshold = score_threshold
         self.labelme = labelme
         self.done = self.crystals = 0
-        self.kept: list[Path] = []
+        self.edited: list[Path] = []
         self._images: list[dict[str, Any]] = []
         self._annotations = 0
 
@@ -157,7 +157,7 @@ class OutputFolder:
                 for new in sorted((self._new / "labelme").iterdir()):
                     place = self.out / "labelme" / new.name
                     if is_edited(place):
-                        self.kept.append(place)
+                        self.edited.append(place)
                     else:
                         os.replace(new, place)
             for name in ("predictions.json", "crystals.csv"):

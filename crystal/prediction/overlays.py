@@ -9,12 +9,11 @@ out: too dark on a drop.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from crystal.data.images import apply_clahe
 from crystal.data.labelme.folder import voc_colours
-from crystal.data.opencv import cv2
 from crystal.data.outlines import contours, cut
 
 Image = UInt8[np.ndarray, "h w 3"]
@@ -137,15 +136,6 @@ def beside(pictures: Sequence[Image], *, gap: int = 8) -> Image:
     return np.concatenate([part for picture in pictures for part in (picture, spacer)][:-1], axis=1)
 
 
-def draw_truth_and_prediction(
-    image: Image, truth: Masks, prediction: Masks, *, scores: Sequence[float] | None = None, scale: float = 1.0
-) -> Image:
-    """The ground truth's outlines on the left, the prediction's on the right, as `draw_outlines` draws them."""
-    return beside(
-        [draw_outlines(image, truth, scale=scale), draw_outlines(image, prediction, scores=scores, scale=scale)]
-    )
-
-
 def contact_sheet(images: Sequence[Image], captions: Sequence[str], columns: int, tile_width: int) -> Image:
     """Pictures of any size as tiles of one width on white, row by row, each with its caption (ASCII) below."""
     if not images or columns < 1 or len(images) != len(captions):
@@ -182,11 +172,6 @@ def over_histogram(image: Image) -> Image:
     height, width = image.shape[:2]
     histogram = _histogram(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), width, max(8, height // 4))
     return np.concatenate([image, np.full((max(2, height // 60), width, 3), 255, np.uint8), histogram])
-
-
-def clahe_before_after(image: Image) -> Image:
-    """An image, and the same after CLAHE, each over its histogram of brightness (the paper's figure 2)."""
-    return beside([over_histogram(image), over_histogram(apply_clahe(image))])
 
 
 def labelled_mask(image: Image, masks: Masks) -> Image:

@@ -19,17 +19,17 @@ class PredictSummary(NamedTuple):
     """What became of a batch of files.
 
     Attributes:
-        done: how many images were predicted.
-        crystals: how many instances in all reached the score that is drawn and listed.
-        failed: (file, reason) of each image that could not be read; the others were done all the same. The reason is a
-            sentence that names the file and the remedy.
-        kept: LabelMe files that were left alone, because somebody had edited them since they were predicted.
+        done: number of images predicted.
+        crystals: number of instances, in all images, that reached the score threshold.
+        failed: (file, reason) of each image that could not be read. The reason is a sentence that names the file and
+            the remedy.
+        edited: LabelMe files that were not replaced, because somebody had edited them since they were predicted.
     """
 
     done: int
     crystals: int
     failed: list[tuple[Path, str]]
-    kept: list[Path]
+    edited: list[Path]
 
 
 def predict_folder(
@@ -89,7 +89,7 @@ def predict_folder(
             report(path)
         if folder.done:
             folder.publish()
-    return PredictSummary(folder.done, folder.crystals, failed, folder.kept)
+    return PredictSummary(folder.done, folder.crystals, failed, folder.edited)
 
 
 def predict_command(options: Predict) -> int:
@@ -107,8 +107,8 @@ def predict_command(options: Predict) -> int:
             progress=lambda path: bar(next(done), path.name),
         )
     console.print(f"{options.out}: {summary.crystals} crystals in {summary.done} images")
-    for path in summary.kept:
-        console.print(f"left as edited by hand: {path}")
+    for path in summary.edited:
+        console.print(f"not replaced, since it was edited by hand: {path}")
     for _, reason in summary.failed:
         console.print(f"skipped: {reason}")
     return 1 if summary.failed else 0

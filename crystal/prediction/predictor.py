@@ -48,7 +48,7 @@ def to_original(detections: Detections, box: Letterbox) -> Prediction:
     """Bring one image's detections back to its original pixels.
 
     Args:
-        detections: of one image (no leading b), as NumPy arrays, boxes in letterbox pixels.
+        detections: of one image, without the batch dimension, as NumPy arrays, boxes in letterbox pixels.
         box: where the image lay in its letterbox.
 
     Returns:
@@ -69,7 +69,7 @@ def to_original(detections: Detections, box: Letterbox) -> Prediction:
 
 @partial(jax.jit, static_argnums=0)
 def _detect(graph: nnx.GraphDef, state: nnx.State, images: jax.Array, windows: jax.Array) -> Detections:
-    """The weights are an argument: as constants they would be compiled into the program, and stored twice."""
+    """The weights are arguments: as constants they would be compiled into the program, and stored twice."""
     return nnx.merge(graph, state).detect(images, windows)
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from crystal.console import Bars
 from crystal.data.dataset import Split
 from crystal.errors import CrystalError
-from crystal.evaluation.assessment import Assessment, assess, finite
+from crystal.evaluation.assessment import Assessment, assess, without_nan
 from crystal.evaluation.metrics import average_precision
 from crystal.files import write_atomically
 from crystal.prediction.predictor import Predictor
@@ -125,7 +125,7 @@ def _measure(
     evaluation = {
         "steps": steps,
         "seconds": None if seconds is None else round(seconds, 1),
-        "numbers": finite(assessment.numbers),
+        "numbers": without_nan(assessment.numbers),
         "drawn": assessment.drawn,
         "ap": {iou: [None if np.isnan(v) else v for v in aps] for iou, aps in image_aps(assessment).items()},
     }

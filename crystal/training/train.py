@@ -9,7 +9,7 @@ from crystal.console import console, one_bar
 from crystal.data.dataset import Split, load_split, raise_if_left_out
 from crystal.data.fingerprint import fingerprint
 from crystal.data.loader import training_loader
-from crystal.evaluation.assessment import quick_map, truth_of
+from crystal.evaluation.assessment import map_at_50, truth_of
 from crystal.prediction.predictor import Predictor
 from crystal.training import processes
 from crystal.training.allocator import RunMemory
@@ -88,6 +88,6 @@ def _validation(data: Path, config: TrainConfig) -> Validate | None:
     truths = [truth_of(record) for record in records]
 
     def validate(now: MaskRCNN) -> dict[str, float]:
-        return {"val_map": quick_map(Predictor(now, clahe=config.clahe), records, truths)}
+        return {"val_map": map_at_50(Predictor(now, clahe=config.clahe), records, truths)}
 
     return validate if records else None

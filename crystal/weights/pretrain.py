@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jax.numpy as jnp
 import numpy as np
 import tyro
@@ -21,7 +22,6 @@ from crystal.console import one_bar
 from crystal.data.dataset import load_split
 from crystal.data.images import apply_clahe
 from crystal.data.loader import training_loader
-from crystal.data.opencv import cv2
 from crystal.training.config import Phase, TrainConfig
 from crystal.training.run_folder import claim
 from crystal.training.trainer import Trainer

@@ -7,10 +7,9 @@ painters of drops and crystals.
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-
-from crystal.data.opencv import cv2
 
 LEAST_VISIBLE_SHARE = 0.3
 LEAST_PIXELS = 24

@@ -5,10 +5,10 @@ import marimo
 app = marimo.App(app_title="11 Metrics: IoU, P, R, AP by hand", width="medium")
 
 with app.setup:
+    import cv2
     import marimo as mo
     import numpy as np
 
-    from crystal.data.opencv import cv2
     from crystal.evaluation.metrics import average_precision, mask_iou, match, paper_map, precision_recall
     from crystal.prediction.overlays import draw_outlines
     from maskrcnn_jax.lessons.drops import scene

@@ -3,13 +3,13 @@
 from functools import lru_cache
 from typing import Any
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 
-from crystal.data.opencv import cv2
 from maskrcnn_jax.lessons.drops import scene
 from maskrcnn_jax.lessons.network import pretrained
 from maskrcnn_jax.structures import GroundTruth

@@ -13,14 +13,13 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import cv2
 import marimo as mo
 import numpy as np
 from jaxtyping import Float, Num, UInt8
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
-
-from crystal.data.opencv import cv2
 
 BLUE, VERMILLION, GREEN, ORANGE, SKY, PINK = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#cc79a7"
 GREY = "#666666"

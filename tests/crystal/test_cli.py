@@ -49,6 +49,11 @@ def test_module_and_help_work_without_jax():
     assert "demo" in done.stdout
 
 
+def test_a_missing_system_library_ends_in_its_remedy():
+    message = cli.explanation(ImportError("libGL.so.1: cannot open shared object file: No such file or directory"))
+    assert message and message.startswith("libGL.so.1") and "apt-get install libgl1 libglib2.0-0" in message
+
+
 def test_drawing_drops_needs_no_jax(tmp_path):
     code = (
         "import sys; sys.argv = ['crystal', *sys.argv[1:]]\nfrom crystal import cli\ntry: cli.main()\n"

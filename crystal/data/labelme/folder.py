@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import yaml
 from jaxtyping import Int, UInt8
@@ -27,7 +28,6 @@ from pycocotools import mask as rle_tools
 from crystal.data.labelme.coco import Converted
 from crystal.data.labelme.instances import Instance
 from crystal.data.labelme.pixels import Rle, draw_shape
-from crystal.data.opencv import cv2
 from crystal.data.outlines import cut, encode_patch
 from crystal.data.png import encode_mask, encode_palette, encode_rgb
 from crystal.data.segmentation import draw_pixels

@@ -11,7 +11,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from crystal.drops import crystals as solids
-from crystal.drops import render
+from crystal.drops import dataset as render
 from crystal.drops.dataset import render_dataset
 from crystal.drops.drop import Drop, draw_drop
 

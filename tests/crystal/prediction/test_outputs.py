@@ -70,13 +70,13 @@ def test_corrected_labelme_files_are_kept_and_untouched_ones_replaced(tmp_path):
     image, place = tmp_path / "a.png", tmp_path / "out" / "labelme" / "a.json"
     write(tmp_path / "out", image, disc())
     first = place.read_text()
-    assert write(tmp_path / "out", image, disc(radius=20)).kept == []
+    assert write(tmp_path / "out", image, disc(radius=20)).edited == []
     assert place.read_text() != first
 
     content = json.loads(place.read_text())
     content["shapes"][0]["points"][0][0] += 5.0
     place.write_text(json.dumps(content))
-    assert write(tmp_path / "out", image, disc()).kept == [place]
+    assert write(tmp_path / "out", image, disc()).edited == [place]
     assert json.loads(place.read_text()) == content
 
 

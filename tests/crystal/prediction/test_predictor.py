@@ -121,7 +121,7 @@ def test_files_agree_with_each_other(predictor, tmp_path):
     summary = predict_folder(predictor, paths, out, score_threshold=0.0, labelme=True, progress=seen.append)
     assert seen == paths
     assert summary.done == 3
-    assert summary.failed == summary.kept == []
+    assert summary.failed == summary.edited == []
     assert files_below(out) == [
         "crystals.csv",
         *(f"labelme/drop{i}.json" for i in range(3)),

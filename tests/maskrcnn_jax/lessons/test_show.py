@@ -8,7 +8,8 @@ import pytest
 
 pytest.importorskip("marimo", reason='the lessons need marimo: pip install -e ".[lessons]"')
 
-from crystal.data.opencv import cv2
+import cv2
+
 from maskrcnn_jax.boxes.geometry import iou
 from maskrcnn_jax.lessons import show
 from maskrcnn_jax.lessons.drops import box_of, scene
