@@ -87,7 +87,7 @@ class Losses(NamedTuple):
 
 
 class Stages(NamedTuple):
-    """Every intermediate result of one forward pass. Under jit, results that the caller does not return are not computed."""
+    """Every intermediate result of one forward pass. Under jit, results that are not returned are not computed."""
 
     c1: Float[Array, "b h1 w1 c1"]
     c2: Float[Array, "b h2 w2 c2"]
