@@ -50,8 +50,9 @@ def test_module_and_help_work_without_jax():
 
 
 def test_a_missing_system_library_ends_in_its_remedy():
-    message = cli.explanation(ImportError("libGL.so.1: cannot open shared object file: No such file or directory"))
-    assert message and message.startswith("libGL.so.1") and "apt-get install libgl1 libglib2.0-0" in message
+    error = ImportError("libGL.so.1: cannot open shared object file: No such file or directory")
+    message = cli.explanation(error)
+    assert message == f"{error}: install the system libraries OpenCV needs: apt-get install libgl1 libglib2.0-0"
 
 
 def test_drawing_drops_needs_no_jax(tmp_path):
@@ -67,9 +68,9 @@ def test_drawing_drops_needs_no_jax(tmp_path):
 
 def test_evaluate_prints_and_writes_the_numbers(monkeypatch, capsys, weights, drops, tmp_path):
     out = tmp_path / "numbers.json"
-    code, said, _ = crystal(monkeypatch, capsys, "evaluate", "--weights", weights, "--data", drops, "--out", out)
+    code, output, _ = crystal(monkeypatch, capsys, "evaluate", "--weights", weights, "--data", drops, "--out", out)
     assert code == 0
-    assert "map_050_10" in said
+    assert "map_050_10" in output
     numbers = json.loads(out.read_text())
     assert {"map_065_100", "coco_segm_ap", "coco_segm_ap50", "coco_bbox_ap", "precision", "recall"} <= set(numbers)
     assert 0 <= numbers["recall"] <= 1
@@ -78,11 +79,11 @@ def test_evaluate_prints_and_writes_the_numbers(monkeypatch, capsys, weights, dr
 def test_predict_does_the_good_files_lists_the_bad_and_fails(monkeypatch, capsys, weights, tmp_path):
     cv2.imwrite(str(tmp_path / "good.png"), np.full((40, 50), 128, np.uint8))
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8 not much of a picture")
-    code, said, _ = crystal(
+    code, output, _ = crystal(
         monkeypatch, capsys, "predict", "--weights", weights, "--images", tmp_path, "--out", tmp_path / "out"
     )
     assert code == 1
-    assert "bad.jpg" in said
+    assert "bad.jpg" in output
     images = json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]
     assert [image["file_name"] for image in images] == ["good.png"]
 
@@ -92,10 +93,10 @@ def test_convert_does_the_good_files_lists_the_bad_and_fails(monkeypatch, capsys
     write(tmp_path / "in", "97wo_01A_2", [shape("xtal-1"), shape("xtal-1", group_id=4)], seed=1)
     (tmp_path / "in" / "bad.json").write_text("{")
     arguments = ["--out", tmp_path / "out", "--labels", "xtal=crystal", "--labels", "ice=", "--workers", "1"]
-    code, said, errors = crystal(monkeypatch, capsys, "convert", tmp_path / "in", *arguments)
+    code, output, errors = crystal(monkeypatch, capsys, "convert", tmp_path / "in", *arguments)
     assert (code, errors) == (1, "")
-    assert "bad.json" in said.replace("\n", "")
-    assert "3 instances of crystal" in said
+    assert "bad.json" in output.replace("\n", "")
+    assert "3 instances of crystal" in output
     sizes = [len(json.loads((tmp_path / "out" / f"{s}.json").read_text())["images"]) for s in ("train", "val")]
     assert sorted(sizes) == [0, 2]  # one drop is not parted
     (tmp_path / "in" / "bad.json").unlink()
@@ -112,7 +113,7 @@ MISSING = coco([{"id": 1, "file_name": "gone.jpg", "height": 10, "width": 10}])
 
 
 @pytest.mark.parametrize(
-    ("command", "files", "said"),
+    ("command", "files", "output"),
     [
         ("train --data {t}/none --out {t}/run", {}, "none"),
         ("train --data {t}/data --out {t}/run", {"data/train.json": "{ not json"}, "train.json"),
@@ -131,7 +132,7 @@ MISSING = coco([{"id": 1, "file_name": "gone.jpg", "height": 10, "width": 10}])
         ("convert {t}/in --out {t}/out --val 2", {"in/a.json": "{"}, "--val 2"),
     ],
 )
-def test_bad_input_ends_in_one_sentence(monkeypatch, capsys, weights, tmp_path, command, files, said):
+def test_bad_input_ends_in_one_sentence(monkeypatch, capsys, weights, tmp_path, command, files, output):
     for name, text in files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +143,7 @@ def test_bad_input_ends_in_one_sentence(monkeypatch, capsys, weights, tmp_path, 
     message = [line for line in errors.splitlines() if line.strip()]
     assert len(message) == 1, errors
     assert message[0].startswith("error: ")
-    assert said in message[0]
+    assert output in message[0]
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "out").exists()
 
@@ -152,7 +153,9 @@ FLAT = {"id": 8, "image_id": 1, "category_id": 1, "iscrowd": 0, "segmentation": 
 
 
 @pytest.mark.parametrize("annotation", [OUTSIDE, FLAT])
-def test_an_annotation_of_no_use_is_left_out_and_said_at_the_end(monkeypatch, capsys, weights, tmp_path, annotation):
+def test_an_annotation_that_cannot_be_used_is_left_out_and_reported_at_the_end(
+    monkeypatch, capsys, weights, tmp_path, annotation
+):
     (tmp_path / "val" / "images").mkdir(parents=True)
     cv2.imwrite(str(tmp_path / "val" / "images" / "drop.png"), np.full((40, 40), 128, np.uint8))
     good = {"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "area": 100, "bbox": [5, 5, 10, 10]}
@@ -169,24 +172,22 @@ def test_an_annotation_of_no_use_is_left_out_and_said_at_the_end(monkeypatch, ca
 
 
 def test_a_full_disk_names_the_file(monkeypatch, capsys, tmp_path):
-    from crystal.drops import render
+    from crystal.drops import dataset
 
     def full(*arguments, **settings):
         raise OSError(28, "No space left on device", str(tmp_path / "drops" / "drop.jpg"))
 
-    monkeypatch.setattr(render, "render_dataset", full)
+    monkeypatch.setattr(dataset, "render_dataset", full)
     code, _, errors = crystal(monkeypatch, capsys, "render", "--out", tmp_path / "drops", "--train", 1, "--val", 1)
     assert code == 1
     assert "drop.jpg: No space left on device; make room" in errors
 
 
 def test_an_interrupt_leaves_no_stack_trace(monkeypatch, capsys, tmp_path):
-    from crystal import demo
-
-    def interrupted(*arguments, **settings):
+    def interrupted(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "demo", interrupted)
+    monkeypatch.setattr(cli, "demo", interrupted)
     code, _, errors = crystal(monkeypatch, capsys, "demo", "--out", tmp_path / "demo")
     assert code == 130
     assert "Traceback" not in errors

@@ -11,7 +11,8 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from crystal.drops import crystals as solids
-from crystal.drops import dataset as render
+from crystal.drops import dataset as rendering
+from crystal.drops import drop as drawing
 from crystal.drops.dataset import render_dataset
 from crystal.drops.drop import Drop, draw_drop
 
@@ -83,7 +84,7 @@ def test_the_count_is_honoured(count):
 
 
 def test_counts_lie_between_0_and_60_and_are_mostly_small():
-    counts = np.array([render._count(np.random.default_rng(i)) for i in range(2000)])
+    counts = np.array([drawing._count(np.random.default_rng(i)) for i in range(2000)])
     assert counts.min() == 0
     assert 25 < counts.max() <= 60
     assert 0.01 < np.mean(counts == 0) < 0.08
@@ -91,7 +92,7 @@ def test_counts_lie_between_0_and_60_and_are_mostly_small():
 
 
 def test_a_drawn_count_is_found_in_the_drop(drops):
-    assert all(len(drop.instances) <= render.MOST_CRYSTALS for drop in drops)
+    assert all(len(drop.instances) <= drawing.MOST_CRYSTALS for drop in drops)
     assert len({len(drop.instances) for drop in drops}) > 5
 
 
@@ -109,9 +110,9 @@ def test_a_crystal_of_which_too_little_is_visible_is_ignored(monkeypatch, hidden
         owner[30 - round(20 * hidden) : 30, 10:30] = 2
         return ["plate", "plate"], [400, 400], owner
 
-    monkeypatch.setattr(render, "set_stage", lambda *args, **kwargs: None)
-    monkeypatch.setattr(render, "_scatter", scatter)
-    monkeypatch.setattr(render, "photograph", lambda *args: np.zeros((height, width, 3), np.uint8))
+    monkeypatch.setattr(drawing, "set_stage", lambda *args, **kwargs: None)
+    monkeypatch.setattr(drawing, "_scatter", scatter)
+    monkeypatch.setattr(drawing, "photograph", lambda *args: np.zeros((height, width, 3), np.uint8))
     assert draw_drop(0, height=height, width=width).instances[0].ignored is ignored
 
 
@@ -271,9 +272,9 @@ def test_labelme_files_lie_beside_the_images(dataset):
 
 
 def one_drop(monkeypatch, *masks: np.ndarray, ignored: bool = False) -> None:
-    instances = tuple(render.Instance(mask, "plate", ignored) for mask in masks)
+    instances = tuple(drawing.DrawnCrystal(mask, "plate", ignored) for mask in masks)
     drop = Drop(np.full((*masks[0].shape, 3), 128, np.uint8), instances)
-    monkeypatch.setattr(render, "draw_drop", lambda *args, **kwargs: drop)
+    monkeypatch.setattr(rendering, "draw_drop", lambda *args, **kwargs: drop)
 
 
 def test_parts_share_a_group_and_holes_become_rle(monkeypatch, tmp_path):
@@ -334,7 +335,7 @@ def test_a_failure_leaves_nothing_behind(monkeypatch, tmp_path, error):
             raise error
         return draw_drop(seed, **kwargs)
 
-    monkeypatch.setattr(render, "draw_drop", fail_at_the_second)
+    monkeypatch.setattr(rendering, "draw_drop", fail_at_the_second)
     with pytest.raises(type(error)):
         render_dataset(tmp_path / "deep" / "out", train=3, val=1, workers=1, **SMALL)
     assert not contents(tmp_path)
