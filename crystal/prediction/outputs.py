@@ -26,8 +26,8 @@ from jaxtyping import UInt8
 from pycocotools import mask as rle_tools
 
 from crystal.data.labelme.export import is_edited, labelme_document, labelme_shapes
-from crystal.data.outlines import measure
 from crystal.files import OutputName, explained_writing
+from crystal.prediction.measurements import measure
 from crystal.prediction.overlays import draw_outlines
 from crystal.prediction.predictor import Prediction
 

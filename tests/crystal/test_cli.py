@@ -153,7 +153,7 @@ FLAT = {"id": 8, "image_id": 1, "category_id": 1, "iscrowd": 0, "segmentation": 
 
 
 @pytest.mark.parametrize("annotation", [OUTSIDE, FLAT])
-def test_an_annotation_that_cannot_be_used_is_left_out_and_reported_at_the_end(
+def test_an_annotation_of_no_use_is_left_out_and_reported(
     monkeypatch, capsys, weights, tmp_path, annotation
 ):
     (tmp_path / "val" / "images").mkdir(parents=True)

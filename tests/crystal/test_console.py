@@ -2,19 +2,19 @@
 
 import pytest
 
-from crystal import console as progress
+from crystal import console
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(progress, "console", progress.Console(force_terminal=False, soft_wrap=True))
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(console, "console", console.Console(force_terminal=False, soft_wrap=True))
     return now
 
 
 def test_lines_come_every_few_seconds_with_time_left_and_the_end_once(clock, capsys):
-    with progress.one_bar("training", 100) as bar:
+    with console.one_bar("training", 100) as bar:
         for done in range(1, 101):
             clock[0] += 1.0
             bar(done, f"loss {done}")

@@ -1,9 +1,12 @@
-"""Names that do not collide, and that any file system takes."""
+"""Names that do not collide, and that any file system takes; files that are replaced whole."""
 
+import os
 import re
 from pathlib import Path
 
-from crystal.files import MOST_CHARACTERS, distinct_stem, name_outputs
+import pytest
+
+from crystal.files import MOST_CHARACTERS, OutputError, distinct_stem, name_outputs, write_atomically
 
 
 def test_names_of_images_in_two_folders_differ():
@@ -39,3 +42,20 @@ def test_the_third_of_a_name_gets_a_number():
     taken = set()
     same = [distinct_stem(Path(f"{folder}/plate/A1.json"), taken) for folder in "abcd"]
     assert same == ["A1", "plate_A1", "plate_A1_2", "plate_A1_3"]
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "numbers.json"
+    write_atomically(path, "old")
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+
+    def full_disk(path, data):
+        raise OSError(28, os.strerror(28), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OutputError, match=r"numbers\.json.*no space left.*free some space"):
+        write_atomically(path, "newer")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"new"
+    assert [p.name for p in tmp_path.iterdir()] == ["numbers.json"]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as rle_tools
 
-from crystal.data.outlines import contours, cut, measure, polygons
+from crystal.data.outlines import contours, cut, polygons
+from crystal.prediction.measurements import measure
 from crystal.prediction.overlays import (
     COLOURS,
     beside,

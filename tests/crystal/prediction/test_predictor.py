@@ -16,8 +16,8 @@ from pycocotools.coco import COCO
 from crystal.data.images import prepare
 from crystal.data.outlines import encode_patch
 from crystal.files import OutputError
-from crystal.prediction import predictor as predict
-from crystal.prediction.predictor import Prediction, Predictor, predict_folder, to_original
+from crystal.prediction.predict import predict_folder
+from crystal.prediction.predictor import Prediction, Predictor, _detect, to_original
 from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import Detections
@@ -26,7 +26,7 @@ from tests.small import quick_rngs
 
 @pytest.fixture(scope="module")
 def predictor():
-    """A network that knows nothing and says everything; compiled once for all tests."""
+    """An untrained network all of whose detections count; compiled once for all tests."""
     tiny = MaskRCNNConfig.tiny()
     config = dataclasses.replace(
         tiny,
@@ -91,7 +91,7 @@ def test_boxes_and_masks_of_a_wide_image_come_back_to_its_own_pixels():
 def test_results_come_in_order_and_do_not_depend_on_the_batch(predictor):
     images = [picture(40 + 20 * i, 150 - 20 * i, i) for i in range(5)]  # the third batch is padded
     together = list(predictor(images))
-    traces = predict._detect._cache_size()
+    traces = _detect._cache_size()
     assert [p.rles[0]["size"] for p in together] == [list(i.shape[:2]) for i in images]
     for image, found in zip(images, together, strict=True):
         [alone] = predictor([image])
@@ -103,7 +103,7 @@ def test_results_come_in_order_and_do_not_depend_on_the_batch(predictor):
     assert list(predictor([])) == []
     others = Predictor(MaskRCNN(predictor.config, rngs=quick_rngs(1)), clahe=False, batch_size=2)
     assert list(others(images))
-    assert predict._detect._cache_size() == traces > 0  # one trace whatever the images and the weights
+    assert _detect._cache_size() == traces > 0  # one trace whatever the images and the weights
 
 
 def test_an_error_in_the_source_is_raised(predictor):
