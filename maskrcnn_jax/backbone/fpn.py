@@ -1,8 +1,8 @@
 """Feature pyramid, top-down: P2..P6 from C2..C5 (Lin et al. 2017, section 3 and figure 3; Crystals 2021, figure 3).
 
-A 1x1 lateral convolution brings each C to c channels; from C5 down to C2 the coarser map is doubled (nearest) and
-added; a 3x3 convolution takes off the aliasing of the doubling. P6, for the RPN's largest anchors only, is every
-second cell of P5.
+A 1x1 lateral convolution reduces each C to c channels; from C5 down to C2 the coarser map is upsampled (nearest) and
+added; a 3x3 convolution reduces the aliasing of the upsampling. P6, for the RPN's largest anchors only, is every second
+cell of P5.
 """
 
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from maskrcnn_jax.structures import Pyramid
 
 
 def upsample(features: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
-    """Nearest: each cell becomes 2x2 equal ones.
+    """Nearest-neighbour upsampling: each cell becomes 2x2 equal cells.
 
     >>> upsample(jnp.array([[[[1.0], [2.0]]]]))[0, :, :, 0].tolist()
     [[1.0, 1.0, 2.0, 2.0], [1.0, 1.0, 2.0, 2.0]]

@@ -1,8 +1,8 @@
 """ResNet, bottom-up: C1..C5 at strides 2, 4, 8, 16, 32 (He et al. 2015, table 1; FPN section 3).
 
-Three readings, top to bottom: the block, the stage, the network. Depth 50 is (3, 4, 6, 3) bottlenecks, 101 is
-(3, 4, 23, 3). What differs between the weight sources: the convolution of a bottleneck that down-samples (the first
-1x1 in Matterport and Detectron2, the 3x3 in torchvision) and the padding of the max-pool.
+From top to bottom: the block, the stage, the network. ResNet50 has (3, 4, 6, 3) bottlenecks, ResNet101 (3, 4, 23, 3).
+The weight sources differ in the convolution of a bottleneck that downsamples (the first 1x1 in Matterport and
+Detectron2, the 3x3 in torchvision) and in the padding of the max-pool.
 """
 
 import jax
@@ -14,15 +14,15 @@ from maskrcnn_jax.config import BackboneConfig
 from maskrcnn_jax.layers import Conv, make_norm
 
 BOTTLENECK_RATIO = 4  # a bottleneck's inner width is a quarter of its output (table 1)
-LEAST_EQUAL = 3  # blocks of a stage that differ in their numbers alone, from which on they are compiled once
+MIN_SCANNED = 3  # this many blocks of equal structure, or more, are compiled as one loop
 
 
 class Block(nnx.Module):
     """A residual block: `relu(branch(x) + shortcut(x))`.
 
-    "bottleneck": 1x1, 3x3, 1x1; "basic": 3x3, 3x3. The shortcut is a 1x1 convolution where shape changes. With a
-    group norm the branch's last scale starts at 0, so that a fresh block is the identity and depth costs no stability
-    (Goyal et al. 2017, section 5.1); with `affine` a fresh scale of 0 would have no meaning, as weights are loaded.
+    "bottleneck": 1x1, 3x3, 1x1; "basic": 3x3, 3x3. The shortcut is a 1x1 convolution where the shape changes. With
+    group norm the branch's last scale is initialised to 0, so that a new block is the identity, which stabilises the
+    training of deep networks (Goyal et al. 2017, section 5.1).
 
     >>> config = BackboneConfig(block="basic", norm="group", group_size=1)
     >>> block = Block(2, 2, stride=1, config=config, dtype="float32", rngs=nnx.Rngs(0))
@@ -62,11 +62,10 @@ class Block(nnx.Module):
 
 
 class Stage(nnx.Module):
-    """Blocks at one resolution; the first one down-samples.
+    """Blocks at one resolution; the first one downsamples.
 
-    The others, three or more that differ in their numbers alone, run as a `lax.scan` over their stacked weights, so
-    that XLA sees one of them where ResNet101 has 22. With what `training/step.py` does for the optimizer, its step
-    compiles in four fifths of the time on two cores, and runs as fast (`benchmarks/README.md`).
+    The others, if three or more have the same structure, run as a `lax.scan` over their stacked weights: XLA compiles
+    one block instead of ResNet101's 22.
 
     >>> config = BackboneConfig(block="basic", norm="affine")
     >>> stage = Stage(2, 3, depth=2, stride=2, config=config, dtype="float32", rngs=nnx.Rngs(0))
@@ -91,18 +90,18 @@ class Stage(nnx.Module):
 
     def __call__(self, features: Float[Array, "b h w i"]) -> Float[Array, "b hh ww o"]:
         others = [nnx.split(block) for block in self.blocks[1:]]
-        if len(others) < LEAST_EQUAL or any(graph != others[0][0] for graph, _ in others):
+        if len(others) < MIN_SCANNED or any(graph != others[0][0] for graph, _ in others):
             for block in self.blocks:
                 features = block(features)
             return features
         graph = others[0][0]
-        weights = jax.tree.map(lambda *own: jnp.stack(own), *(own for _, own in others))
+        weights = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state for _, state in others))
         features = self.blocks[0](features)
-        return jax.lax.scan(lambda features, own: (nnx.merge(graph, own)(features), None), features, weights)[0]
+        return jax.lax.scan(lambda features, state: (nnx.merge(graph, state)(features), None), features, weights)[0]
 
 
 def space_to_depth(image: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 4*c"]:
-    """Each 2x2 cell becomes one cell with its four pixels as channels (row, column, channel).
+    """Each 2x2 block of pixels becomes one cell with 4 * c channels, ordered (row, column, channel).
 
     >>> space_to_depth(jnp.arange(8.0).reshape(1, 2, 4, 1))[0, 0].tolist()
     [[0.0, 1.0, 4.0, 5.0], [2.0, 3.0, 6.0, 7.0]]
@@ -112,10 +111,10 @@ def space_to_depth(image: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 
 
 
 def max_pool(features: Float[Array, "b h w c"], padding: tuple[int, int]) -> Float[Array, "b h//2 w//2 c"]:
-    """3x3, stride 2, of values that are 0 or more; `padding` (before, after) on both axes, (1, 1) or Keras' (0, 1).
+    """3x3 max-pool, stride 2, of non-negative values; `padding` (before, after) on both axes, (1, 1) or Keras' (0, 1).
 
-    First over rows, then over columns, as maxima of shifted slices: the gradient of XLA's pooling window costs four
-    times as much on a CPU. (Equal largest values share the gradient, where a window gives it to the first.)
+    As maxima of shifted slices, first over rows, then over columns: the gradient of XLA's pooling is slow on CPUs.
+    (Equal maxima share the gradient; XLA's pooling gives it to the first.)
 
     >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), (1, 1))[0, :, :, 0].tolist()
     [[5.0, 7.0], [13.0, 15.0]]
@@ -129,10 +128,10 @@ def max_pool(features: Float[Array, "b h w c"], padding: tuple[int, int]) -> Flo
 
 
 class ResNet(nnx.Module):
-    """Normalised images in, C1..C5 out; height and width divisible by 32.
+    """Normalised images -> C1..C5; height and width divisible by 32.
 
-    The stem is a 7x7 convolution of stride 2 ("conv7"), or, for CPUs, a 3x3 one over 2x2 cells ("space_to_depth"),
-    which sees 6x6 pixels for three quarters of the multiplications; then a 3x3 max-pool of stride 2.
+    The stem is a 7x7 convolution of stride 2 ("conv7"), or a cheaper 3x3 one over blocks of 2x2 pixels
+    ("space_to_depth", which sees 6x6 pixels); then a 3x3 max-pool of stride 2.
 
     >>> config = BackboneConfig(block="basic", depths=(1, 1, 1, 1), channels=(2, 3, 4, 5), stem_channels=2)
     >>> net = nnx.eval_shape(lambda: ResNet(config, rngs=nnx.Rngs(0)))
@@ -143,7 +142,7 @@ class ResNet(nnx.Module):
     def __init__(self, config: BackboneConfig, *, dtype: str = "float32", rngs: nnx.Rngs):
         kind = config.stem
         size, inputs, stride = (7, 3, 2) if kind == "conv7" else (3, 12, 1)
-        self.cells = kind == "space_to_depth"
+        self.space_to_depth = kind == "space_to_depth"
         self.stem = Conv(inputs, config.stem_channels, size, stride=stride, bias=False, dtype=dtype, rngs=rngs)
         self.stem_norm = make_norm(config.norm, config.stem_channels, group_size=config.group_size)
         self.pool_padding = (1, 1) if config.pool_padding == "both" else (0, 1)
@@ -156,8 +155,8 @@ class ResNet(nnx.Module):
         )
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """(C1, C2, C3, C4, C5); C1 is the stem before its max-pool."""
-        c1 = jax.nn.relu(self.stem_norm(self.stem(space_to_depth(images) if self.cells else images)))
+        """(C1, C2, C3, C4, C5); C1 is the output of the stem before its max-pool."""
+        c1 = jax.nn.relu(self.stem_norm(self.stem(space_to_depth(images) if self.space_to_depth else images)))
         features = max_pool(c1, self.pool_padding)
         maps = [c1]
         for stage in self.stages:

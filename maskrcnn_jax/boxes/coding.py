@@ -4,8 +4,8 @@ With centre (x, y), width w and height h of the box, and x_a, y_a, w_a, h_a of t
 
     dx = wx (x - x_a) / w_a     dy = wy (y - y_a) / h_a     dw = ww log(w / w_a)     dh = wh log(h / h_a)
 
-`weights` = (wx, wy, ww, wh) bring the four to a like spread; (10, 10, 5, 5) are the inverse of Matterport's standard
-deviations (.1, .1, .2, .2). The order of the four is x, y, w, h, as in torchvision and Detectron2.
+`weights` = (wx, wy, ww, wh) scale the four to similar variance; (10, 10, 5, 5) are the inverse of Matterport's standard
+deviations (.1, .1, .2, .2). The order is x, y, w, h, as in torchvision and Detectron2.
 """
 
 import math
@@ -13,7 +13,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# exp(dw) beyond this would blow a 16-pixel anchor up to more than 1000 pixels (Detectron's choice, kept by its heirs).
+# exp(dw) beyond this would enlarge a 16-pixel anchor to more than 1000 pixels (the limit of Detectron and torchvision).
 MAX_LOG_SCALE = math.log(1000.0 / 16.0)
 
 
@@ -25,8 +25,8 @@ def _centres_and_sizes(boxes: Float[Array, "*n 4"]) -> tuple[Float[Array, "*n 2"
 def encode(
     boxes: Float[Array, "*n 4"], anchors: Float[Array, "*n 4"], weights: tuple[float, ...] = (1, 1, 1, 1)
 ) -> Float[Array, "*n 4"]:
-    """Deltas that move each anchor onto the box in the same row. Sides under 1e-6 px count as 1e-6, so that padded
-    slots of zeros give finite numbers.
+    """Deltas that move each anchor onto the box in the same row. Sides below 1e-6 px count as 1e-6, so that padded
+    slots of zeros give finite deltas.
 
     >>> encode(jnp.array([[2.0, 0.0, 6.0, 8.0]]), jnp.array([[0.0, 0.0, 4.0, 4.0]])).round(4).tolist()
     [[0.5, 0.5, 0.0, 0.6930999755859375]]
@@ -35,7 +35,7 @@ def encode(
     anchor_centres, anchor_sizes = _centres_and_sizes(anchors)
     sizes, anchor_sizes = jnp.maximum(sizes, 1e-6), jnp.maximum(anchor_sizes, 1e-6)
     shift = (centres - anchor_centres) / anchor_sizes
-    # One logarithm of the quotient, as all three peers do: the difference of two logarithms rounds differently.
+    # The logarithm of the quotient, as in all three sources: a difference of logarithms rounds differently.
     return jnp.concatenate([shift, jnp.log(sizes / anchor_sizes)], -1) * jnp.asarray(weights, boxes.dtype)
 
 
@@ -46,7 +46,7 @@ def decode(
     *,
     max_log_scale: float | None = MAX_LOG_SCALE,
 ) -> Float[Array, "*n 4"]:
-    """Anchors moved by deltas: the inverse of `encode`. dw and dh are cut at `max_log_scale` (None: not at all).
+    """Anchors moved by deltas: the inverse of `encode`. `max_log_scale`, unless None, bounds dw / ww and dh / wh.
 
     >>> decode(jnp.array([[0.5, 0.5, 0.0, math.log(2.0)]]), jnp.array([[0.0, 0.0, 4.0, 4.0]])).round(4).tolist()
     [[2.0, 0.0, 6.0, 8.0]]

@@ -1,6 +1,6 @@
 """Area, overlap and clipping of boxes `[x1, y1, x2, y2]` in continuous pixels (glossary: `structures.py`).
 
-Numbers as torchvision's `box_area`, `box_iou` and `clip_boxes_to_image` give them; the overlap is Crystals 2021, eq. 5.
+Equal to torchvision's `box_area`, `box_iou` and `clip_boxes_to_image`; the overlap is Crystals 2021, eq. 5.
 """
 
 import jax.numpy as jnp
@@ -18,12 +18,12 @@ def area(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
 
 
 def intersection(a: Float[Array, "n 4"], b: Float[Array, "m 4"]) -> Float[Array, "n m"]:
-    """Area that each box of `a` shares with each of `b`, in square pixels.
+    """Area of the intersection of each box of `a` with each of `b`, in square pixels.
 
     >>> intersection(jnp.array([[0.0, 0.0, 2.0, 2.0]]), jnp.array([[1.0, 1.0, 3.0, 3.0]])).tolist()
     [[1.0]]
     """
-    # Two [n, m] planes rather than one [n, m, 2] array: the pair axis would defeat vectorisation.
+    # Two [n, m] arrays rather than one [n, m, 2]: a last axis of length 2 would prevent vectorisation.
     width = jnp.minimum(a[:, None, 2], b[None, :, 2]) - jnp.maximum(a[:, None, 0], b[None, :, 0])
     height = jnp.minimum(a[:, None, 3], b[None, :, 3]) - jnp.maximum(a[:, None, 1], b[None, :, 1])
     return jnp.maximum(width, 0.0) * jnp.maximum(height, 0.0)
@@ -37,12 +37,12 @@ def iou(a: Float[Array, "n 4"], b: Float[Array, "m 4"]) -> Float[Array, "n m"]:
     """
     shared = intersection(a, b)
     union = area(a)[:, None] + area(b)[None, :] - shared
-    # The safe denominator comes before the division: a `where` after it would still send NaN into the gradient.
+    # The denominator is made safe before the division: a `where` after it would still give NaN gradients.
     return jnp.where(union > 0, shared / jnp.where(union > 0, union, 1.0), 0.0)
 
 
 def clip(boxes: Float[Array, "*n 4"], height: float, width: float) -> Float[Array, "*n 4"]:
-    """Move every corner into `[0, width] x [0, height]`; a box outside becomes one of no area on the border.
+    """Clip every corner to `[0, width] x [0, height]`; a box outside collapses onto the border, with no area.
 
     >>> clip(jnp.array([[-1.0, 2.0, 9.0, 3.0]]), height=4, width=8).tolist()
     [[0.0, 2.0, 8.0, 3.0]]
@@ -51,7 +51,7 @@ def clip(boxes: Float[Array, "*n 4"], height: float, width: float) -> Float[Arra
 
 
 def clip_to_window(boxes: Float[Array, "*n 4"], window: Float[Array, " 4"]) -> Float[Array, "*n 4"]:
-    """As `clip`, to the window `[x1, y1, x2, y2]`: the part of a letterboxed image that is not padding.
+    """Like `clip`, to the window `[x1, y1, x2, y2]`: the part of a letterboxed image that is not padding.
 
     >>> clip_to_window(jnp.array([[-1.0, 2.0, 9.0, 3.0]]), jnp.array([2.0, 0.0, 8.0, 4.0])).tolist()
     [[2.0, 2.0, 8.0, 3.0]]

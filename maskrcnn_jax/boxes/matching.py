@@ -1,4 +1,4 @@
-"""Which ground truth each anchor or proposal answers for (Faster R-CNN section 3.1.2; Crystals 2021, section 2.3)."""
+"""Matching of anchors or proposals to ground truth by IoU (Faster R-CNN section 3.1.2; Crystals 2021, section 2.3)."""
 
 import enum
 from typing import NamedTuple
@@ -32,10 +32,10 @@ def match(
 ) -> Matches:
     """Label n candidates by their best IoU with g ground truths.
 
-    Positive at `positive_iou` or more, negative under `negative_iou`, ignored between. With `allow_low_quality` each
-    ground truth also makes positive every candidate that ties for its own best IoU, so that no object goes untrained;
-    such a candidate still answers for the ground truth that IT overlaps most. A ground truth whose best IoU is 0
-    claims nothing. Rows that are not `gt_valid` count for nothing; without any row everything is negative.
+    Positive at `positive_iou` or more, negative below `negative_iou`, ignored in between. With `allow_low_quality` the
+    candidates that tie for the best IoU of a ground truth are positive as well, unless that IoU is 0, so that no object
+    is left without a positive; each is still matched to the ground truth that it overlaps most. Rows that are not
+    `gt_valid` are left out; without valid rows every candidate is negative.
 
     Two objects, three candidates: the second object's best is the middle one, at 0.4 (ignored without low quality):
 
@@ -55,10 +55,9 @@ def match(
     label = jnp.where(best_iou >= positive_iou, Label.POSITIVE, label)
     if allow_low_quality:
         best_of_gt = iou.max(axis=1, keepdims=True)
-        claimed = ((iou == best_of_gt) & (best_of_gt > 0)).any(axis=0)
-        label = jnp.where(claimed, Label.POSITIVE, label)
-    # The first row that holds the best IoU. Not argmax: along the first axis XLA's takes ten times as long as a maximum
-    # on a CPU.
+        low_quality = ((iou == best_of_gt) & (best_of_gt > 0)).any(axis=0)
+        label = jnp.where(low_quality, Label.POSITIVE, label)
+    # The first row that has the best IoU. XLA's argmax along the first axis is much slower on CPUs.
     row = jnp.arange(g, dtype=jnp.int32)[:, None]
     first_best = jnp.where(iou == best_iou, row, g - 1).min(axis=0)
     return Matches(first_best, label.astype(jnp.int32))

@@ -1,7 +1,6 @@
-"""A random, balanced, fixed-size draw of positives and negatives (Fast R-CNN section 2.3).
+"""Random, balanced samples of positives and negatives, of fixed size (Fast R-CNN section 2.3).
 
-Almost every anchor is background; trained on all of them the network would learn to say "background". So a fixed
-number is drawn, at most a share of it positive.
+Almost every anchor is background; trained on all of them, the network would learn to predict background everywhere.
 """
 
 from typing import NamedTuple
@@ -14,7 +13,7 @@ from maskrcnn_jax.boxes.matching import Label
 
 
 class Samples(NamedTuple):
-    """Drawn candidates, positives first, then negatives, then unfilled slots."""
+    """Sampled candidates: positives first, then negatives, then unfilled slots."""
 
     indices: Int[Array, " total"]
     positive: Bool[Array, " total"]
@@ -29,11 +28,11 @@ def sample_balanced(
     max_positive: int,
     negatives_per_positive: float | None = None,
 ) -> Samples:
-    """Draw up to `max_positive` of the positives and fill the rest of `total` slots with negatives, both uniformly
-    without replacement. Positives lie in the first `max_positive` slots, so a mask head may run on those alone.
+    """Sample up to `max_positive` of the positives and fill the rest of `total` slots with negatives, both uniformly
+    without replacement. Positives are in the first `max_positive` slots, so the mask head can run on those alone.
 
-    `negatives_per_positive` limits the negatives to int(positives * that): Matterport keeps one positive in three even
-    where that leaves slots empty, and then draws nothing at all for an image without positives.
+    `negatives_per_positive` limits the negatives to int(positives * negatives_per_positive): Matterport keeps the ratio
+    even where that leaves slots empty, so that an image without positives gets no samples at all.
 
     >>> label = jnp.array([1, 0, -1, 0, 1, 0])
     >>> s = sample_balanced(jax.random.key(0), label, total=4, max_positive=1)
@@ -43,9 +42,9 @@ def sample_balanced(
     n = label.shape[0]
     priority = jax.random.uniform(key, (n,))
 
-    def draw(of_kind, slots):
-        _, index = jax.lax.top_k(jnp.where(of_kind, priority, -1.0), min(slots, n))
-        return jnp.pad(index, (0, slots - min(slots, n))), jnp.minimum(of_kind.sum(), slots)
+    def draw(candidates, slots):
+        _, index = jax.lax.top_k(jnp.where(candidates, priority, -1.0), min(slots, n))
+        return jnp.pad(index, (0, slots - min(slots, n))), jnp.minimum(candidates.sum(), slots)
 
     positive_index, positives = draw(label == Label.POSITIVE, max_positive)
     negative_index, negatives = draw(label == Label.NEGATIVE, total)
