@@ -138,7 +138,7 @@ def alone(tree: Any) -> Any:
 
 def _choose(probabilities: np.ndarray, proposals: Proposals, refined: Refined) -> Int[np.ndarray, " n"]:
     """The RoIs behind the best detections, then those most probably an object; LOOKED_AT at most."""
-    behind = np.asarray(refined.roi)[np.asarray(refined.kept)[np.asarray(refined.filled)]]
+    behind = np.asarray(refined.roi)[np.asarray(refined.selected)[np.asarray(refined.filled)]]
     valid = np.flatnonzero(np.asarray(proposals.valid))
     probable = valid[np.argsort(-probabilities[valid, 1:].max(1), kind="stable")]
     return np.array(list(dict.fromkeys([*behind.tolist(), *probable.tolist()]))[:LOOKED_AT], int)

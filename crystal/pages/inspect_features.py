@@ -226,7 +226,7 @@ def _proposals(inspection: Inspection) -> Iterator[str]:
             draw_boxes(inspection.pixels, boxes[::-1], [SKY] * len(boxes)), f"The best {len(boxes)} {when}.", when
         )
     if len(after):
-        first = int(ranked.kept[0])
+        first = int(ranked.selected[0])
         boxes = jnp.asarray(ranked.boxes)
         overlap = np.asarray(iou(boxes[first][None], boxes))[0]
         fell = ranked.valid & (overlap > rpn.nms_iou) & (level == level[first] if rpn.per_level else True)

@@ -159,7 +159,7 @@ def _boxes(inspection: Inspection) -> Iterator[str]:
         ),
     )
     best_pair = {int(refined.roi[i]): i for i in valid[::-1]}  # the best comes last
-    first = {int(refined.roi[i]): n for n, i in enumerate(refined.kept[refined.filled], 1)}
+    first = {int(refined.roi[i]): n for n, i in enumerate(refined.selected[refined.filled], 1)}
     rows, before, after = [], [], []
     for place, index in enumerate(inspection.chosen.tolist(), 1):
         x1, y1, x2, y2 = proposals.boxes[index]

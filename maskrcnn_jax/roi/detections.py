@@ -13,23 +13,23 @@ from maskrcnn_jax.structures import Detections
 
 
 class Refined(NamedTuple):
-    """The n (RoI, class) pairs that are held against each other, best first, and which of them the d slots show."""
+    """The n (RoI, class) candidates of NMS, best first, and which of them fill the d slots of the detections."""
 
     roi: Int[Array, " n"]
     classes: Int[Array, " n"]
-    boxes: Float[Array, "n 4"]  # the RoIs moved by the deltas of that class
+    boxes: Float[Array, "n 4"]  # the RoIs moved by the deltas of the class
     scores: Float[Array, " n"]  # probabilities
-    valid: Bool[Array, " n"]  # False: the class may not count, or a side under `min_side`
-    kept: Int[Array, " d"]
+    valid: Bool[Array, " n"]  # False: not a candidate, or a side below `min_side`
+    selected: Int[Array, " d"]
     filled: Bool[Array, " d"]
 
     def detections(self) -> Detections:
-        """The d that remain, without masks."""
-        kept, filled = self.kept, self.filled
+        """The d detections, without masks."""
+        selected, filled = self.selected, self.filled
         return Detections(
-            boxes=jnp.where(filled[:, None], self.boxes[kept], 0.0),
-            classes=jnp.where(filled, self.classes[kept], 0).astype(jnp.int32),
-            scores=jnp.where(filled, self.scores[kept], 0.0),
+            boxes=jnp.where(filled[:, None], self.boxes[selected], 0.0),
+            classes=jnp.where(filled, self.classes[selected], 0).astype(jnp.int32),
+            scores=jnp.where(filled, self.scores[selected], 0.0),
             masks=jnp.zeros((filled.shape[0], 0, 0)),
             valid=filled,
         )
@@ -52,16 +52,16 @@ def select_detections(
     max_log_scale: float | None,
     far_edge: int = 0,
 ) -> Refined:
-    """Detections of one image in `max_detections` slots, best first, beside what they were chosen among:
-    `select_detections(...).detections()` are those alone. Their masks are left empty ([d, 0, 0]) for the mask head,
-    which runs on these boxes.
+    """Detections of one image in `max_detections` slots, best first, together with the candidates that they were
+    selected from; `select_detections(...).detections()` gives the detections alone. Their masks are empty ([d, 0, 0]):
+    the mask head runs on these boxes later.
 
-    `one_class` takes each RoI's best class if that is not background (Matterport); otherwise every class over
-    `score_threshold` is a candidate with its own box (torchvision, Detectron2), the best `candidates` of them.
-    Boxes are clipped to `window`; those with a side under `min_side` are dropped.
+    A candidate is a RoI with its best class, if that is not background (`one_class`: Matterport), or with each class
+    other than background (torchvision, Detectron2); its probability is `score_threshold` or more. The `candidates` best
+    are decoded, clipped to `window`, dropped if a side is below `min_side`, and suppressed by class at `nms_iou`.
 
-    Two RoIs at one place: class 1 at 0.8, and background; the second has 0.4 of class 1, which counts only where every
-    class may, and then falls to the first:
+    Two equal RoIs with probabilities 0.8 and 0.4 of class 1. The second's best class is background, so it is a
+    candidate only without `one_class`, and is then suppressed at an IoU threshold of 0.5:
 
     >>> logits = jnp.log(jnp.array([[0.2, 0.8], [0.6, 0.4]]))
     >>> boxes, window = jnp.array([[2.0, 2.0, 8.0, 8.0]] * 2), jnp.array([0.0, 0.0, 16.0, 16.0])
@@ -77,10 +77,10 @@ def select_detections(
     """
     p, k = class_logits.shape
     probabilities = jax.nn.softmax(class_logits, axis=-1)
-    counts = jnp.broadcast_to(valid[:, None], (p, k)) & (jnp.arange(k) > 0)
+    candidate = jnp.broadcast_to(valid[:, None], (p, k)) & (jnp.arange(k) > 0)
     if one_class:
-        counts &= jnp.arange(k) == probabilities.argmax(-1)[:, None]
-    ranking = jnp.where(counts & (probabilities >= score_threshold), probabilities, -jnp.inf).reshape(-1)
+        candidate &= jnp.arange(k) == probabilities.argmax(-1)[:, None]
+    ranking = jnp.where(candidate & (probabilities >= score_threshold), probabilities, -jnp.inf).reshape(-1)
     scores, index = jax.lax.top_k(ranking, min(candidates, p * k))
     row, classes = index // k, index % k
 
@@ -89,5 +89,7 @@ def select_detections(
     moved = clip_to_window(moved, window - edge)
     large = (moved[:, 2:] - moved[:, :2] >= min_side).all(1)
     eligible = (scores > -jnp.inf) & large
-    kept, filled = nms(moved, scores, iou_threshold=nms_iou, max_outputs=max_detections, valid=eligible, groups=classes)
-    return Refined(row, classes, moved + edge, scores, eligible, kept, filled)
+    selected, filled = nms(
+        moved, scores, iou_threshold=nms_iou, max_outputs=max_detections, valid=eligible, groups=classes
+    )
+    return Refined(row, classes, moved + edge, scores, eligible, selected, filled)

@@ -1,7 +1,7 @@
 """Anchors: boxes of fixed sizes and shapes at every cell of P2..P6 (Faster R-CNN section 3.1.1; Crystals 2021, 2.3).
 
-Computed once in NumPy float64 and cast once, since they are constants of a compiled program. The centre of cell i lies
-at i * stride, without a half pixel: all three weight sources do so, and the weights have learnt it.
+Computed in NumPy float64 and cast once: they are constants of the compiled program. The centre of cell i is at
+i * stride, without a half-pixel offset, as in all three weight sources.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 
 def base_anchors(size: float, ratios: tuple[float, ...], *, rounded: bool = False) -> Float[np.ndarray, "ratios 4"]:
-    """Boxes of area size^2 around the origin; ratio = height / width.
+    """Boxes of area size^2 centred on the origin; ratio = height / width.
 
     >>> base_anchors(8, (4.0, 1.0)).tolist()
     [[-2.0, -8.0, 2.0, 8.0], [-4.0, -4.0, 4.0, 4.0]]
@@ -30,14 +30,14 @@ def pyramid_anchors(
 ) -> Float[np.ndarray, "a 4"]:
     """All anchors of an image of (height, width) pixels, ordered by level, row, column, ratio; float32.
 
-    One size a level; a level of stride s has ceil(height / s) x ceil(width / s) cells. Anchors may reach over the
-    border. Raises ValueError unless there is one size for each stride.
+    One size per level; a level of stride s has ceil(height / s) x ceil(width / s) cells. Anchors may extend beyond
+    the image. Raises ValueError unless there is one size per stride.
 
     >>> pyramid_anchors((4, 8), strides=(4,), sizes=(8,), ratios=(1.0,)).tolist()
     [[-4.0, -4.0, 4.0, 4.0], [0.0, -4.0, 8.0, 4.0]]
     """
     if len(strides) != len(sizes):
-        raise ValueError(f"{len(strides)} strides but {len(sizes)} sizes: give one anchor size for each level")
+        raise ValueError(f"{len(strides)} strides but {len(sizes)} sizes: give one anchor size per level")
     levels = []
     for stride, size in zip(strides, sizes, strict=True):
         rows, columns = (-(-side // stride) for side in image_size)

@@ -1,7 +1,7 @@
-"""RPN head: an objectness logit and four deltas for every anchor (Faster R-CNN section 3.1, figure 3).
+"""RPN head: an objectness logit and four deltas per anchor (Faster R-CNN section 3.1, figure 3).
 
-A 3x3 convolution and two 1x1 ones, shared by all levels. One logit an anchor: Matterport's two-way softmax folds into
-it exactly, since softmax of (bg, fg) is the sigmoid of fg - bg.
+A 3x3 convolution and two 1x1 ones, shared by all levels. One logit per anchor: Matterport's two-way softmax over
+(background, foreground) is exactly the sigmoid of the difference of the two logits.
 """
 
 import jax
@@ -16,7 +16,7 @@ from maskrcnn_jax.structures import Pyramid
 class RPNHead(nnx.Module):
     """Pyramid -> (objectness logits [b, a], deltas [b, a, 4]), in the order of `pyramid_anchors`.
 
-    Levels of 4x4, 2x2 and three of 1x1 cells, three anchors at each: 69 in all.
+    Levels of 4x4, 2x2 and three of 1x1 cells, with three anchors per cell: 69 in all.
 
     >>> head = RPNHead(2, 4, anchors_per_cell=3, rngs=nnx.Rngs(0))
     >>> levels = Pyramid(*(jnp.ones((1, side, side, 2)) for side in (4, 2, 1, 1, 1)))
@@ -27,7 +27,7 @@ class RPNHead(nnx.Module):
 
     def __init__(self, inputs: int, channels: int, *, anchors_per_cell: int, dtype: str = "float32", rngs: nnx.Rngs):
         self.shared = Conv(inputs, channels, 3, dtype=dtype, rngs=rngs)
-        # Small, so that the first proposals are the anchors and the first objectness is even.
+        # Small weights, so that the first proposals are the anchors and the first objectness is about 0.5.
         self.objectness = Conv(channels, anchors_per_cell, 1, scale=0.01, dtype=dtype, rngs=rngs)
         self.deltas = Conv(channels, 4 * anchors_per_cell, 1, scale=0.01, dtype=dtype, rngs=rngs)
 

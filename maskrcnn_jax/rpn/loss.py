@@ -2,13 +2,13 @@
 
     L = 1/N_cls sum_i L_cls(p_i, p*_i) + lambda 1/N_reg sum_i p*_i L_reg(t_i, t*_i)
 
-over the drawn anchors i of the whole batch: p the objectness, p* 1 for positives and 0 for negatives, t the predicted
-and t* the target deltas; L_cls is the binary cross entropy, L_reg smooth L1 summed over the four numbers. The sources
-differ in what they divide by:
+over the sampled anchors i of the whole batch: p the objectness, p* 1 for positives and 0 for negatives, t the predicted
+and t* the target deltas; L_cls is the binary cross entropy, L_reg smooth L1 summed over the four deltas. The sources
+differ in the normalisers:
 
     |             | N_cls          | N_reg                   | beta of L_reg |
-    | Matterport  | drawn anchors  | 4 x positive anchors    | 1             |
-    | torchvision | drawn anchors  | drawn anchors           | 1/9           |
+    | Matterport  | sampled        | 4 x positive anchors    | 1             |
+    | torchvision | sampled        | sampled anchors         | 1/9           |
     | Detectron2  | 256 x images   | 256 x images            | 0 (L1)        |
 
 lambda is 1 in all three.
@@ -32,16 +32,16 @@ def rpn_losses(
     box_beta: float = 1 / 9,
     axis: str | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(class term, box term) of a batch; `targets` have a leading b. lambda is left to the caller.
+    """(class term, box term) of a batch; `targets` have a batch dimension in front. The caller applies lambda.
 
-    `class_normaliser`: "sampled" (drawn anchors) or "slots" (the number asked for, times images); `box_normaliser`:
-    those, or "positive_coordinates". Nothing drawn or no positives: 0, with finite gradients.
-    `axis`: see `masked_mean`.
+    `class_normaliser`: "sampled" (anchors in the batch) or "slots" (samples requested per image, times images);
+    `box_normaliser`: either of these, or "positive_coordinates". Without samples or positives a term is 0, with finite
+    gradients. `axis`: see `masked_mean`.
 
-    A positive whose dx is off by 2 and a negative, both undecided: log 2 each, and (2 - beta / 2) over 2 drawn anchors:
+    A positive whose dx is off by 2 and a negative, all logits 0: log 2 each, and (2 - beta / 2) over two anchors:
 
-    >>> drawn = jnp.array([[True, False]])
-    >>> targets = RPNTargets(jnp.array([[1, 0]]), drawn, jnp.array([[True, True]]), jnp.zeros((1, 2, 4)))
+    >>> positive = jnp.array([[True, False]])
+    >>> targets = RPNTargets(jnp.array([[1, 0]]), positive, jnp.array([[True, True]]), jnp.zeros((1, 2, 4)))
     >>> deltas = jnp.zeros((1, 2, 4)).at[0, 1, 0].set(2.0)
     >>> [round(float(loss), 4) for loss in rpn_losses(jnp.zeros((1, 2)), deltas, targets, box_beta=1.0)]
     [0.6931, 0.75]

@@ -1,4 +1,4 @@
-"""What each drawn anchor should say: object or not, and the deltas to its object (Faster R-CNN section 3.1.2)."""
+"""Training targets of the RPN: positive or negative, and deltas to the matched object (Faster R-CNN section 3.1.2)."""
 
 from typing import NamedTuple
 
@@ -12,9 +12,9 @@ from maskrcnn_jax.boxes.sampling import sample_balanced
 
 
 class RPNTargets(NamedTuple):
-    """The drawn anchors of one image, in s slots (positives first), and what they are trained towards."""
+    """The sampled anchors of one image, in s slots (positives first), and their targets."""
 
-    indices: Int[Array, " s"]  # which anchors
+    indices: Int[Array, " s"]  # into all anchors
     positive: Bool[Array, " s"]
     valid: Bool[Array, " s"]
     deltas: Float[Array, "s 4"]  # of the positives; finite elsewhere
@@ -30,11 +30,10 @@ def label_anchors(
     negative_iou: float,
     crowd_iou: float,
 ) -> Matches:
-    """Positive at `positive_iou` or as an object's best anchor, negative under `negative_iou`, else ignored; a
-    negative that overlaps a crowd by `crowd_iou` or more is ignored as well (Matterport's rule: nobody said what is
-    in there).
+    """Positive at `positive_iou` or as an object's best anchor, negative below `negative_iou`, else ignored; a
+    negative whose IoU with a crowd is `crowd_iou` or more is ignored as well (Matterport's rule).
 
-    Four anchors in a row: one on the object, one that shares a third with it, one within a crowd, one on nothing:
+    Four anchors: one on the object, one that overlaps it at an IoU of 1/3, one inside a crowd, one on background:
 
     >>> anchors = jnp.array([[0.0, 0, 4, 4], [2.0, 0, 6, 4], [8.0, 0, 12, 4], [20.0, 0, 24, 4]])
     >>> boxes, crowd = jnp.array([[0.0, 0, 4, 4], [8.0, 0, 16, 4]]), jnp.array([False, True])
@@ -65,11 +64,11 @@ def rpn_targets(
     crowd_iou: float,
     delta_weights: tuple[float, float, float, float],
 ) -> RPNTargets:
-    """Label all anchors, draw `samples` of them, at most `max_positive` positive, and encode their objects.
+    """Label all anchors, sample `samples` of them, at most `max_positive` positive, and encode the matched boxes.
 
-    Without any object all anchors are negative, and the draw is all negatives.
+    Without objects all anchors are negative.
 
-    Two anchors, the second a quarter of its width left of the object; both are drawn, the positive first:
+    Two anchors, the second a quarter of its width left of the object; both are sampled, the positive first:
 
     >>> import jax
     >>> anchors, boxes = jnp.array([[20.0, 0, 24, 4], [0.0, 0, 8, 4]]), jnp.array([[2.0, 0, 10, 4]])
@@ -88,9 +87,9 @@ def rpn_targets(
         negative_iou=negative_iou,
         crowd_iou=crowd_iou,
     )
-    drawn = sample_balanced(key, matches.label, total=samples, max_positive=max_positive)
+    sampled = sample_balanced(key, matches.label, total=samples, max_positive=max_positive)
     if gt_boxes.shape[0] == 0:
         deltas = jnp.zeros((samples, 4))
     else:
-        deltas = encode(gt_boxes[matches.gt_index[drawn.indices]], anchors[drawn.indices], delta_weights)
-    return RPNTargets(drawn.indices, drawn.positive, drawn.valid, deltas)
+        deltas = encode(gt_boxes[matches.gt_index[sampled.indices]], anchors[sampled.indices], delta_weights)
+    return RPNTargets(sampled.indices, sampled.positive, sampled.valid, deltas)

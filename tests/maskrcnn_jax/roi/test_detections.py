@@ -88,7 +88,7 @@ def test_what_was_there_before_the_suppression(one_class):
     moved = oracles.decode_boxes(deltas[roi, classes], boxes[roi] - edge, (10, 10, 5, 5), MAX_LOG_SCALE)
     inside = oracles.clip_boxes(moved, WINDOW - edge)
     np.testing.assert_allclose(refined.boxes[:n], inside + edge, atol=1e-4)
-    kept = refined.kept[refined.filled]
+    kept = refined.selected[refined.filled]
     for other in sorted(set(range(n)) - set(kept.tolist())):
         better = kept[(kept < other) & (classes[kept] == classes[other])]
         assert oracles.box_iou(inside[other][None], inside[better]).max() > 0.4

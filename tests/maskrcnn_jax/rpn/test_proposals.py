@@ -64,7 +64,7 @@ def test_what_was_there_before_the_suppression(run):
     np.testing.assert_array_equal(ranked.scores, logits[ranked.anchor])
     np.testing.assert_array_equal(ranked.valid, (expected[:, 2:] - expected[:, :2] >= 2).all(1))
 
-    kept = np.asarray(ranked.kept)[np.asarray(ranked.filled)]
+    kept = np.asarray(ranked.selected)[np.asarray(ranked.filled)]
     found = run(logits, deltas, ANCHORS, WINDOW)
     count = int(found.valid.sum())
     np.testing.assert_array_equal(ranked.boxes[kept[:count]], best(found)[0])
