@@ -21,16 +21,16 @@ class Convert:
     test: float = 0.0
     """Share of the images to keep for a last test."""
     seed: int = 0
-    """Draws the splits."""
+    """Of the random assignment to splits."""
     group: str | None = None
     """Regular expression that finds the drop or plate in a name; by default up to a well such as 01A or B03."""
     workers: int | None = None
-    """Processes; as many as there are cores by default."""
+    """Number of processes; by default that of the cores."""
 
 
 @dataclass
 class Check:
-    """List all that is wrong with a dataset and what training will do about it; write a page that shows it.
+    """List everything wrong with a dataset, and what training will do about it; write a page that shows it.
 
     The exit code is 1 where there are errors, 0 where there are only warnings and notes.
     """
@@ -38,10 +38,10 @@ class Check:
     dataset: tyro.conf.Positional[Path]
     """A folder with splits, or one COCO JSON file."""
     out: Path | None = None
-    """The page; DATASET/check.html unless told."""
+    """The page; by default DATASET/check.html."""
     preset: Literal["tiny", "paper"] = "tiny"
-    """Whose anchors and image size the objects are held against."""
+    """The preset whose anchors and image size the objects are compared with."""
     rows: int = 100
-    """Lines of the table that are printed; 0 for all."""
+    """Number of lines of the table to print; 0 for all."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default_factory=tuple)
     """Change one setting of the preset, as in train."""

@@ -9,8 +9,12 @@ class Render:
     """Draw drops with exact masks: images, a LabelMe JSON beside each, one COCO JSON a split."""
 
     out: Path
+    """A new folder."""
     train: int
+    """Number of training drops."""
     val: int
+    """Number of validation drops, all different from the training drops."""
     seed: int = 0
+    """Equal seeds give equal files."""
     light: float = 0.5
     """How bad the light is, 0 to 1; masks do not depend on it."""

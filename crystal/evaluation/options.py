@@ -9,9 +9,10 @@ class Evaluate:
     """Measure a run on DATASET/val: the paper's mAP, precision and recall, and COCO's numbers."""
 
     weights: Path
+    """A run folder or a checkpoint."""
     data: Path
     split: str = "val"
     seed: int = 0
-    """Draws the 10 and the 100 images of the paper's table."""
+    """Selects the 10 and the 100 images of the paper's table."""
     out: Path | None = None
     """Also write the numbers to this JSON file."""

@@ -1,9 +1,8 @@
-"""One image followed through the network, stage by stage, with the numbers of that very run (`crystal inspect`).
+"""One image followed through the network, stage by stage, with all its numbers (`crystal inspect`).
 
-Every number comes out of the components of `maskrcnn_jax`, called one after the other as `MaskRCNN.stages` calls them;
-only the softmax that turns logits into probabilities is taken once more. Each stage is compiled by itself, so that it
-can be timed by itself: as one program the network is somewhat quicker. The time given is that of a second run, when
-nothing is compiled or set aside any more.
+Every number comes from the components of `maskrcnn_jax`, called one after the other as `MaskRCNN.stages` calls them;
+only the softmax that turns logits into probabilities is computed again. Each stage is compiled and timed separately; as
+one program the network is somewhat faster. Times are those of a second run, without compilation.
 """
 
 import time
@@ -27,11 +26,11 @@ from maskrcnn_jax.roi.grid import Samples
 from maskrcnn_jax.rpn.proposals import Ranked
 from maskrcnn_jax.structures import Detections, Proposals, Pyramid
 
-LOOKED_AT = 12  # RoIs that are followed one by one
+SHOWN_ROIS = 12  # RoIs that are shown one by one
 
 
 class Timed(NamedTuple):
-    """One stage. `compiling` is None where nothing is compiled: on the host."""
+    """One stage: seconds of a run and of compiling; `compiling` is None on the host, where nothing is compiled."""
 
     name: str
     result: str
@@ -40,27 +39,27 @@ class Timed(NamedTuple):
 
 
 class Inspection(NamedTuple):
-    """One image's way through the network; no leading b anywhere, all NumPy, boxes in letterboxed pixels.
+    """One image's way through the network, as NumPy arrays without the batch dimension; boxes in letterboxed pixels.
 
     Attributes:
         image: the file's pixels.
-        equalised: after CLAHE; None where the network was trained without.
-        pixels: what the network sees.
+        equalised: the same after CLAHE; None for a network trained without it.
+        pixels: the letterboxed image, which the network sees.
         place: where the image lies in it.
         maps: C1..C5, then P2..P6, by name.
         objectness: logits, one an anchor.
         anchors: boxes.
-        ranked: what NMS chose the proposals among.
-        proposals: and its choice, best first.
+        ranked: the candidates among which NMS selected the proposals.
+        proposals: after NMS, best first.
         levels: which level of the pyramid each proposal is pooled from.
         probabilities: of each proposal, one a class.
-        refined: what NMS chose the detections among.
-        detections: and its choice, best first.
+        refined: the candidates among which NMS selected the detections.
+        detections: after NMS, best first.
         prediction: the detections in pixels of the file.
-        chosen: proposals to look at closely: those behind the best detections, then the most probable objects.
-        pooled: their features.
-        grid: where those were read: (rows, columns) in cells of each one's level.
-        times: a line a stage.
+        chosen: indices of proposals shown in detail: those of the best detections, then the most probable objects.
+        pooled: their pooled features.
+        grid: (rows, columns) of the points where those were sampled, in cells of each proposal's level.
+        times: one entry a stage.
     """
 
     config: MaskRCNNConfig
@@ -85,14 +84,14 @@ class Inspection(NamedTuple):
 
 
 def _shapes(result: Any) -> str:
-    """Shapes without the leading 1 of a batch of one image; of many arrays alike in kind the first few."""
+    """Shapes without the batch dimension, of the first five arrays."""
     arrays = [leaf.shape[1:] if leaf.shape[:1] == (1,) else leaf.shape for leaf in jax.tree.leaves(result)]
     shown = ["\N{NO-BREAK SPACE}x\N{NO-BREAK SPACE}".join(map(str, shape)) for shape in arrays if shape]
     return ", ".join(shown[:5]) + (", ..." if len(shown) > 5 else "")
 
 
 class Stages:
-    """Runs parts of a model, each compiled and timed by itself."""
+    """Runs parts of a model, each compiled and timed separately."""
 
     def __init__(self, model: MaskRCNN):
         self._graph, self._state = nnx.split(model)
@@ -105,7 +104,7 @@ class Stages:
         return value
 
     def __call__(self, name: str, function: Callable[..., Any], *arguments: Any, shown: Any = None) -> Any:
-        """`function(model, *arguments)`; `shown` picks what the table says of the result."""
+        """`function(model, *arguments)`; `shown` selects the arrays whose shapes the table lists."""
 
         def part(state: nnx.State, *given: Any) -> Any:
             return function(nnx.merge(self._graph, state), *given)
@@ -122,7 +121,7 @@ class Stages:
 
 
 class ForwardPass(NamedTuple):
-    """What a forward pass leaves for the losses, still with its leading b."""
+    """The outputs of a forward pass that the losses need, with the batch dimension, and the timer that made them."""
 
     run: Stages
     pyramid: Pyramid
@@ -131,27 +130,27 @@ class ForwardPass(NamedTuple):
     windows: jax.Array
 
 
-def alone(tree: Any) -> Any:
-    """The only image of a batch, as NumPy."""
+def first_image(tree: Any) -> Any:
+    """The arrays of the only image of a batch, as NumPy."""
     return jax.tree.map(lambda leaf: np.asarray(leaf)[0], tree)
 
 
 def _choose(probabilities: np.ndarray, proposals: Proposals, refined: Refined) -> Int[np.ndarray, " n"]:
-    """The RoIs behind the best detections, then those most probably an object; LOOKED_AT at most."""
+    """The RoIs of the best detections, then the most probable objects; SHOWN_ROIS at most."""
     behind = np.asarray(refined.roi)[np.asarray(refined.selected)[np.asarray(refined.filled)]]
     valid = np.flatnonzero(np.asarray(proposals.valid))
     probable = valid[np.argsort(-probabilities[valid, 1:].max(1), kind="stable")]
-    return np.array(list(dict.fromkeys([*behind.tolist(), *probable.tolist()]))[:LOOKED_AT], int)
+    return np.array(list(dict.fromkeys([*behind.tolist(), *probable.tolist()]))[:SHOWN_ROIS], int)
 
 
 class Inspector:
-    """Follows images through one network. `clahe`: whether it was trained on equalised images."""
+    """Follows images through one network. `clahe`: whether it was trained on images after CLAHE."""
 
     def __init__(self, model: MaskRCNN, *, clahe: bool):
         self.model, self.clahe = model, clahe
 
     def follow(self, path: Path) -> tuple[Inspection, ForwardPass]:
-        """One image at inference, and what `supervised.py` goes on with. Raises ImageError."""
+        """One image at inference, and the outputs from which `targets.py` computes the losses. Raises ImageError."""
         config, run = self.model.config, Stages(self.model)
         size = config.image.size
         image = run.host("read", lambda: read_image(path), lambda i: _shapes([i]))
@@ -197,7 +196,7 @@ class Inspector:
             shown=lambda r: r[1].boxes,
         )
         masks = run("masks: RoI Align, mask head", lambda m, p, d: m.own_masks(p, d, size=size), pyramid, detections)
-        detections = alone(detections._replace(masks=masks))
+        detections = first_image(detections._replace(masks=masks))
         prediction = run.host(
             "paste into the image",
             lambda: to_original(detections, place),
@@ -205,7 +204,7 @@ class Inspector:
         )
 
         probabilities = np.asarray(jax.nn.softmax(logits, axis=-1))
-        chosen = _choose(probabilities, alone(proposals), alone(refined))
+        chosen = _choose(probabilities, first_image(proposals), first_image(refined))
         boxes = proposals.boxes[:, chosen]
         rows, columns = self.model.grid(pyramid, boxes, size=size, output_size=config.roi.box_size)
         names = [f"C{i}" for i in range(1, 6)] + [f"P{i}" for i in range(2, 7)]
@@ -218,11 +217,11 @@ class Inspector:
             maps={name: np.asarray(level[0], np.float32) for name, level in zip(names, (*maps, *pyramid), strict=True)},
             objectness=np.asarray(objectness[0]),
             anchors=self.model.anchors(*size),
-            ranked=alone(ranked),
-            proposals=alone(proposals),
+            ranked=first_image(ranked),
+            proposals=first_image(proposals),
             levels=np.asarray(self.model.levels(proposals.boxes, size=size)[0]),
             probabilities=probabilities,
-            refined=alone(refined),
+            refined=first_image(refined),
             detections=detections,
             prediction=prediction,
             chosen=chosen,

@@ -14,7 +14,7 @@ class Inspect:
     weights: Path
     """A run folder or a checkpoint."""
     out: Path
-    """The page, which holds all it needs."""
+    """The page, a single HTML file."""
     truth: Path | None = None
     """Ground truth: a LabelMe JSON of the image, or a COCO JSON that lists it, in its dataset; by default the LabelMe
     JSON beside the image, if there is one."""

@@ -1,6 +1,6 @@
-"""One image with its ground truth: which anchors and RoIs training would draw, what it would ask, and the losses.
+"""One image with its ground truth: the anchors and RoIs that training would sample, their targets, and the losses.
 
-All of it is `MaskRCNN.supervise`, which training's losses are made of, on the features that `inspector.py` holds.
+All of it comes from `MaskRCNN.supervise`, on which the losses of training are built, and the outputs of `inspector.py`.
 """
 
 from collections.abc import Sequence
@@ -13,31 +13,31 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from crystal.data.anchor_coverage import best_iou
-from crystal.data.ground_truth import Truth, read_truth
+from crystal.data.ground_truth import ImageGroundTruth, read_ground_truth
 from crystal.data.loader import MASK_SIZE
 from crystal.data.preparation import Collate, Examples, Vary
 from crystal.errors import CrystalError
-from crystal.inspection.inspector import ForwardPass, Inspection, alone
+from crystal.inspection.inspector import ForwardPass, Inspection, first_image
 from maskrcnn_jax.boxes.geometry import iou
 from maskrcnn_jax.model import Supervision
 from maskrcnn_jax.structures import GroundTruth, Losses
 
 
 class TrainingTargets(NamedTuple):
-    """What training would have asked of this image.
+    """The targets that training would set for this image.
 
     Attributes:
-        truth: the objects.
-        boxes: of all that are no crowd, in letterboxed pixels, in the order of `numbers`.
-        numbers: of those objects among the record's instances.
-        reached: each one's IoU with the anchor that overlaps it most.
-        proposed: and with the proposal that overlaps it most, among those of inference.
-        supervision: what was drawn, and its targets; no leading b.
-        owner: for each drawn anchor the object it overlaps most, by place in `boxes`.
-        losses: the five and their weighted sum.
+        truth: the annotated objects.
+        boxes: of all objects but crowds, in letterboxed pixels, in the order of `numbers`.
+        numbers: indices of those objects among the record's instances.
+        reached: highest IoU of each object with any anchor.
+        proposed: highest IoU of each object with any proposal of inference.
+        supervision: sampled anchors and RoIs with their targets, without the batch dimension.
+        owner: for each sampled anchor the index in `boxes` of the object that it overlaps most.
+        losses: the five losses and their weighted sum.
     """
 
-    truth: Truth
+    truth: ImageGroundTruth
     boxes: Float[np.ndarray, "g 4"]
     numbers: list[int]
     reached: Float[np.ndarray, " g"]
@@ -55,25 +55,25 @@ class NoGroundTruth(NamedTuple):
 
 def find_truth(
     image: Path, size: tuple[int, int], given: Path | None, classes: Sequence[tuple[int, str]]
-) -> Truth | NoGroundTruth:
-    """The ground truth that was named, or the LabelMe file beside the image, of (height, width) `size`.
+) -> ImageGroundTruth | NoGroundTruth:
+    """The ground truth of --truth, or of the LabelMe file beside the image, whose size is (height, width).
 
     Raises:
-        CrystalError: the file that was named cannot be used. One that merely lies there may be something else.
+        CrystalError: the file given by --truth cannot be used. One found beside the image may be something else.
     """
     beside = image.with_suffix(".json")
     if given is None and not beside.is_file():
         return NoGroundTruth(f"there is no {beside.name} beside the image, and no --truth was given")
     try:
-        return read_truth(image, size, given or beside, classes)
+        return read_ground_truth(image, size, given or beside, classes)
     except CrystalError as error:
         if given is not None:
             raise
         return NoGroundTruth(f"the one beside the image was not used: {error}")
 
 
-def supervise(inspection: Inspection, forward: ForwardPass, truth: Truth) -> TrainingTargets:
-    """What training would have drawn, asked and lost on this image; the draw is that of key 0."""
+def supervise(inspection: Inspection, forward: ForwardPass, truth: ImageGroundTruth) -> TrainingTargets:
+    """Sample anchors and RoIs as training does, with key 0, and compute their targets and losses."""
     size, record = inspection.config.image.size, truth.record
     slots = max(len(record.instances), 1)
     example = Examples(
@@ -105,7 +105,7 @@ def supervise(inspection: Inspection, forward: ForwardPass, truth: Truth) -> Tra
         numbers=numbers,
         reached=best_iou(boxes, size, inspection.config.anchors),
         proposed=proposed,
-        supervision=Supervision(*alone(result[:3]), losses=result.losses),
+        supervision=Supervision(*first_image(result[:3]), losses=result.losses),
         owner=owner,
         losses=jax.tree.map(float, result.losses),
     )

@@ -9,9 +9,12 @@ class Predict:
     """Outline crystals in files or folders: overlays, crystals.csv and predictions.json."""
 
     weights: Path
+    """A run folder or a checkpoint."""
     images: tuple[Path, ...]
+    """Image files, or folders searched at any depth."""
     out: Path
+    """The folder for the results; those of an earlier run are replaced when all images are done."""
     score: float = 0.5
-    """Crystals under this score are left out of overlays and CSV."""
+    """Crystals below this score are left out of overlays and CSV; predictions.json holds all."""
     labelme: bool = False
     """Also write LabelMe files, to be corrected by hand and trained on."""

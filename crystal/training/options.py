@@ -16,42 +16,44 @@ class Train:
     preset: Literal["tiny", "paper"] = "tiny"
     init: str | None = None
     """Weights to start from: a checkpoint or run folder; a file of COCO weights as Matterport (h5), torchvision (pth)
-    or Detectron2 (pkl) published it; or "shapes", the small ones that come with the package."""
+    or Detectron2 (pkl) published it; or "shapes", the small weights that come with the package."""
     steps: int | None = None
-    """Steps in all; the preset's phases keep their shares."""
+    """Total number of steps; the preset's phases keep their shares."""
     checkpoint_every: int | None = None
+    """Steps between checkpoints; by default the preset's."""
     seed: int = 0
+    """Of the order of images, augmentation and random weights."""
     clahe: bool = True
     """Equalise the images (CLAHE) before the network."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default_factory=tuple)
     """Change one setting, key=value, e.g. rpn.nms_iou=0.6; may be given several times."""
     resume: bool = False
-    """Only go on with a run: refuse where --out holds none."""
+    """Only continue a run: an --out without one is refused."""
 
 
 @dataclass
 class Table1:
     """Train without and with CLAHE, from the same weights and images in the same order, for several seeds; compare.
 
-    The paper's Table 1 with what it lacks: all images, COCO's AP, spread over seeds, intervals of the difference. The
-    same command goes on where it stopped; more --seeds are added to what is there.
+    The paper's Table 1, and beyond it all images, COCO's AP, the spread over seeds and intervals of the difference. The
+    same command goes on where it stopped; more --seeds add to what is there.
     """
 
     data: Path
     out: Path = Path("runs/table1")
     seeds: int = 3
-    """Trainings of each kind, with the seeds 0, 1, ...: of order, variations, fresh weights and drawn images."""
+    """Trainings of each kind, with the seeds 0, 1, ...: of image order, augmentation, random weights and drawn images."""
     preset: Literal["tiny", "paper"] = "tiny"
     init: str | None = None
     """Weights to start from, as in train."""
     steps: int | None = None
-    """Steps of each training; the preset's unless told."""
+    """Steps of each training; by default the preset's."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default_factory=tuple)
     """Change one setting, as in train."""
     scratch: bool = False
-    """Train a third one from random weights, with CLAHE, to see what the weights of --init are worth."""
+    """Train a third model from random weights, with CLAHE, to measure what the weights of --init contribute."""
     at_once: int = 2
-    """Trainings that run side by side; 1 where one of them fills the machine."""
+    """Trainings that run at the same time; 1 if one of them fills the machine."""
 
 
 def command_line(options: Train) -> list[str]:
