@@ -54,11 +54,9 @@ def make_optimizer(
     >>> [round(float(update), 4) for update in updates]
     [-0.3, -0.4]
     """
-    # Flattened: the moments are one vector each, not an array for each of a network's hundreds of parameters. They are
-    # a few operations to trace, compile and run, and a few arrays to save. The decay needs to know what is a kernel.
     decay = optax.add_decayed_weights(weight_decay, mask=is_kernel)
     if kind == "adamw":
-        rule = optax.chain(optax.flatten(optax.scale_by_adam()), decay, optax.scale_by_learning_rate(schedule))
+        rule = optax.chain(optax.scale_by_adam(), decay, optax.scale_by_learning_rate(schedule))
     else:
-        rule = optax.chain(decay, optax.flatten(optax.sgd(schedule, momentum=momentum)))
+        rule = optax.chain(decay, optax.sgd(schedule, momentum=momentum))
     return optax.chain(optax.clip_by_global_norm(clip_norm), rule)
