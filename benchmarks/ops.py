@@ -21,7 +21,6 @@ import tyro
 
 from benchmarks.measuring import Calls, copying, in_turns, matmul, median, readable, save, show
 from crystal.console import console
-from crystal.training.allocator import keep_freed_memory, prepare_heaps
 from crystal.training.machine import describe_machine
 from maskrcnn_jax.boxes.geometry import iou
 from maskrcnn_jax.boxes.matching import match
@@ -243,8 +242,6 @@ def main(repeats: int = 15, batch: int = 8, only: str = "") -> None:
         batch: images in the batched ones.
         only: those whose name holds this.
     """
-    prepare_heaps()
-    keep_freed_memory()  # as `crystal train` does; it helps the peers too
     if torch:
         torch.set_num_threads(describe_machine()["cores"])
     multiply, flops = matmul()

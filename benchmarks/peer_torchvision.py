@@ -3,7 +3,6 @@
 The same weights (torchvision's, read by our converter), images and objects, on the same machine, in turns in one
 process: a training step of ResNet101-FPN at 512 with everything trained and 128 positive RoIs an image, and inference.
 Torchvision runs eager, eager with channels last and, where asked, compiled by `torch.compile`; the best of them counts.
-Both use the allocator that `crystal train` sets, which helps both.
 Before the clock starts, the losses and the detections of both are compared: it has to be the same work.
 
 Needs torch and torchvision, which nothing else here does: `pip install torch torchvision`. Without them this prints the
@@ -26,7 +25,6 @@ from flax import nnx
 from benchmarks import workload
 from benchmarks.measuring import in_turns, median, readable, save, show
 from crystal.console import console
-from crystal.training.allocator import keep_freed_memory, prepare_heaps
 from crystal.training.machine import describe_machine
 from maskrcnn_jax.convert import load
 from maskrcnn_jax.model import MaskRCNN
@@ -54,7 +52,6 @@ def main(
     repeats: int = 5,
     compiled: bool = False,
     threads: int | None = None,
-    keep_memory: bool = True,
 ) -> None:
     """Check that it is the same work, time in turns, write.
 
@@ -65,11 +62,7 @@ def main(
         repeats: samples of each call.
         compiled: try torch.compile as well, which compiles for minutes.
         threads: torch's; as many as cores unless told.
-        keep_memory: both with `crystal.training.allocator`; without it, both with the system's default.
     """
-    if keep_memory:
-        prepare_heaps()
-        keep_freed_memory()
     if not all(importlib.util.find_spec(name) for name in ("torch", "torchvision")):
         console.print(f"Nothing measured: pip install torch torchvision. Recorded elsewhere: {RECORDED}")
         sys.exit(1)
@@ -110,8 +103,8 @@ def main(
             )
     path = save(
         "is our network faster than torchvision's?",
-        f"peer-torchvision-{dtype}" + ("" if keep_memory else "-default-allocator"),
-        settings={"image_size": size, "dtype": dtype, "repeats": repeats, "keep_memory": keep_memory},
+        f"peer-torchvision-{dtype}",
+        settings={"image_size": size, "dtype": dtype, "repeats": repeats},
         peer={"torch": torch.__version__, "torchvision": torchvision.__version__, "threads": torch.get_num_threads()},
         results=results,
     )

@@ -26,7 +26,6 @@ from jax.experimental.compilation_cache import compilation_cache
 from benchmarks import workload
 from benchmarks.measuring import device_memory, in_turns, matmul, median, model_flops, readable, save, show
 from crystal.console import console
-from crystal.training.allocator import keep_freed_memory, prepare_heaps
 from maskrcnn_jax.model import MaskRCNN
 
 Type = Literal["float32", "bfloat16"]
@@ -154,8 +153,6 @@ def main(
         repeats: samples of each.
         breakdown: time the stages as well, for the first batch size.
     """
-    prepare_heaps()
-    keep_freed_memory()
     results = [measure(b, size, dtype, repeats, breakdown and b == batches[0]) for dtype in dtypes for b in batches]
     path = save(
         "how fast is a training step, and where does its time go?",

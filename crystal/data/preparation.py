@@ -5,8 +5,6 @@ classes, because worker processes need to be sent them. Decoding and CLAHE at th
 a small network's step, so letterboxed images are kept in memory as long as they fit; masks are kept as bits.
 """
 
-import math
-import mmap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -143,14 +141,6 @@ class Vary:
         return example._replace(image=view.image, boxes=view.boxes, masks=view.masks, window=view.window)
 
 
-def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """On pages of its own, which go back to the kernel with it. `malloc` would keep them in a training run
-    (`crystal.training.allocator`), and find another place for the next batch, again and again.
-    """
-    count = math.prod(shape)
-    return np.frombuffer(mmap.mmap(-1, max(count * dtype.itemsize, 1)), dtype, count).reshape(shape)
-
-
 class Collate:
     """Examples into one batch of `slots` slots."""
 
@@ -158,7 +148,7 @@ class Collate:
         self.slots = slots
 
     def _padded(self, values: list[np.ndarray]) -> np.ndarray:
-        filled = _zeros((len(values), self.slots, *values[0].shape[1:]), values[0].dtype)
+        filled = np.zeros((len(values), self.slots, *values[0].shape[1:]), values[0].dtype)
         for row, value in zip(filled, values, strict=True):
             row[: len(value)] = value
         return filled

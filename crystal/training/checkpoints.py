@@ -9,7 +9,6 @@ import contextlib
 import logging
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +85,6 @@ class Checkpoints:
         self._config = model.config.to_dict()
         self._folder = (out / "checkpoints").absolute()
         self._manager = self._open()
-        # What Orbax copies in the main thread would lie where a step's results have their place in its heap, which
-        # would grow by as much as a step needs (crystal/training/allocator.py).
-        self._saving = ThreadPoolExecutor(1, thread_name_prefix="save")
 
     def _open(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
@@ -112,11 +108,7 @@ class Checkpoints:
         )
         require_room(self._folder, state)
         with explained(self._folder):
-            self._saving.submit(self._manager.save, step, args=items).result()
-
-    def writing(self) -> bool:
-        """Whether what `save` began is not yet all written."""
-        return self._manager.is_saving_in_progress()
+            self._manager.save(step, args=items)
 
     def newest_whole(
         self, fresh: Callable[[int], tuple[TrainState, bool]]
@@ -187,7 +179,6 @@ class Checkpoints:
     def close(self) -> None:
         """Finish writing and let go. Raises RunError, as `save` does, if the disk did not take a checkpoint."""
         with explained(self._folder):
-            self._saving.shutdown()
             self._manager.wait_until_finished()
             self._manager.close()
 

@@ -12,7 +12,6 @@ from crystal.data.loader import training_loader
 from crystal.evaluation.assessment import map_at_50, truth_of
 from crystal.prediction.predictor import Predictor
 from crystal.training import processes
-from crystal.training.allocator import RunMemory
 from crystal.training.compilation_cache import keep_compiled_programs, keep_traced
 from crystal.training.config import PRESETS, TrainConfig, override
 from crystal.training.options import Train
@@ -68,9 +67,7 @@ def train_command(options: Train) -> int:
     console.print(origin)
     with one_bar("training", config.steps) as bar:
         validate = _validation(data, config)
-        trainer = Trainer(
-            model, batches, config, out, validate=validate, progress=bar, memory=RunMemory(), kept=keep_traced
-        )
+        trainer = Trainer(model, batches, config, out, validate=validate, progress=bar, kept=keep_traced)
         if trainer.step:
             console.print(f"{out}: goes on from step {trainer.step}")
         bar(trainer.step, "compiling" if trainer.step < config.steps else "finished already")

@@ -17,7 +17,6 @@ from jax.sharding import Mesh
 
 from crystal.data.loader import Batch, TrainingIterator
 from crystal.training import processes
-from crystal.training.allocator import RunMemory
 from crystal.training.best import Best
 from crystal.training.checkpoints import Checkpoints
 from crystal.training.config import Phase, TrainConfig
@@ -87,7 +86,6 @@ class Trainer:
         out: the run folder.
         validate: called with the model every `validate_every` steps and at the end; its numbers go into the log.
         progress: called with the steps done and a note.
-        memory: told of each step and checkpoint; without it the process's memory is left alone.
         kept: given a phase's step, the arguments of its first call and what it was made of, returns what is called.
     """
 
@@ -100,11 +98,10 @@ class Trainer:
         *,
         validate: Validate | None = None,
         progress: Callable[[int, str], None] = lambda done, note: None,
-        memory: RunMemory | None = None,
         kept: Callable[[Step, tuple[Any, ...], Any], Step] | None = None,
     ) -> None:
         self.model, self.batches, self.config, self.out = model, batches, config, out
-        self.validate, self.progress, self.memory, self.kept = validate, progress, memory, kept
+        self.validate, self.progress, self.kept = validate, progress, kept
         processes.share_of_batch(config.batch_size)
         self.mesh = data_mesh()
         self.key = jax.random.key(config.seed)
@@ -173,18 +170,12 @@ class Trainer:
             asked = time.monotonic()
             batch = next(self.batches)
             waited = time.monotonic() - asked
-            # A CPU's program whose inputs are not there yet runs in another thread, and its memory lies in that one's
-            # heap, beside what this one keeps for it (crystal/training/allocator.py).
-            images, truth, windows = jax.block_until_ready(placed(batch, self.mesh))
+            images, truth, windows = placed(batch, self.mesh)
             if compiling and self.kept:
                 settings = (config.model, config.train_norms, self._rule(phase))
                 train_step = self.kept(train_step, (state, images, truth, windows, self.key), settings)
             state, metrics = train_step(state, images, truth, windows, self.key)
             del images, truth, windows  # or two batches are in memory when the next one comes
-            if self.memory and compiling:
-                self.memory.compiled()
-            elif self.memory:
-                self.memory.stepped(writing=self.checkpoints.writing())
             compiling = False
             self.step += 1
             watch.add(metrics, batch.image_ids, waited)
@@ -202,8 +193,6 @@ class Trainer:
             stopping = self.agreed(bool(stop))
             if self.step % config.checkpoint_every == 0 or self.step == last or stopping:
                 watch.look(self.step)  # nothing bad is saved
-                if self.memory:
-                    self.memory.saving()
                 self.checkpoints.save(self.step, state, {"input": self.batches.get_state(), "watch": watch.get_state()})
             if stopping:
                 raise Interrupted(signal.Signals(stop[0] if stop else signal.SIGTERM).name)

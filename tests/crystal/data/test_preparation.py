@@ -1,6 +1,5 @@
 """Examples one by one: kept or read again they are the same; variations leave the kept ones alone; padding aligns."""
 
-import mmap
 from pathlib import Path
 
 import cv2
@@ -78,16 +77,6 @@ def test_slots(records):
     assert not batch.boxes[~batch.valid].any()
     assert not batch.classes[~batch.valid].any()
     assert len(source(records, slots=1)[2].boxes) == 1
-
-
-def test_a_batch_lies_on_pages_of_its_own(records):
-    """The kernel's, not malloc's, which would keep them; also where a batch has no object."""
-    loose = [Vary(9, None)(source(records)[k], np.random.default_rng(0)) for k in range(3)]
-    for batch in (Collate(4)(loose), Collate(4)(loose[:1])):
-        owner = batch.masks
-        while isinstance(owner, np.ndarray):
-            owner = owner.base
-        assert isinstance(owner.obj, mmap.mmap)
 
 
 def test_another_size_than_the_file_says(records):
