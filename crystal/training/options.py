@@ -42,7 +42,7 @@ class Table1:
     data: Path
     out: Path = Path("runs/table1")
     seeds: int = 3
-    """Trainings of each kind, with the seeds 0, 1, ...: of image order, augmentation, random weights and drawn images."""
+    """Trainings of each kind, with the seeds 0, 1, ... of image order, augmentation and random weights."""
     preset: Literal["tiny", "paper"] = "tiny"
     init: str | None = None
     """Weights to start from, as in train."""
