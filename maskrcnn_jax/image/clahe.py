@@ -1,14 +1,13 @@
-"""Contrast-limited adaptive histogram equalisation (CLAHE), equal to OpenCV's to the last bit.
+"""Contrast-limited adaptive histogram equalisation (CLAHE), bit-identical to OpenCV's.
 
-Idea: cut the image into tiles; equalise each tile's histogram, but clip the histogram first, so that noise in a flat
-tile is not blown up; and blend the four nearest tiles' grey-level curves at each pixel, so that no tile border shows.
-The paper applies it before the network (section 2.2): crystals lose their contrast under uneven light.
+Divide the image into tiles; equalise each tile's histogram, clipped beforehand so that noise in a flat tile is not
+amplified; and blend the grey-level curves of the four nearest tiles at each pixel, so that tile borders are invisible.
+The paper applies it before the network (section 2.2): uneven illumination reduces the contrast of crystals.
 
-Source: Zuiderveld, "Contrast limited adaptive histogram equalization", Graphics Gems IV, 1994; arithmetic after
-OpenCV's `clahe.cpp`, which rounds twice: to a byte when a curve is stored and to a byte after blending. Two things
-matter for equality. The blending weights depend on the size alone, so NumPy makes them once in float32. And XLA may
-contract `a * b + c` into one rounding where OpenCV has two; a `maximum` with 0 around each product (they are never
-negative) keeps them apart.
+Source: Zuiderveld, "Contrast limited adaptive histogram equalization", Graphics Gems IV, 1994; rounding as in OpenCV's
+`clahe.cpp`, to a byte when a curve is stored and again after blending. For equality the blending weights are computed
+in NumPy float32, and a `maximum` with 0 around each product (never negative) keeps XLA from contracting `a * b + c`
+into a fused multiply-add, which rounds once where OpenCV rounds twice.
 """
 
 import math
@@ -41,16 +40,17 @@ def _reflected(side: int, padded: int) -> np.ndarray:
 
 
 def _padded_sides(height: int, width: int, tiles: tuple[int, int]) -> tuple[int, int]:
-    """Sides that the tiles divide. As in OpenCV both grow if either must, a divisible one by a whole tile count."""
+    """Sides padded to multiples of the tile counts; as in OpenCV, if one side needs padding, both grow."""
     if height % tiles[0] == 0 and width % tiles[1] == 0:
         return height, width
     return height + tiles[0] - height % tiles[0], width + tiles[1] - width % tiles[1]
 
 
 def _between_centres(side: int, tile_side: int, tiles: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each pixel along one side: which gap between tile centres it lies in (0..tiles) and how far along, in [0, 1).
+    """For each pixel along one side: the gap between tile centres that it lies in (0..tiles) and its position there, in
+    [0, 1).
 
-    Gap g has tile g - 1 before it and tile g after it; the outermost gaps have the same tile on both sides.
+    Gap g lies between tiles g - 1 and g; the outermost gaps have the same tile on both sides.
     """
     position = np.arange(side, dtype=np.float32) * (np.float32(1) / np.float32(tile_side)) - np.float32(0.5)
     before = np.floor(position)
@@ -58,13 +58,12 @@ def _between_centres(side: int, tile_side: int, tiles: int) -> tuple[np.ndarray,
 
 
 def _histogram(levels_u8: UInt8[Array, " n"]) -> Int32[Array, "256"]:
-    # Scatter into 1 kB that stays in the first-level cache: on a CPU 10 times faster than one scatter for all tiles,
-    # 20 times faster than sorting and 50 times faster than comparing with every level.
+    # One scatter per tile: its 1 kB stays in the first-level cache.
     return jnp.zeros(LEVELS, jnp.int32).at[levels_u8].add(1, mode="promise_in_bounds")
 
 
 def _clipped(histogram: Int32[Array, "256"], clip_count: Int32[Array, ""]) -> Int32[Array, "256"]:
-    """Cut the histogram at `clip_count` and hand the excess out evenly, what is left over one each at equal steps."""
+    """Clip the histogram at `clip_count` and spread the excess evenly, the remainder to levels at equal steps."""
     excess = jnp.sum(jnp.maximum(histogram - clip_count, 0))
     residue = excess % LEVELS
     step = LEVELS // jnp.maximum(residue, 1)  # at least 1, because residue < LEVELS
@@ -89,16 +88,16 @@ def _curves(
 
 
 def _packed_gaps(curves_u8: UInt8[Array, "rows columns 256"]) -> UInt32[Array, "gap_rows gap_columns 256"]:
-    """For each gap between tile centres the curves of its four corners, a byte each: one look-up a pixel, not four."""
+    """For each gap between tile centres the curves of its four corners, a byte each: one look-up per pixel."""
     around = jnp.pad(curves_u8, ((1, 1), (1, 1), (0, 0)), mode="edge").astype(jnp.uint32)
-    # As a loop over rows, because XLA would otherwise fuse the packing into the look-up and repeat it at each pixel.
+    # A loop over rows: otherwise XLA fuses the packing into the look-up and repeats it at each pixel.
     return jax.lax.map(
         lambda rows: rows[0][:-1] | rows[0][1:] << 8 | rows[1][:-1] << 16 | rows[1][1:] << 24, (around[:-1], around[1:])
     )
 
 
 def _product(a: Float32[Array, "h w"], b: np.ndarray) -> Float32[Array, "h w"]:
-    """`a * b` for non-negative factors, rounded on its own: see the head of this file."""
+    """`a * b` for non-negative factors, rounded separately: see the module docstring."""
     return jnp.maximum(a * b, 0)
 
 
@@ -113,10 +112,10 @@ def _clahe(image_u8: UInt8[Array, "h w"], clip_count: Int32[Array, ""], tiles: t
 
     row, down = _between_centres(height, tall // tiles[0], tiles[0])
     column, right = _between_centres(width, wide // tiles[1], tiles[1])
-    # The row's and the column's part are added on the device: as one constant of the image's size they would be 5 MB.
+    # The parts of row and column are added on the device, to avoid a constant as large as the image in the program.
     index = jnp.asarray(row * gaps.shape[1] * LEVELS)[:, None] + jnp.asarray(column * LEVELS) + image_u8
     corners = gaps.reshape(-1).at[index].get(mode="promise_in_bounds")
-    # Through int32: XLA converts signed integers to float in one vector instruction, unsigned ones not.
+    # Through int32: XLA vectorises the conversion of signed integers to float, but not of unsigned ones.
     top_left, top_right, low_left, low_right = (
         (corners >> shift & 255).astype(jnp.int32).astype(jnp.float32) for shift in (0, 8, 16, 24)
     )
@@ -130,27 +129,27 @@ def _clahe(image_u8: UInt8[Array, "h w"], clip_count: Int32[Array, ""], tiles: t
 def clahe(
     image_u8: UInt8[Array | np.ndarray, "h w"], *, clip_limit: float = 2.0, tiles: tuple[int, int] = (8, 8)
 ) -> UInt8[Array, "h w"]:
-    """Equalise a grey image's contrast tile by tile, with each histogram clipped (the paper's section 2.2).
+    """Equalise a grey image tile by tile, with each histogram clipped (the paper's section 2.2).
 
-    A tile of `area` pixels keeps at most `c = max(floor(clip_limit * area / 256), 1)` of them in one grey level; the
-    excess is spread over all levels; then level v becomes `255 / area * (pixels up to v)`, rounded to a byte, and a
-    pixel takes the bilinear mean of the four nearest tiles' curves. Equals
+    The histogram of a tile of `area` pixels is clipped at `max(floor(clip_limit * area / 256), 1)` per grey level and
+    the excess is spread over all levels; then level v maps to `255 / area * (pixels up to v)`, rounded to a byte, and
+    each pixel is interpolated bilinearly between the curves of the four nearest tiles. Equals
     `cv2.createCLAHE(clip_limit, tiles[::-1]).apply`.
 
-    Jit, vmap and large batches are fine; gradients are zero (bytes). Compiles once per image size and `tiles`.
+    Works under jit and vmap; gradients are zero. Compiles once per image size and `tiles`.
 
     Args:
-        image_u8: grey levels 0..255, at the original resolution: black letterbox edges would enter the histograms.
-        clip_limit: static; multiples of a flat histogram's height. 0 or less: no clipping. The larger, the stronger.
-        tiles: static; number of tiles (rows, columns), each at least 1. Mind that OpenCV's order is (columns, rows).
+        image_u8: grey levels 0..255, at the original resolution: black padding would enter the histograms.
+        clip_limit: static; in multiples of a flat histogram's height, larger is stronger. 0 or less: no clipping.
+        tiles: static; number of tiles (rows, columns), each at least 1. OpenCV's order is (columns, rows).
 
     Returns:
         Grey levels 0..255 of the same shape.
 
     Raises:
-        ValueError: not a uint8 [h, w] image with pixels, `tiles` below 1, or a `clip_limit` that is not a number.
+        ValueError: not a uint8 [h, w] image, an empty image, `tiles` below 1, or a `clip_limit` of NaN.
 
-    One tile, no clipping: two of four pixels are at most 10, so 10 becomes 255 * 2/4 = 127.5, to the even side 128.
+    One tile, no clipping: two of four pixels are at most 10, so 10 maps to 255 * 2/4 = 127.5, rounded to 128.
 
     >>> clahe(np.array([[10, 10], [20, 30]], np.uint8), clip_limit=0, tiles=(1, 1)).tolist()
     [[128, 128], [191, 255]]
@@ -160,10 +159,10 @@ def clahe(
     if rows < 1 or columns < 1:
         raise ValueError(f"tiles = (rows, columns) must be at least 1, got {tiles}")
     if math.isnan(clip_limit):
-        raise ValueError("clip_limit is not a number")
+        raise ValueError("clip_limit is NaN; give a number, 0 for no clipping")
     tall, wide = _padded_sides(image_u8.shape[0], image_u8.shape[1], (rows, columns))
     area = (tall // rows) * (wide // columns)
-    # In Python's float64, as OpenCV does, and traced below: another clip limit does not compile again.
+    # In float64, as in OpenCV; traced below, so that another clip limit does not recompile.
     clip_count = max(int(min(clip_limit * area / LEVELS, area)), 1) if clip_limit > 0 else area
     return _clahe(jnp.asarray(image_u8), jnp.int32(clip_count), (int(rows), int(columns)))
 
@@ -171,9 +170,9 @@ def clahe(
 def clahe_rgb(
     image_u8: UInt8[Array | np.ndarray, "h w 3"], *, clip_limit: float = 2.0, tiles: tuple[int, int] = (8, 8)
 ) -> UInt8[Array, "h w 3"]:
-    """Apply `clahe` to the lightness of a colour image: L of LAB, so that the tint stays (the paper's section 2.2).
+    """Apply `clahe` to the lightness of a colour image, L of LAB, so that hues stay (the paper's section 2.2).
 
-    Equals OpenCV's route in eight bits, RGB -> LAB -> CLAHE on L -> RGB, to the last bit (see `lab.py`).
+    Bit-identical to OpenCV's RGB -> LAB -> CLAHE on L -> RGB in eight bits (see `lab.py`).
 
     Args:
         image_u8: RGB 0..255, at the original resolution.
@@ -196,10 +195,10 @@ def clahe_rgb(
 
 @jax.jit
 def equalize(image_u8: UInt8[Array | np.ndarray, "h w"]) -> UInt8[Array, "h w"]:
-    """Equalise a grey image's histogram as a whole; equals `cv2.equalizeHist`.
+    """Equalise the histogram of a whole grey image; equals `cv2.equalizeHist`.
 
-    The darkest level present becomes 0; level v becomes `255 * (pixels above the darkest level, up to v) / (pixels
-    above the darkest level)`, rounded half to even. An image of one level stays as it is.
+    The darkest level present maps to 0, level v to `255 * (pixels above the darkest level, up to v) / (pixels above the
+    darkest level)`, rounded half to even. An image of one level is returned unchanged.
 
     Args:
         image_u8: grey levels 0..255.
@@ -208,7 +207,7 @@ def equalize(image_u8: UInt8[Array | np.ndarray, "h w"]) -> UInt8[Array, "h w"]:
         Grey levels 0..255 of the same shape.
 
     Raises:
-        ValueError: not a uint8 [h, w] image with pixels.
+        ValueError: not a uint8 [h, w] image, or an empty one.
 
     >>> equalize(np.array([[10, 10], [20, 30]], np.uint8)).tolist()
     [[0, 0], [128, 255]]

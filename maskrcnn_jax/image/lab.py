@@ -1,11 +1,11 @@
-"""RGB to CIE L*a*b* and back in eight bits, in the integers that OpenCV uses.
+"""RGB to CIE L*a*b* and back in eight bits, with OpenCV's integer arithmetic.
 
 L is lightness, a runs from green to red, b from blue to yellow; equalising L alone brightens a micrograph without
-tinting it. A byte holds L * 255 / 100, a + 128 and b + 128 (CIE 1976, D65 white, sRGB gamma).
+changing its hues. The bytes are L * 255 / 100, a + 128 and b + 128 (CIE 1976, D65 white, sRGB gamma).
 
-Everything is a table look-up, an integer matrix or a shift, so the result is the same on every machine and equals
-`cv2.cvtColor` for all 2^24 colours in both directions. The tables have the sizes and the fixed-point shifts of OpenCV's
-`color_lab.cpp`; the formulas behind them are the CIE's.
+Only table look-ups, integer matrices and shifts are used, so the result is the same on every machine and equals
+`cv2.cvtColor` for all 2^24 colours in both directions. The tables have the sizes and fixed-point shifts of OpenCV's
+`color_lab.cpp`; their formulas are the CIE's.
 """
 
 from functools import cache
@@ -26,7 +26,7 @@ LINEAR_TOP = 255 * 8  # linear light 1.0 on the way to LAB
 CUBE_ROOT_BITS = 15  # fixed point of f(X), f(Y), f(Z) on the way to LAB
 XYZ_BITS = 14  # fixed point of X, Y, Z and of f(.) on the way back
 LINEAR_BITS = 12  # linear light 1.0 on the way back
-LOWEST_F = -8145  # the smallest f(X) or f(Z) that bytes of L, a and b can give, at XYZ_BITS
+LOWEST_F = -8145  # the smallest f(X) or f(Z) of any bytes L, a, b, at XYZ_BITS
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:
@@ -39,12 +39,12 @@ def _descale(values: Int32[Array, "..."], bits: int) -> Int32[Array, "..."]:
 
 
 def _look_up(table: np.ndarray, index: Int32[Array, "..."]) -> Int32[Array, "..."]:
-    # Every index below is in range by construction, so the gather needs no clamping.
+    # Every index is in range by construction, so the gather needs no clamping.
     return jnp.asarray(table).at[index].get(mode="promise_in_bounds")
 
 
 def _mix(matrix: np.ndarray, channels: list[Int32[Array, "..."]]) -> list[Int32[Array, "..."]]:
-    """Multiply three channels by a 3x3 integer matrix. Written out: XLA's integer matrix product is slow on CPUs."""
+    """Multiply three channels by a 3x3 integer matrix. Unrolled: XLA's integer matrix product is slow on CPUs."""
     return [sum((int(row[i]) * channels[i] for i in range(1, 3)), int(row[0]) * channels[0]) for row in matrix]
 
 
@@ -56,7 +56,7 @@ def _forward_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     light = np.arange(3 * LINEAR_TOP * 256 // 510) / LINEAR_TOP
     root = np.where(light < 216 / 24389, light * 841 / 108 + 16 / 116, np.cbrt(light))
     root = _rounded(root * (1 << CUBE_ROOT_BITS))
-    # OpenCV builds this table in software floats; two of its 3072 entries fall on the other side of a half.
+    # OpenCV computes this table with software floats, which round two entries differently.
     root[49] -= 1
     root[628] += 1
     return _rounded(linear * LINEAR_TOP), root, _rounded((1 << MATRIX_BITS) * RGB_TO_XYZ / WHITE[:, None])
@@ -67,7 +67,7 @@ def _backward_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, 
     """Return L -> Y, L -> f(Y), f(.) -> X or Z, the integer matrix XYZ -> RGB, and linear light -> byte."""
     one = 1 << XYZ_BITS
     lightness = np.arange(256)
-    dark = lightness <= 20  # L* below 8, where the CIE's curve is a straight line
+    dark = lightness <= 20  # L* below 8, where the CIE's curve is linear
     f_y = np.where(dark, 16 / 116 + lightness * 5 / (3 * 17 * 29), (lightness * 100 / 255 + 16) / 116)
     y = np.where(dark, lightness * 180 / (17 * 29**3), f_y**3)
     f = np.arange(one * 9 // 4, dtype=np.int64) + LOWEST_F
@@ -103,7 +103,7 @@ def rgb_to_lab(image_u8: UInt8[Array | np.ndarray, "*b 3"]) -> UInt8[Array, "*b 
     linear = [_look_up(to_linear, jnp.asarray(image_u8)[..., i].astype(jnp.int32)) for i in range(3)]
     f_x, f_y, f_z = (_look_up(to_root, _descale(xyz, MATRIX_BITS)) for xyz in _mix(matrix, linear))
     one = 1 << CUBE_ROOT_BITS
-    scale, offset = (116 * 255 + 50) // 100, (16 * 255 * one + 50) // 100  # 255 / 100 worked into 116 and 16, rounded
+    scale, offset = (116 * 255 + 50) // 100, (16 * 255 * one + 50) // 100  # 116 and 16 times 255 / 100, rounded
     scaled = [scale * f_y - offset, 500 * (f_x - f_y) + 128 * one, 200 * (f_y - f_z) + 128 * one]
     return _bytes([_descale(channel, CUBE_ROOT_BITS) for channel in scaled])
 
@@ -112,8 +112,8 @@ def rgb_to_lab(image_u8: UInt8[Array | np.ndarray, "*b 3"]) -> UInt8[Array, "*b 
 def lab_to_rgb(lab_u8: UInt8[Array | np.ndarray, "*b 3"]) -> UInt8[Array, "*b 3"]:
     """Convert LAB bytes, as `rgb_to_lab` makes them, to sRGB bytes; equals `cv2.COLOR_LAB2RGB`.
 
-    Colours outside the sRGB gamut are clamped channel by channel. There and back again moves a channel by about one
-    level, by up to 21 in dark, saturated blues: a byte of L, a or b is coarser there than a byte of R, G or B.
+    Colours outside the sRGB gamut are clamped channel by channel. A round trip changes a channel by about one level, by
+    up to 21 in dark, saturated blues, where a byte of L, a or b is a coarser step than a byte of R, G or B.
 
     Args:
         lab_u8: L, a, b as bytes, any leading shape.

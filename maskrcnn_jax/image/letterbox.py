@@ -1,19 +1,18 @@
-"""Letterbox: fit an image of any size into one fixed size, and map boxes there and back.
+"""Letterbox: fit an image of any size into one fixed size, and map boxes to it and back.
 
-The network compiles once per image size, so every image is scaled to fit, keeping its proportions, and centred on black
-(Matterport's "square" mode; the paper trains at 512 x 512, section 3.1). NumPy on the host, before the network.
+The network compiles once per image size, so every image is scaled to fit, keeping its aspect ratio, and centred on
+black (Matterport's "square" mode; the paper trains at 512 x 512, section 3.1). NumPy on the host, before the network.
 
 Two ways to resample:
 
 - `antialias=True`, the default: a side that shrinks is averaged by area, so that thin needles fade instead of vanishing
   between samples; a side that grows is interpolated linearly, edge pixels repeated. Integers are rounded.
-- `antialias=False`, Matterport's rule (scikit-image's `resize`, order 1): linear interpolation between the two nearest
-  pixels however much the image shrinks; samples outside read 0, which darkens the rim when growing; the result is
-  clipped to the image's own range, and integers are cut off. For parity with networks trained that way. Where the exact
-  result is a whole number, scikit-image may fall 1e-13 short of it and cut off one more (12 of 49152 bytes in one of
-  its recordings); we do not.
+- `antialias=False`, Matterport's rule (scikit-image's `resize`, order 1), for networks trained that way: linear
+  interpolation between the two nearest pixels however much the image shrinks; samples outside read 0, which darkens the
+  border when growing; the result is clipped to the image's own range, and integers are truncated. (Where the exact
+  result is an integer, scikit-image's rounding errors may truncate it to one less; this implementation does not.)
 
-Both are separable: a matrix for the rows and one for the columns, whose formulas stand below in one line each.
+Both are separable: one matrix for the rows and one for the columns.
 """
 
 from collections.abc import Callable
@@ -24,20 +23,19 @@ from jaxtyping import Float, Float64, Shaped
 
 
 class Letterbox(NamedTuple):
-    """Where an image lies in its letterbox. Boxes are continuous pixels `[x1, y1, x2, y2]`, float64 here.
+    """Position of an image in its letterbox. Boxes are continuous pixels `[x1, y1, x2, y2]`, float64 here.
 
-    The resized image has whole pixels, so its true ratios `resized / original` differ from `scale`, and between the two
-    axes, by up to half a pixel over the side. Boxes map by the true ratios: the corners of the image map exactly onto
-    the corners of the window.
+    The resized image has whole pixels, so the ratio `resized / original` differs slightly from `scale` and between the
+    two axes. Boxes map by this ratio: the corners of the image map exactly onto the corners of the window.
 
     Attributes:
         scale: `min(size / original)` over the two sides, before rounding.
         offset: (x, y) of the image's top-left corner in the letterbox, whole pixels.
-        original: (height, width) before.
+        original: (height, width) of the image.
         resized: (height, width) of the image inside the letterbox: `original * scale` rounded, at least 1.
         size: (height, width) of the letterbox.
 
-    An image 20 wide and 10 high in a square of 40: doubled, with 10 rows of padding above and below.
+    An image 20 pixels wide and 10 high in a square of 40: doubled, with 10 rows of padding above and below.
 
     >>> box = fit(10, 20, 40)
     >>> box.window.tolist(), box.to_letterbox(np.array([[1, 2, 3, 4]])).tolist()
@@ -73,7 +71,7 @@ class Letterbox(NamedTuple):
 
 
 def _area_matrix(old: int, new: int) -> Float64[np.ndarray, "new old"]:
-    """Each new pixel is the mean over the `old / new` old pixels that it covers, the outer ones in part."""
+    """Each new pixel is the mean of the `old / new` old pixels that it covers, the outermost ones in part."""
     edges = np.arange(new + 1) * (old / new)
     pixel = np.arange(old)
     covered = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
@@ -81,9 +79,9 @@ def _area_matrix(old: int, new: int) -> Float64[np.ndarray, "new old"]:
 
 
 def _linear_matrix(old: int, new: int, *, repeat_edges: bool) -> Float64[np.ndarray, "new old"]:
-    """Each new pixel is read between the two old pixels whose centres are nearest to its own centre.
+    """Each new pixel is interpolated between the two old pixels whose centres are nearest to its own centre.
 
-    Without `repeat_edges`, what lies beyond the outermost centres reads 0: the missing neighbour has no column here.
+    Without `repeat_edges`, positions beyond the outermost centres have only one neighbour; the other reads 0.
     """
     centre = (np.arange(new) + 0.5) * (old / new) - 0.5
     if repeat_edges:
@@ -103,13 +101,13 @@ def _resample(image: Shaped[np.ndarray, "h w *c"], new: tuple[int, int], antiali
     resampled = np.matmul(columns, np.tensordot(rows, flat, axes=1)).reshape(*new, *image.shape[2:])
     resampled = np.clip(resampled, image.min(), image.max())
     if np.issubdtype(image.dtype, np.integer):
-        # Sums of linear weights fall up to 1e-13 short of whole numbers: the nudge keeps those from being cut off.
+        # Sums of linear weights may be up to 1e-13 below an integer: 1e-9 keeps those from being truncated.
         resampled = np.rint(resampled) if antialias else np.trunc(resampled + 1e-9)
     return resampled.astype(image.dtype)
 
 
 def fit(height: int, width: int, size: int | tuple[int, int]) -> Letterbox:
-    """Plan a letterbox without touching pixels.
+    """Compute a letterbox from sizes alone.
 
     Args:
         height: of the image, in pixels.
@@ -117,7 +115,7 @@ def fit(height: int, width: int, size: int | tuple[int, int]) -> Letterbox:
         size: side of the square letterbox, or its (height, width).
 
     Returns:
-        The `Letterbox`. Where the padding is odd, the smaller half lies at the top and on the left.
+        The `Letterbox`. Of an odd padding, the smaller half is at the top and on the left.
 
     Raises:
         ValueError: a side below 1.
@@ -129,7 +127,7 @@ def fit(height: int, width: int, size: int | tuple[int, int]) -> Letterbox:
     if min(height, width, tall, wide) < 1:
         raise ValueError(f"cannot fit an image of {height} x {width} pixels (height x width) into {tall} x {wide}")
     scale = min(tall / height, wide / width)
-    # Python's round, half to even, as Matterport; the caps hold the extremes (1 x 5000) inside.
+    # Python's round, half to even, as in Matterport; limited for extreme aspect ratios (1 x 5000).
     new_height = min(max(round(height * scale), 1), tall)
     new_width = min(max(round(width * scale), 1), wide)
     offset = ((wide - new_width) // 2, (tall - new_height) // 2)
@@ -147,19 +145,19 @@ def letterbox(
     """Scale an image to fit into `size`, up or down, and centre it on `fill`.
 
     Args:
-        image: [h, w, 3], any value range; [h, w] and other channel counts work as well. The dtype is kept.
+        image: [h, w, 3], any value range; [h, w] and other channel counts work as well. The dtype does not change.
         size: side of the square, or (height, width).
-        antialias: see the head of this file; False is Matterport's rule.
-        fill: value of the padding, one for all channels or one each. Black unless told.
-        resize: `(image, (new_height, new_width)) -> image` in place of ours, such as OpenCV's in an input worker.
+        antialias: see the module docstring; False is Matterport's rule.
+        fill: value of the padding, one for all channels or one per channel.
+        resize: `(image, (new_height, new_width)) -> image`, a replacement such as OpenCV's in input workers.
 
     Returns:
-        The letterboxed image, and where the original lies in it.
+        The letterboxed image, and the position of the original in it.
 
     Raises:
-        ValueError: an image without pixels, or a `resize` that returned another size.
+        ValueError: an empty image, a side below 1, or a `resize` that returned another size.
 
-    A bright image of 1 x 2 pixels in a 2 x 2 letterbox: it fits as it is, padding goes below.
+    An image of 1 x 2 pixels in a 2 x 2 letterbox: it fits without scaling, the padding goes below.
 
     >>> image, box = letterbox(np.full((1, 2, 1), 9, np.uint8), 2)
     >>> image[..., 0].tolist(), box.window.tolist()
@@ -175,6 +173,6 @@ def letterbox(
     (x, y), (new_height, new_width) = box.offset, box.resized
     canvas = np.empty((*box.size, *image.shape[2:]), image.dtype)
     canvas[...] = fill
-    # The reshape is for OpenCV, which drops a last axis of 1.
+    # OpenCV drops a last axis of length 1; the reshape restores it.
     canvas[y : y + new_height, x : x + new_width] = resized.reshape(*box.resized, *image.shape[2:])
     return canvas, box
