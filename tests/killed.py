@@ -3,13 +3,11 @@ processes can be forked from one that has imported it.
 """
 
 import dataclasses
-import gc
 import warnings
 from pathlib import Path
 
 from crystal.data.dataset import load_split
 from crystal.data.loader import training_loader
-from crystal.training.compilation_cache import keep_traced
 from crystal.training.config import Phase, TrainConfig
 from crystal.training.run_folder import claim
 from crystal.training.trainer import Trainer
@@ -34,10 +32,9 @@ def run(data: Path, out: Path, cache: str) -> None:
 
     from tests.small import small_model
 
-    gc.set_threshold(100_000, 20, 100)  # as `crystal train` does
     jax.config.update("jax_compilation_cache_dir", cache)
     warnings.simplefilter("ignore")
     split = load_split(data, "train")
     batches = training_loader(split, size=(64, 64), batch_size=2, slots=8, mask_size=16, seed=0, clahe=False)
     claim(out, CONFIG, None)
-    Trainer(small_model(), batches, CONFIG, out, kept=keep_traced).run()
+    Trainer(small_model(), batches, CONFIG, out).run()

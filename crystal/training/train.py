@@ -12,7 +12,7 @@ from crystal.data.loader import training_loader
 from crystal.evaluation.assessment import map_at_50, truth_of
 from crystal.prediction.predictor import Predictor
 from crystal.training import processes
-from crystal.training.compilation_cache import keep_compiled_programs, keep_traced
+from crystal.training.compilation_cache import use_compilation_cache
 from crystal.training.config import PRESETS, TrainConfig, override
 from crystal.training.options import Train
 from crystal.training.run_folder import claim
@@ -40,7 +40,7 @@ def resolve(split: Split, options: Train) -> TrainConfig:
 def train_command(options: Train) -> int:
     """`crystal train`."""
     data, out = options.data, options.out
-    keep_compiled_programs()
+    use_compilation_cache()
     split = load_split(data, "train")
     for problem in split.problems[:5]:
         console.print(f"note: {problem}", markup=False)
@@ -67,7 +67,7 @@ def train_command(options: Train) -> int:
     console.print(origin)
     with one_bar("training", config.steps) as bar:
         validate = _validation(data, config)
-        trainer = Trainer(model, batches, config, out, validate=validate, progress=bar, kept=keep_traced)
+        trainer = Trainer(model, batches, config, out, validate=validate, progress=bar)
         if trainer.step:
             console.print(f"{out}: goes on from step {trainer.step}")
         bar(trainer.step, "compiling" if trainer.step < config.steps else "finished already")

@@ -27,7 +27,7 @@ from maskrcnn_jax.structures import GroundTruth
 from maskrcnn_jax.training.mesh import data_mesh, on_one_device, replicate, shard_batch
 from maskrcnn_jax.training.optimizer import Rule, Schedule, make_optimizer, make_schedule
 from maskrcnn_jax.training.state import TrainState, create_state, to_model
-from maskrcnn_jax.training.step import Step, make_step
+from maskrcnn_jax.training.step import make_step
 
 Validate = Callable[[MaskRCNN], dict[str, float]]
 
@@ -86,7 +86,6 @@ class Trainer:
         out: the run folder.
         validate: called with the model every `validate_every` steps and at the end; its numbers go into the log.
         progress: called with the steps done and a note.
-        kept: given a phase's step, the arguments of its first call and what it was made of, returns what is called.
     """
 
     def __init__(
@@ -98,10 +97,9 @@ class Trainer:
         *,
         validate: Validate | None = None,
         progress: Callable[[int, str], None] = lambda done, note: None,
-        kept: Callable[[Step, tuple[Any, ...], Any], Step] | None = None,
     ) -> None:
         self.model, self.batches, self.config, self.out = model, batches, config, out
-        self.validate, self.progress, self.kept = validate, progress, kept
+        self.validate, self.progress = validate, progress
         processes.share_of_batch(config.batch_size)
         self.mesh = data_mesh()
         self.key = jax.random.key(config.seed)
@@ -164,19 +162,14 @@ class Trainer:
         state = state._replace(step=replicate(jnp.array(self.step, jnp.int32), self.mesh))
         train_step = _shared_step(graph, optimizer, self.mesh)
 
-        compiling = True
         watch.restart_clock()
         while self.step < last:
             asked = time.monotonic()
             batch = next(self.batches)
             waited = time.monotonic() - asked
             images, truth, windows = placed(batch, self.mesh)
-            if compiling and self.kept:
-                settings = (config.model, config.train_norms, self._rule(phase))
-                train_step = self.kept(train_step, (state, images, truth, windows, self.key), settings)
             state, metrics = train_step(state, images, truth, windows, self.key)
             del images, truth, windows  # or two batches are in memory when the next one comes
-            compiling = False
             self.step += 1
             watch.add(metrics, batch.image_ids, waited)
             if self.step % config.log_every == 0 or self.step == last:
