@@ -18,21 +18,18 @@ from crystal.data.outlines import encode_patch
 from crystal.files import OutputError
 from crystal.prediction.predict import predict_folder
 from crystal.prediction.predictor import Prediction, Predictor, _detect, to_original
-from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import Detections
-from tests.small import quick_rngs
+from tests.small import SMALL, quick_rngs
 
 
 @pytest.fixture(scope="module")
 def predictor():
     """An untrained network all of whose detections count; compiled once for all tests."""
-    tiny = MaskRCNNConfig.tiny()
     config = dataclasses.replace(
-        tiny,
+        SMALL,
         classes=((0, "background"), (7, "crystal")),
-        image=dataclasses.replace(tiny.image, size=(64, 128)),
-        detection=dataclasses.replace(tiny.detection, score_threshold=0.0, max_detections=12),
+        image=dataclasses.replace(SMALL.image, size=(64, 128)),
     )
     return Predictor(MaskRCNN(config, rngs=quick_rngs()), clahe=True, batch_size=2)
 
