@@ -42,7 +42,7 @@ LAYERS = (
 )
 LAYER = {prefix: level for level, line in enumerate(LAYERS) for prefix in line.split()}
 ALLOWED = {"jax", "flax", "optax", "orbax", "numpy", "jaxtyping", "maskrcnn_jax", *sys.stdlib_module_names}
-LESSONS = {"marimo", "crystal", "matplotlib", "latex2mathml", "pygments", "tyro"}
+LESSONS = {"marimo", "crystal", "cv2", "matplotlib", "latex2mathml", "pygments", "tyro"}
 ALLOWED_BELOW = {"maskrcnn_jax.convert": {"h5py", "torch"}, "maskrcnn_jax.lessons": LESSONS}
 
 

@@ -1,10 +1,9 @@
 """Which objects the anchors reach, before a day of training shows which are never found (Faster R-CNN, 3.1.1-3.1.2).
 
 The region proposal network moves anchors onto objects, and learns it from anchors that already overlap one: by IoU 0.7
-it is told to, and where an object has no such anchor, by its best one alone. A needle 4 pixels wide under anchors of
-32 pixels has none that overlaps it by half. Measured on 60 rendered drops, preset tiny after 350 steps, score 0.3: of
-82 such objects 15 were found (mask IoU 0.5), of the 465 others 319. Sizes are pixels of the letterboxed image, where
-anchors live.
+any anchor is a positive, and where an object has no such anchor, only its best one. A needle 4 pixels wide under
+anchors of 32 pixels has none that overlaps it by half, and is rarely found. Sizes are pixels of the letterboxed image,
+where anchors live.
 """
 
 import dataclasses
@@ -28,7 +27,7 @@ CHUNK = 128  # objects at once: [128, anchors] is 34 MB for the paper's 65,472
 SAMPLE = 2000  # objects that a change of settings is tried on
 
 
-class Measured(NamedTuple):
+class ObjectBoxes(NamedTuple):
     """All objects (no crowds) of some records: (record, instance) by number, and boxes in letterboxed pixels."""
 
     places: Int[np.ndarray, "n 2"]
@@ -47,7 +46,7 @@ class Change(NamedTuple):
     share: float
 
 
-def measure(records: Sequence[Record], size: tuple[int, int]) -> Measured:
+def object_boxes(records: Sequence[Record], size: tuple[int, int]) -> ObjectBoxes:
     """Every object's box in a letterbox of (height, width)."""
     places, boxes = [], []
     for k, record in enumerate(records):
@@ -56,7 +55,7 @@ def measure(records: Sequence[Record], size: tuple[int, int]) -> Measured:
             place = fit(record.height, record.width, size)
             places += [(k, j) for j, _ in own]
             boxes.append(place.to_letterbox(np.array([box for _, box in own])))
-    return Measured(np.array(places, int).reshape(-1, 2), np.concatenate([np.zeros((0, 4)), *boxes]))
+    return ObjectBoxes(np.array(places, int).reshape(-1, 2), np.concatenate([np.zeros((0, 4)), *boxes]))
 
 
 def best_iou(boxes: Float[np.ndarray, "n 4"], size: tuple[int, int], anchors: AnchorConfig) -> Float[np.ndarray, " n"]:
@@ -105,19 +104,19 @@ def try_changes(missed: Float[np.ndarray, "n 4"], config: MaskRCNNConfig) -> lis
     return [Change(text, float((best_iou(own, size, a) >= HALF).mean())) for text, own, size, a in tried]
 
 
-class Reach(NamedTuple):
+class Coverage(NamedTuple):
     """What a config's anchors reach of a dataset.
 
     Attributes:
-        records: (split, record); `measured.places` counts through them.
-        measured: every object.
+        records: (split, record); `objects.places` counts through them.
+        objects: every object.
         best: IoU with its best anchor.
         config: whose anchors and image size.
         changes: settings that might reach more.
     """
 
     records: list[tuple[str, Record]]
-    measured: Measured
+    objects: ObjectBoxes
     best: Float[np.ndarray, " n"]
     config: MaskRCNNConfig
     changes: list[Change]
@@ -136,7 +135,7 @@ class Reach(NamedTuple):
             return "there are no objects, so there is nothing to say about anchors"
         if not len(self.missed):
             return f"every object is reached by an anchor (IoU {HALF:g} or more) {how}"
-        count, thin = len(self.missed), self.measured.sides[self.missed].min(1)
+        count, thin = len(self.missed), self.objects.sides[self.missed].min(1)
         return (
             f"{count:,} of {len(self.best):,} objects ({100 * count / len(self.best):.1f} %) are reached by no anchor "
             f"(IoU {HALF:g} or more) {how}: few of them are likely to be found; their shorter side is "
@@ -144,8 +143,8 @@ class Reach(NamedTuple):
         )
 
 
-def reach_of(records: list[tuple[str, Record]], config: MaskRCNNConfig) -> Reach:
+def coverage_of(records: list[tuple[str, Record]], config: MaskRCNNConfig) -> Coverage:
     """Hold all objects of (split, record) pairs against the anchors of a config."""
-    measured = measure([record for _, record in records], config.image.size)
-    best = best_iou(measured.boxes, config.image.size, config.anchors)
-    return Reach(records, measured, best, config, try_changes(measured.boxes[best < HALF], config))
+    objects = object_boxes([record for _, record in records], config.image.size)
+    best = best_iou(objects.boxes, config.image.size, config.anchors)
+    return Coverage(records, objects, best, config, try_changes(objects.boxes[best < HALF], config))

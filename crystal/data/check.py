@@ -31,7 +31,7 @@ class Row(NamedTuple):
     training: str
 
 
-class Checked(NamedTuple):
+class CheckedDataset(NamedTuple):
     """A dataset and all that was found.
 
     Attributes:
@@ -75,7 +75,7 @@ def check(
     *,
     slots: int,
     start: Callable[[str, int], Callable[[int], None]] = lambda name, total: lambda done: None,
-) -> Checked:
+) -> CheckedDataset:
     """Look at every file of every split.
 
     Args:
@@ -107,7 +107,7 @@ def check(
                 contents.setdefault(one.content, []).append((name, record.file_name))
     for name, problem in _repeated({content: places for content, places in contents.items() if len(places) > 1}):
         problems[name].append(problem)
-    return Checked(splits, readable, problems)
+    return CheckedDataset(splits, readable, problems)
 
 
 def _of_the_split(split: Split, first: Split) -> list[Problem]:
@@ -127,7 +127,7 @@ def _of_the_split(split: Split, first: Split) -> list[Problem]:
     return found
 
 
-def rows_of(checked: Checked) -> list[Row]:
+def rows_of(checked: CheckedDataset) -> list[Row]:
     """The table: problems of one kind in one file together; files with errors first, then by split and name."""
     grouped: dict[tuple[str, str, str, Effect], list[Problem]] = {}
     for split, problems in checked.problems.items():

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float
 from pycocotools import mask as coco_mask
 
-from crystal.data.crossing import crosses_itself
 from crystal.data.dataset import Instance, Record, fits_pixels
+from crystal.data.outlines import crosses_itself
 from crystal.data.preparation import read_recorded
 from crystal.data.problems import Effect, Problem
 from crystal.data.segmentation import to_rle

@@ -16,11 +16,11 @@ from crystal.data.labelme.document import LabelmeError
 from crystal.errors import CrystalError
 
 
-class TruthError(CrystalError, ValueError):
+class GroundTruthError(CrystalError, ValueError):
     """Annotations that do not fit the image or the network; the message names the file and the remedy."""
 
 
-class Truth(NamedTuple):
+class ImageGroundTruth(NamedTuple):
     """What is in an image. `record`'s categories index the network's classes; `problems` are sentences."""
 
     source: Path
@@ -32,16 +32,16 @@ def _is_labelme(source: Path) -> bool:
     try:
         document = json.loads(source.read_bytes())
     except OSError as error:
-        raise TruthError(f"{source}: cannot be read ({error.strerror or error}); check the path") from error
+        raise GroundTruthError(f"{source}: cannot be read ({error.strerror or error}); check the path") from error
     except (ValueError, RecursionError) as error:
-        raise TruthError(f"{source}: is not valid JSON ({printable(str(error))}); write it again") from error
+        raise GroundTruthError(f"{source}: is not valid JSON ({printable(str(error))}); write it again") from error
     return isinstance(document, dict) and "shapes" in document
 
 
 def _index(name: str, source: Path, classes: Sequence[tuple[int, str]]) -> int:
     known = {own: k for k, (_, own) in enumerate(classes) if k}
     if name not in known:
-        raise TruthError(
+        raise GroundTruthError(
             f"{source}: outlines objects of the class {printable(name)!r}, but the network knows "
             f"{', '.join(list(known)[:5])}{', ...' if len(known) > 5 else ''}; rename the class, or take a run trained "
             "on it"
@@ -49,14 +49,14 @@ def _index(name: str, source: Path, classes: Sequence[tuple[int, str]]) -> int:
     return known[name]
 
 
-def _from_labelme(source: Path, record: Record, classes: Sequence[tuple[int, str]]) -> Truth:
+def _from_labelme(source: Path, record: Record, classes: Sequence[tuple[int, str]]) -> ImageGroundTruth:
     try:
         converted = convert_file(source)
     except LabelmeError as error:
-        raise TruthError(f"{source}: {error}") from error
+        raise GroundTruthError(f"{source}: {error}") from error
     height, width = converted.pixels.shape[:2]
     if (height, width) != (record.height, record.width):
-        raise TruthError(
+        raise GroundTruthError(
             f"{source}: outlines an image of {width} x {height} pixels, but {record.path.name} has {record.width} x "
             f"{record.height}; give the image that was annotated"
         )
@@ -67,29 +67,31 @@ def _from_labelme(source: Path, record: Record, classes: Sequence[tuple[int, str
         instance, said = read_instance({"id": number, **annotation}, record, category)
         problems += [f"{source}: object {number}: {text}" for text, _ in said]
         instances += [instance] if instance else []
-    return Truth(source, record._replace(instances=tuple(instances)), problems)
+    return ImageGroundTruth(source, record._replace(instances=tuple(instances)), problems)
 
 
-def _from_coco(source: Path, record: Record, classes: Sequence[tuple[int, str]]) -> Truth:
+def _from_coco(source: Path, record: Record, classes: Sequence[tuple[int, str]]) -> ImageGroundTruth:
     split = read_split(source, source.stem)
     found = [r for r in split.records if r.path.resolve() == record.path.resolve()]
     if not found:
-        raise TruthError(
+        raise GroundTruthError(
             f"{source}: lists no image that is {record.path}; give the COCO file of the dataset it belongs to"
         )
     theirs = found[0]
     if (theirs.height, theirs.width) != (record.height, record.width):
-        raise TruthError(
+        raise GroundTruthError(
             f"{source}: says {record.path.name} has {theirs.width} x {theirs.height} pixels, it has {record.width} x "
             f"{record.height}; convert the annotations again for this image"
         )
     used = {i.category: _index(split.categories[i.category][1], source, classes) for i in theirs.instances}
     instances = tuple(i._replace(category=used[i.category]) for i in theirs.instances)
     own = [str(problem) for problem in split.problems if problem.file_name == theirs.file_name]
-    return Truth(source, record._replace(instances=instances), own)
+    return ImageGroundTruth(source, record._replace(instances=instances), own)
 
 
-def read_truth(image: Path, size: tuple[int, int], source: Path, classes: Sequence[tuple[int, str]]) -> Truth:
+def read_ground_truth(
+    image: Path, size: tuple[int, int], source: Path, classes: Sequence[tuple[int, str]]
+) -> ImageGroundTruth:
     """The objects of one image.
 
     Args:
@@ -99,10 +101,10 @@ def read_truth(image: Path, size: tuple[int, int], source: Path, classes: Sequen
         classes: (id, name) of the network's classes, background first.
 
     Raises:
-        TruthError: the file is neither, is of another image, or holds classes that the network does not know.
+        GroundTruthError: the file is neither, is of another image, or holds classes that the network does not know.
     """
     record = Record(0, image, image.name, *size, ())
     try:
         return (_from_labelme if _is_labelme(source) else _from_coco)(source, record, classes)
     except DatasetError as error:
-        raise TruthError(str(error)) from error
+        raise GroundTruthError(str(error)) from error

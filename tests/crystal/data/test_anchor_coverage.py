@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crystal.data.anchor_coverage import best_iou, by_side, measure, reach_of
+from crystal.data.anchor_coverage import best_iou, by_side, coverage_of, object_boxes
 from crystal.data.dataset import Instance, Record
 from crystal.training.config import TrainConfig
 from maskrcnn_jax.config import AnchorConfig
@@ -43,7 +43,9 @@ def test_against_a_slow_maximum():
 
 
 def test_measured_in_the_letterbox_without_crowds():
-    found = measure([record([0, 0, 640, 512]), record([9, 9, 20, 20], crowd=True), record([0, 0, 100, 50])], (256, 320))
+    found = object_boxes(
+        [record([0, 0, 640, 512]), record([9, 9, 20, 20], crowd=True), record([0, 0, 100, 50])], (256, 320)
+    )
     assert found.places.tolist() == [[0, 0], [2, 0]]
     assert found.sides.tolist() == [[320, 256], [50, 25]]
 
@@ -51,33 +53,33 @@ def test_measured_in_the_letterbox_without_crowds():
 def test_a_needle_is_out_of_reach_and_the_sentence_says_so():
     """Twice 60 x 4 pixels in a letterbox of half the size, and a compact one."""
     records = [("train", record([100, 100, 220, 108], [50, 50, 98, 98]))]
-    reach = reach_of(records, TINY)
-    assert reach.missed.tolist() == [0]
-    assert reach.sentence().startswith(
+    coverage = coverage_of(records, TINY)
+    assert coverage.missed.tolist() == [0]
+    assert coverage.sentence().startswith(
         "1 of 2 objects (50.0 %) are reached by no anchor (IoU 0.5 or more) at 320 x 256"
     )
-    assert "shorter side is 4.0 pixels" in reach.sentence()
-    assert by_side(reach.measured.sides, reach.best >= 0.5) == [("4 to 8", 1, 0.0), ("16 to 32", 1, 1.0)]
+    assert "shorter side is 4.0 pixels" in coverage.sentence()
+    assert by_side(coverage.objects.sides, coverage.best >= 0.5) == [("4 to 8", 1, 0.0), ("16 to 32", 1, 1.0)]
     # A setting that is said to help does: the needle is reached once anchors are long and small enough.
     long = AnchorConfig(TINY.anchors.strides, (15.5, 24, 48, 96, 160), (1 / 15, 1.0))
-    assert not reach_of(records, dataclasses.replace(TINY, anchors=long)).missed.size
+    assert not coverage_of(records, dataclasses.replace(TINY, anchors=long)).missed.size
 
 
 def test_changes_are_what_they_say():
     rng = np.random.default_rng(0)
     corner = rng.uniform(10, 400, (60, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(6, 30, (60, 2))], 1)
-    reach = reach_of([("train", record(*boxes))], TINY)
+    coverage = coverage_of([("train", record(*boxes))], TINY)
     larger = dataclasses.replace(TINY, image=dataclasses.replace(TINY.image, size=(512, 640)))
-    again = reach_of([("train", record(*boxes))], larger)
-    missed = reach.missed
+    again = coverage_of([("train", record(*boxes))], larger)
+    missed = coverage.missed
     assert len(missed) > 10
-    assert reach.changes[0].setting == "image.size='(512, 640)'"
-    assert reach.changes[0].share == pytest.approx((again.best[missed] >= 0.5).mean())
+    assert coverage.changes[0].setting == "image.size='(512, 640)'"
+    assert coverage.changes[0].share == pytest.approx((again.best[missed] >= 0.5).mean())
 
 
 def test_nothing():
-    assert "no objects" in reach_of([("train", record())], TINY).sentence()
-    fine = reach_of([("train", record([100, 100, 148, 148]))], TINY)
+    assert "no objects" in coverage_of([("train", record())], TINY).sentence()
+    fine = coverage_of([("train", record([100, 100, 148, 148]))], TINY)
     assert fine.sentence().startswith("every object is reached")
     assert fine.changes == []

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from crystal.data.ground_truth import TruthError, read_truth
+from crystal.data.ground_truth import GroundTruthError, read_ground_truth
 from tests.inspected import HEIGHT, OBJECTS, WIDTH, write_image
 
 CLASSES = ((0, "background"), (5, "salt"), (9, "crystal"))  # ids and order are the network's own
@@ -37,7 +37,7 @@ def write_coco(folder, **changes):
 
 
 def read(image, source):
-    return read_truth(image, (HEIGHT, WIDTH), source, CLASSES)
+    return read_ground_truth(image, (HEIGHT, WIDTH), source, CLASSES)
 
 
 def test_labelme_and_coco_say_the_same(tmp_path):
@@ -75,20 +75,20 @@ def test_what_was_left_out_is_said(tmp_path):
 def test_a_file_of_no_use(tmp_path, text, said):
     image = write_image(tmp_path)
     (tmp_path / "other.json").write_text(text)
-    with pytest.raises(TruthError, match=rf"other\.json: .*{said}"):
+    with pytest.raises(GroundTruthError, match=rf"other\.json: .*{said}"):
         read(image, tmp_path / "other.json")
-    with pytest.raises(TruthError, match=r"none\.json: cannot be read"):
+    with pytest.raises(GroundTruthError, match=r"none\.json: cannot be read"):
         read(image, tmp_path / "none.json")
 
 
 def test_another_class_or_another_size(tmp_path):
     image = write_image(tmp_path, label="ice")
-    with pytest.raises(TruthError, match=r"'ice', but the network knows salt, crystal"):
+    with pytest.raises(GroundTruthError, match=r"'ice', but the network knows salt, crystal"):
         read(image, image.with_suffix(".json"))
-    with pytest.raises(TruthError, match=r"120 x 90 pixels, but drop\.png has 60 x 40"):
-        read_truth(image, (40, 60), image.with_suffix(".json"), CLASSES)
+    with pytest.raises(GroundTruthError, match=r"120 x 90 pixels, but drop\.png has 60 x 40"):
+        read_ground_truth(image, (40, 60), image.with_suffix(".json"), CLASSES)
     image, coco = write_coco(tmp_path / "coco", categories=[{"id": 7, "name": "ice"}])
-    with pytest.raises(TruthError, match=r"'ice', but the network knows salt, crystal"):
+    with pytest.raises(GroundTruthError, match=r"'ice', but the network knows salt, crystal"):
         read(image, coco)
-    with pytest.raises(TruthError, match=r"says drop\.png has 120 x 90 pixels, it has 60 x 40"):
-        read_truth(image, (40, 60), coco, CLASSES)
+    with pytest.raises(GroundTruthError, match=r"says drop\.png has 120 x 90 pixels, it has 60 x 40"):
+        read_ground_truth(image, (40, 60), coco, CLASSES)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from crystal import cli
-from crystal.data.ground_truth import TruthError
+from crystal.data.ground_truth import GroundTruthError
 from crystal.data.images import prepare, read_image
 from crystal.data.loader import MASK_SIZE
 from crystal.data.preparation import Collate, Examples, Vary
@@ -72,12 +72,12 @@ def test_every_stage_equals_the_whole_network(seen, whole):
 def test_what_nms_chose_among_and_where_it_came_from(seen):
     _, inspection, _, _ = seen
     ranked, refined = inspection.ranked, inspection.refined
-    kept, valid = ranked.kept[ranked.filled], inspection.proposals.valid
+    kept, valid = ranked.selected[ranked.filled], inspection.proposals.valid
     np.testing.assert_array_equal(ranked.boxes[kept], inspection.proposals.boxes[valid])
     np.testing.assert_array_equal(ranked.scores, inspection.objectness[ranked.anchor])
     assert 0 < len(kept) < ranked.valid.sum()
 
-    kept, found = refined.kept[refined.filled], inspection.detections
+    kept, found = refined.selected[refined.filled], inspection.detections
     np.testing.assert_array_equal(refined.boxes[kept], found.boxes[found.valid])
     probability = inspection.probabilities[refined.roi[kept], refined.classes[kept]]
     np.testing.assert_allclose(probability, found.scores[found.valid], rtol=1e-6)
@@ -136,7 +136,7 @@ def test_truth_beside_the_image_is_optional_one_that_was_named_is_not(seen):
     assert isinstance(beside, NoGroundTruth)
     assert "'crystal'" in beside.reason
     assert "salt" in beside.reason
-    with pytest.raises(TruthError, match=r"drop\.json.*'crystal'"):
+    with pytest.raises(GroundTruthError, match=r"drop\.json.*'crystal'"):
         find_truth(path, (HEIGHT, WIDTH), path.with_suffix(".json"), classes)
     lonely = find_truth(path.with_name("other.png"), (HEIGHT, WIDTH), None, SMALL.classes)
     assert isinstance(lonely, NoGroundTruth)

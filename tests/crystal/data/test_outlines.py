@@ -1,4 +1,4 @@
-"""Crossings against a slow look at every pair of edges, and what is no crossing."""
+"""Polygons that cross themselves, against a slow look at every pair of edges, and what is no crossing."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from crystal.data.crossing import CLEAR, crosses_itself
+from crystal.data.outlines import CLEAR, crosses_itself
 
 
 def slow(points: np.ndarray) -> bool:
