@@ -1,19 +1,18 @@
-"""RoI Align: a fixed grid of features out of any box, without rounding a coordinate (Mask R-CNN section 3).
+"""RoI Align: a feature grid of fixed size from any box, without rounding its coordinates (Mask R-CNN section 3).
 
-Crystals 2021, figure 4 is the picture to keep in mind: a RoI laid over a map is cut into 5x5 cells, each cell has four
-sampling points, each point is interpolated bilinearly from the four map cells around it, and the four values become
-one: their maximum in the paper (section 2.4), their mean in the common implementations.
+As in Crystals 2021, figure 4: a RoI on a map is divided into bins (5x5 there) with four sampling points each; each
+point is interpolated bilinearly from the four map cells around it, and the four values are reduced to one: their
+maximum in the paper (section 2.4), their mean in the common implementations.
 
-Where the samples lie is `grid.py`. Three readings here, top to bottom: one axis (which two cells each sample lies
-between), one map (`roi_align`, `crop_and_resize`), the pyramid (`assign_levels`, `pyramid_roi_align`). All of them end
-in the same gather from a flat list of cells [n, c]: a pyramid is its levels one after the other, a batch its images one
-after the other, and a RoI knows where its map begins. So a batch needs no `vmap`, whose batched scatter-add in the
-gradient is slower than one with the image's offset folded into the index.
+`grid.py` computes the sampling points. Here, from top to bottom: one axis (the two cells next to each point), one map
+(`roi_align`, `crop_and_resize`), the pyramid (`assign_levels`, `pyramid_roi_align`). All of them gather from a flat
+list of cells [n, c], to which the maps of all levels and images are concatenated. So a batch needs no `vmap`, whose
+batched scatter-add in the gradient is slower than one with the image's offset folded into the index.
 
-Conventions: map cell i has its centre at i + 0.5 of the map's own pixels. `aligned=True` takes half a pixel off the
-scaled box so that a sample at a centre reads exactly that cell (Detectron2); `aligned=False` does not, and makes every
-box at least one cell wide (torchvision's default). Samples more than one cell outside the map read 0, those nearer are
-moved onto its border. `crop_and_resize` is TensorFlow's: samples on the box's own borders, one a bin, 0 outside.
+Conventions: map cell i has its centre at i + 0.5 in cells. `aligned=True` subtracts half a cell from the scaled box, so
+that a sample at a centre reads exactly that cell (Detectron2); `aligned=False` does not, and makes every box at least
+one cell wide (torchvision's default). Samples more than one cell outside the map read 0, nearer ones are moved onto its
+border. `crop_and_resize` is TensorFlow's: one sample per bin, the outermost on the box's borders, 0 outside.
 """
 
 import jax
@@ -22,39 +21,39 @@ from jaxtyping import Array, Float, Int
 
 from maskrcnn_jax.kernels.rows import weighted_rows
 from maskrcnn_jax.roi.grid import Maps, Samples, bin_grid, corner_samples, pyramid_grid, pyramid_maps
-from maskrcnn_jax.roi.separable import pool_separably, shares
+from maskrcnn_jax.roi.separable import mean_weights, pool_separably
 
-ADAPTIVE_LIMIT = 8  # samples a bin and side at most, where sampling_ratio = 0 asks for ceil(size / bins)
+ADAPTIVE_LIMIT = 8  # maximum of samples per bin and side for sampling_ratio = 0, which asks for ceil(size / bins)
 
 
 def _neighbours(samples: Samples, length: Int[Array, " r"]):
-    """The two cells each sample lies between, and their weights: arrays [r, o, s, 2]."""
+    """The two cells next to each sample, and their weights: arrays [r, o, s, 2]."""
     last = (length - 1)[:, None, None]
     position = jnp.clip(samples.position, 0.0, last.astype(samples.position.dtype))
-    # Clipped once more as a whole number: a box that is not a number must not read beyond the map.
+    # Clipped again as an integer: a NaN must not give an index outside the map.
     below = jnp.clip(jnp.floor(position).astype(jnp.int32), 0, last)
-    far = position - below
-    weight = jnp.stack([1.0 - far, far], -1) * (samples.inside & samples.used[:, None, :])[..., None]
+    fraction = position - below
+    weight = jnp.stack([1.0 - fraction, fraction], -1) * (samples.inside & samples.used[:, None, :])[..., None]
     return jnp.stack([below, jnp.minimum(below + 1, last)], -1), weight
 
 
-def _weighted(samples: Samples, b: int) -> tuple[Float[Array, "b r o s"], Float[Array, "b r o s"]]:
-    """Positions, and each sample's share in its bin's mean along this axis, image by image."""
+def _positions_and_weights(samples: Samples, b: int) -> tuple[Float[Array, "b r o s"], Float[Array, "b r o s"]]:
+    """Positions, and each sample's weight in its bin's mean along this axis, with a batch dimension."""
     shape = (b, samples.position.shape[0] // b, *samples.position.shape[1:]) if b else (0, *samples.position.shape)
-    return samples.position.reshape(shape), shares(samples).reshape(shape)
+    return samples.position.reshape(shape), mean_weights(samples).reshape(shape)
 
 
 def _gather(
     cells: Float[Array, "n c"], rows: Samples, columns: Samples, maps: Maps, reduce: str
 ) -> Float[Array, "r o o c"]:
-    """Interpolate every sample and reduce each bin's. Weights and sums are float32 whatever `cells` are, because the
-    gradient is a scatter-add, which bfloat16 would make inexact and slow.
+    """Interpolate all samples and reduce over each bin. Weights and sums are float32 for any dtype of `cells`: the
+    gradient is a scatter-add, which is inexact and slow in bfloat16.
     """
     y, weight_y = _neighbours(rows, maps.height)
     x, weight_x = _neighbours(columns, maps.width)
     r, o, s = rows.position.shape
     t = columns.position.shape[2]
-    # [s, 2, t, 2, r, o, o]: sample and neighbour down, sample and neighbour across, then the bins.
+    # [s, 2, t, 2, r, o, o]: sample and neighbour along rows, along columns, then the bins.
     y, weight_y = (a.transpose(2, 3, 0, 1)[:, :, None, None, :, :, None] for a in (y, weight_y))
     x, weight_x = (a.transpose(2, 3, 0, 1)[None, None, :, :, :, None, :] for a in (x, weight_x))
     start, width = (a[:, None, None] for a in (maps.start, maps.width))
@@ -66,13 +65,13 @@ def _gather(
         index, weight = (a.swapaxes(1, 2).reshape(s * t, 4, r * o * o) for a in (index, weight))
 
         def larger(largest: Array, sample: tuple[Array, Array, Array]) -> tuple[Array, None]:
-            index, weight, counts = sample
-            values = jnp.where(counts, weighted_rows(cells, index, weight).reshape(shape), -jnp.inf)
+            index, weight, sample_used = sample
+            values = jnp.where(sample_used, weighted_rows(cells, index, weight).reshape(shape), -jnp.inf)
             return jnp.maximum(largest, values), None
 
-        counts = used.reshape(r, s * t).T[..., None, None, None]
-        nothing = jnp.full(shape, -jnp.inf, jnp.float32)
-        largest, _ = jax.lax.scan(larger, nothing, (index, weight, counts), unroll=4)
+        used_samples = used.reshape(r, s * t).T[..., None, None, None]
+        lowest = jnp.full(shape, -jnp.inf, jnp.float32)
+        largest, _ = jax.lax.scan(larger, lowest, (index, weight, used_samples), unroll=4)
         return jnp.where(used.any((1, 2))[:, None, None, None], largest, 0.0)
     index, weight = (a.reshape(4 * s * t, r * o * o) for a in (index, weight))
     total = weighted_rows(cells, index, weight).reshape(shape)
@@ -97,7 +96,7 @@ def align_cells(
     reduce: str,
     max_samples: int,
 ) -> Float[Array, "r o o c"]:
-    """RoI Align of boxes that read from different maps of one flat list; the other functions are thin fronts of it.
+    """RoI Align of boxes that read from different maps in one flat list of cells.
 
     Two maps of 2x2 cells, all 1 and all 5; the same box read from each:
 
@@ -136,23 +135,23 @@ def roi_align(
 
     Args:
         features: one map.
-        boxes: in pixels of the image; times `spatial_scale` (1 / stride) they are in cells of the map.
-        output_size: bins a side.
-        spatial_scale: cells a pixel.
-        sampling_ratio: samples a bin and side; 0 takes ceil(bin size), at most `max_samples` (torchvision has no such
+        boxes: in pixels of the image.
+        output_size: bins per side.
+        spatial_scale: cells per pixel (1 / stride).
+        sampling_ratio: samples per bin and side; 0 takes ceil(bin size), at most `max_samples` (torchvision has no such
             limit: raise it where boxes are larger than output_size * max_samples cells).
-        aligned: take half a cell off, see above.
+        aligned: subtract half a cell, see the module docstring.
         reduce: "mean", or "max" as in Crystals 2021, section 2.4.
-        max_samples: bound of the adaptive rule, which fixed shapes need.
+        max_samples: limit of the adaptive rule, needed for fixed shapes.
 
-    On the ramp f(y, x) = x, a box over the cells 1..3 of five gives the x of each sample point less the half pixel:
+    On the ramp f(y, x) = x, a box over the cells 1..3 of five gives the mean x of each bin's samples minus half a cell:
 
     >>> ramp = jnp.broadcast_to(jnp.arange(5.0), (5, 5))[..., None]
     >>> roi_align(ramp, jnp.array([[1.0, 1.0, 3.0, 3.0]]), output_size=2)[0, 0, :, 0].tolist()
     [1.0, 2.0]
 
-    Crystals 2021, figure 4 has 5x5 cells with four points each, a quarter and three quarters through the cell; the
-    maximum takes the further ones, the last of which lie beyond the last centre and are moved onto it:
+    5x5 bins with points at a quarter and three quarters, as in Crystals 2021, figure 4; the maximum takes the latter,
+    of which the last lie beyond the last cell's centre and are moved onto it:
 
     >>> box = jnp.array([[0.5, 0.5, 5.5, 5.5]])
     >>> roi_align(ramp, box, output_size=5, reduce="max")[0, 0, :, 0].tolist()
@@ -177,10 +176,10 @@ def roi_align(
 def crop_and_resize(
     features: Float[Array, "h w c"], boxes01: Float[Array, "r 4"], *, output_size: int
 ) -> Float[Array, "r o o c"]:
-    """TensorFlow's `tf.image.crop_and_resize`, bilinear, with which Matterport pools.
+    """TensorFlow's `tf.image.crop_and_resize`, bilinear, as used by Matterport.
 
-    `boxes01` are x1, y1, x2, y2 in [0, 1] between the centres of the map's first and last cells. A flipped box gives a
-    flipped crop, samples outside read 0.
+    `boxes01` are x1, y1, x2, y2 relative to the centres of the map's first (0) and last (1) cells. A flipped box gives
+    a flipped crop; samples outside read 0.
 
     >>> ramp = jnp.broadcast_to(jnp.arange(5.0), (5, 5))[..., None]
     >>> crop_and_resize(ramp, jnp.array([[0.0, 0.0, 0.5, 1.0]]), output_size=3)[0, 0, :, 0].tolist()
@@ -193,9 +192,9 @@ def crop_and_resize(
 def crop_cells(
     cells: Float[Array, "n c"], boxes01: Float[Array, "r 4"], maps: Maps, *, output_size: int
 ) -> Float[Array, "r o o c"]:
-    """`crop_and_resize` of boxes that read from different maps of one flat list.
+    """`crop_and_resize` of boxes that read from different maps in one flat list of cells.
 
-    One row of two cells, 1 and 3, and a second map of one cell, 7; the whole of each in two samples a side:
+    A map of two cells, 1 and 3, in one row, and a map of one cell, 7; the whole of each with two samples per side:
 
     >>> cells = jnp.array([1.0, 3.0, 7.0])[:, None]
     >>> maps = Maps(height=jnp.array([1, 1]), width=jnp.array([2, 1]), start=jnp.array([0, 2]))
@@ -218,8 +217,8 @@ def assign_levels(
     epsilon: float = 0.0,
 ) -> Int[Array, "*r"]:
     """The pyramid level a RoI is pooled from (FPN eq. 1): canonical_level + log2(sqrt(w h) / canonical_size), floored
-    or rounded, kept within [min_level, max_level]. `epsilon` is added where the sources add it against rounding:
-    to the logarithm. A box of no area goes to the finest level.
+    or rounded, clipped to [min_level, max_level]. `epsilon` is added to the logarithm, as in the weight sources. A box
+    of no area gets the finest level.
 
     >>> assign_levels(jnp.array([[0.0, 0.0, 224.0, 224.0], [0.0, 0.0, 16.0, 16.0], [0.0, 0.0, 112.0, 112.0]])).tolist()
     [4, 2, 3]
@@ -246,13 +245,13 @@ def pyramid_roi_align(
     reduce: str = "mean",
     max_samples: int = ADAPTIVE_LIMIT,
 ) -> Float[Array, "b r o o c"]:
-    """Pool every box of a batch from its own level of the pyramid, in one gather (adaptive means: `separable.py`).
+    """Pool every box of a batch from its assigned level, in one gather (adaptive means: `separable.py`).
 
-    `levels` are P2, P3, ... of all images; `roi_levels` (from `assign_levels`) counts from `min_level`. `pooling`
-    "bins" is RoI Align, each level's scale being its height over the image's; "corners" is `crop_and_resize` with
-    boxes divided by (image side - far_edge), after the far edge is taken off.
+    `levels` are P2, P3, ... of all images; `roi_levels` (from `assign_levels`) has `min_level` for the first. `pooling`
+    "bins" is RoI Align, at the scale of level size / image size; "corners" is `crop_and_resize` with boxes divided by
+    (image side - far_edge), after `far_edge` is subtracted from x2 and y2.
 
-    An 8x8 image with P2 all 2 and P3 all 3; one box pooled from either:
+    An 8x8 image with P2 all 2 and P3 all 3; the same box pooled from each:
 
     >>> levels = jnp.full((1, 2, 2, 1), 2.0), jnp.full((1, 1, 1, 1), 3.0)
     >>> box, sizes = jnp.array([[[1.0, 1.0, 7.0, 7.0]] * 2]), dict(image_size=(8, 8), output_size=1)
@@ -274,7 +273,9 @@ def pyramid_roi_align(
         max_samples=max_samples,
     )
     if pooling == "bins" and sampling_ratio == 0 and reduce == "mean":
-        return pool_separably(levels, roi_levels - min_level, _weighted(rows, b), _weighted(columns, b))
+        return pool_separably(
+            levels, roi_levels - min_level, _positions_and_weights(rows, b), _positions_and_weights(columns, b)
+        )
     cells = jnp.concatenate([level.reshape(-1, c) for level in levels])
     pooled = _gather(cells, rows, columns, maps, "mean" if pooling == "corners" else reduce)
     return pooled.reshape(b, r, output_size, output_size, c)

@@ -1,6 +1,6 @@
-"""Box head: class logits and per-class box deltas out of a RoI's pooled features (FPN section 4.2, two hidden layers).
+"""Box head: class logits and per-class box deltas from a RoI's pooled features (FPN section 4.2, two hidden layers).
 
-Matterport's 7x7 VALID convolution over 7x7 bins is a Dense layer over the flattened bins, and its norms fold into it.
+Matterport's 7x7 VALID convolution over 7x7 bins is a linear layer over the flattened bins, with its norms folded in.
 """
 
 import math
@@ -15,9 +15,9 @@ from jaxtyping import Array, Float
 from maskrcnn_jax.kernels.normal import normal
 
 
-# Not a closure of BoxHead: two heads alike have equal graphs, and one compiled program.
+# At module level, not a closure: heads of equal shape then have equal graph definitions, and share a compiled program.
 def _promote(arrays: Any, /, *, dtype: Any = None) -> Any:
-    """The bias stays float32: its gradient adds up all RoIs (see layers.add_bias)."""
+    """The bias stays float32: its gradient sums over all RoIs (see layers.add_bias)."""
     features, kernel, bias = arrays
     return features.astype(dtype), kernel.astype(dtype), bias
 
@@ -41,21 +41,21 @@ class BoxHead(nnx.Module):
         dtype: str = "float32",
         rngs: nnx.Rngs,
     ):
-        def random(deviation):
+        def normal_init(deviation):
             return lambda key, shape, _: normal(key, shape, deviation)
 
         linear = partial(nnx.Linear, dtype=jnp.dtype(dtype), promote_dtype=cast(Any, _promote), rngs=rngs)
         inputs = channels * pooled_size**2
-        self.first = linear(inputs, hidden, kernel_init=random(math.sqrt(2 / inputs)))  # He et al. 2015: before a ReLU
-        self.second = linear(hidden, hidden, kernel_init=random(math.sqrt(2 / hidden)))
-        # Spreads of Fast R-CNN section 3.1: all classes alike and boxes unmoved at the start.
-        self.classes = linear(hidden, num_classes, kernel_init=random(0.01))
-        self.deltas = linear(hidden, 4 * num_classes, kernel_init=random(0.001))
+        # Standard deviations of He et al. 2015 before a ReLU, and of Fast R-CNN section 3.1 for the outputs.
+        self.first = linear(inputs, hidden, kernel_init=normal_init(math.sqrt(2 / inputs)))
+        self.second = linear(hidden, hidden, kernel_init=normal_init(math.sqrt(2 / hidden)))
+        self.classes = linear(hidden, num_classes, kernel_init=normal_init(0.01))
+        self.deltas = linear(hidden, 4 * num_classes, kernel_init=normal_init(0.001))
         self.num_classes = num_classes
 
     def __call__(self, pooled: Float[Array, "r o o c"]) -> tuple[Float[Array, "r k"], Float[Array, "r k 4"]]:
         r, rows, columns, c = pooled.shape
-        features = jax.nn.relu(self.first(pooled.reshape(r, rows * columns * c)))  # not -1, which no RoIs leave open
+        features = jax.nn.relu(self.first(pooled.reshape(r, rows * columns * c)))  # -1 would be ambiguous for r = 0
         features = jax.nn.relu(self.second(features))
-        logits, deltas = self.classes(features), self.deltas(features)  # float32, as the biases are
+        logits, deltas = self.classes(features), self.deltas(features)  # float32, like the biases
         return logits, deltas.reshape(-1, self.num_classes, 4)

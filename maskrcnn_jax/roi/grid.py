@@ -1,7 +1,7 @@
-"""Where the samples of a RoI lie on its map: the grids of RoI Align and `crop_and_resize` (Mask R-CNN section 3).
+"""Sampling points of a RoI on its map: the grids of RoI Align and `crop_and_resize` (Mask R-CNN section 3).
 
-One axis at a time, in cells of the map, whose cell i has its centre at i for the sampler. The two axes together make
-the grid; `align.py` and `separable.py` read features at its points.
+They are computed per axis, in cells of the map, with the centre of cell i at i. `align.py` and `separable.py` read
+features at these points.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 class Maps(NamedTuple):
-    """Where each of r RoIs reads: `height` x `width` cells that begin at row `start` of the flat list."""
+    """The map that each of r RoIs reads: `height` x `width` cells from row `start` of the flat list of cells."""
 
     height: Int[Array, " r"]
     width: Int[Array, " r"]
@@ -19,19 +19,19 @@ class Maps(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Sampling coordinates of r RoIs along one axis: o bins with s samples each, in cells of the map."""
+    """Sampling points of r RoIs along one axis: o bins with s samples each, in cells of the map."""
 
     position: Float[Array, "r o s"]
     inside: Bool[Array, "r o s"]  # False reads 0
-    used: Bool[Array, "r s"]  # False: beyond the RoI's own number of samples
+    used: Bool[Array, "r s"]  # False: above the RoI's own number of samples
 
 
-def _rounded(product: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """The product itself, kept from being contracted with a sum into one fused multiply-add.
+def _unfused(product: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """The product, protected from being contracted with a sum into a fused multiply-add.
 
-    XLA computes coordinates twice, once for the cell and once for the weight, and may contract only one. Where
-    a sample lies on a whole number the two are then floored to neighbouring cells, and a wrong cell is read. Nothing
-    is contracted across a maximum; `optimization_barrier` is dropped before fusion on CPU.
+    XLA computes coordinates twice, for the cell and for the weight, and may contract only one of them. For a sample
+    close to an integer the two could then be floored to different cells, and a wrong cell is read. Nothing is
+    contracted across a maximum; `optimization_barrier` is removed before fusion on CPUs.
     """
     return jnp.maximum(product, jnp.finfo(product.dtype).min)
 
@@ -45,7 +45,7 @@ def bin_samples(
     sampling_ratio: int,
     max_samples: int,
 ) -> Samples:
-    """S samples at the middles of s equal parts of each of `bins` bins between `low` and `high` (in cells).
+    """Samples at the centres of s equal parts of each of `bins` bins between `low` and `high` (in cells).
 
     >>> grid = bin_samples(jnp.array([0.0]), jnp.array([4.0]), jnp.array([8]), bins=2, sampling_ratio=2, max_samples=2)
     >>> grid.position.tolist()
@@ -58,8 +58,8 @@ def bin_samples(
     else:
         count = jnp.clip(jnp.ceil(size), 0, max_samples).astype(jnp.int32)
     sample = jnp.arange(slots)
-    steps = _rounded((sample + 0.5) * (size / jnp.maximum(count, 1))[:, None])
-    position = low[:, None, None] + _rounded(jnp.arange(bins)[:, None] * size[:, None, None]) + steps[:, None, :]
+    steps = _unfused((sample + 0.5) * (size / jnp.maximum(count, 1))[:, None])
+    position = low[:, None, None] + _unfused(jnp.arange(bins)[:, None] * size[:, None, None]) + steps[:, None, :]
     inside = (position >= -1.0) & (position <= length[:, None, None])
     return Samples(position, inside, sample < count[:, None])
 
@@ -67,8 +67,8 @@ def bin_samples(
 def corner_samples(
     low: Float[Array, " r"], high: Float[Array, " r"], length: Int[Array, " r"], *, bins: int
 ) -> Samples:
-    """One sample a bin, the first and the last on the box's borders; `low`, `high` in [0, 1] of the map's outermost
-    cell centres. A single bin samples the middle.
+    """One sample per bin, the first and the last on the box's borders; `low` and `high` relative to the centres of the
+    map's first (0) and last (1) cells. A single bin samples the centre.
 
     >>> corner_samples(jnp.array([0.0]), jnp.array([0.5]), jnp.array([9]), bins=3).position.tolist()
     [[[0.0], [2.0], [4.0]]]
@@ -78,7 +78,7 @@ def corner_samples(
         position = 0.5 * (low + high)[:, None] * span[:, None]
     else:
         step = (high - low) * span / (bins - 1)
-        position = _rounded(low * span)[:, None] + _rounded(jnp.arange(bins) * step[:, None])
+        position = _unfused(low * span)[:, None] + _unfused(jnp.arange(bins) * step[:, None])
     position = position[..., None]
     inside = (position >= 0) & (position <= span[:, None, None])
     return Samples(position, inside, jnp.ones((low.shape[0], 1), bool))
@@ -95,9 +95,9 @@ def bin_grid(
     aligned: bool,
     max_samples: int,
 ) -> tuple[Samples, Samples]:
-    """Where the samples of each box lie on its map: (rows, columns).
+    """Sampling points of each box on its map: (rows, columns).
 
-    A box of 8x4 pixels at half scale, two bins a side and one sample a bin, with half a cell taken off:
+    A box 8 pixels wide and 4 high at half scale, two bins per side with one sample each, minus half a cell:
 
     >>> maps, half = Maps(*jnp.array([[8], [8], [0]])), jnp.array([0.5])
     >>> rows, columns = bin_grid(jnp.array([[0.0, 0.0, 8.0, 4.0]]), maps, bins=2, scale_x=half, scale_y=half,
@@ -106,8 +106,8 @@ def bin_grid(
     ([0.5, 2.5], [0.0, 1.0])
     """
     offset = 0.5 if aligned else 0.0
-    x1, x2 = (_rounded(boxes[:, i] * scale_x) - offset for i in (0, 2))
-    y1, y2 = (_rounded(boxes[:, i] * scale_y) - offset for i in (1, 3))
+    x1, x2 = (_unfused(boxes[:, i] * scale_x) - offset for i in (0, 2))
+    y1, y2 = (_unfused(boxes[:, i] * scale_y) - offset for i in (1, 3))
     if not aligned:
         x2, y2 = jnp.maximum(x2, x1 + 1.0), jnp.maximum(y2, y1 + 1.0)
     options = dict(bins=bins, sampling_ratio=sampling_ratio, max_samples=max_samples)
@@ -117,9 +117,9 @@ def bin_grid(
 def pyramid_maps(
     levels: tuple[Float[Array, "b _ _ c"], ...], roi_levels: Int[Array, "b r"], *, min_level: int = 2
 ) -> Maps:
-    """Which map each RoI of a batch reads, of a pyramid laid flat: level after level, and within one image after image.
+    """The map that each RoI of a batch reads, in the flat list of cells: level after level, each image after image.
 
-    Two levels of 4 and of 1 cell, two images; the last RoI of all is the second image's on the coarse level:
+    Two levels of 4 and 1 cells, two images; the last RoI is the second image's, on the coarse level:
 
     >>> levels = jnp.zeros((2, 2, 2, 1)), jnp.zeros((2, 1, 1, 1))
     >>> pyramid_maps(levels, jnp.array([[2, 3], [2, 3]])).start.tolist()
@@ -128,7 +128,7 @@ def pyramid_maps(
     b, r = roi_levels.shape
     heights, widths = (jnp.array([level.shape[axis] for level in levels]) for axis in (1, 2))
     counts = [level.shape[1] * level.shape[2] for level in levels]
-    firsts = jnp.array([b * sum(counts[:i]) for i in range(len(levels))])  # where each level's first image begins
+    firsts = jnp.array([b * sum(counts[:i]) for i in range(len(levels))])  # start of each level's first image
     level = (roi_levels - min_level).reshape(-1)
     image = jnp.repeat(jnp.arange(b), r)
     return Maps(heights[level], widths[level], firsts[level] + image * jnp.array(counts)[level])
@@ -146,10 +146,10 @@ def pyramid_grid(
     aligned: bool,
     max_samples: int,
 ) -> tuple[Samples, Samples]:
-    """Where the samples of each box lie on its own map, in cells: (rows, columns). `pooling` and `far_edge` as in
-    `align.pyramid_roi_align`, which reads features at these points.
+    """Sampling points of each box on its own map, in cells: (rows, columns). `pooling` and `far_edge` as in
+    `align.pyramid_roi_align`.
 
-    A box over the left half of an 8x8 image, on a map of 4x4 cells, whose centres lie at 0 to 3:
+    A box over the left half of an 8x8 image, on a map of 4x4 cells, with centres at 0 to 3:
 
     >>> maps = Maps(*jnp.array([[4], [4], [0]]))
     >>> rows, columns = pyramid_grid(jnp.array([[0.0, 0.0, 4.0, 8.0]]), maps, image_size=(8, 8), bins=2,

@@ -1,7 +1,7 @@
 """The three losses of the second stage (Mask R-CNN section 3; Crystals 2021, eq. 1): L = L_cls + L_box + L_mask.
 
-L_cls is the cross entropy over the classes; L_box smooth L1 of the true class's deltas, positives only; L_mask the
-binary cross entropy of the true class's mask alone, so that classes do not compete for pixels, positives only.
+L_cls is the cross entropy over the classes; L_box the smooth L1 of the true class's deltas; L_mask the binary cross
+entropy of the true class's mask alone, so that classes do not compete for pixels. L_box and L_mask use positives only.
 """
 
 import jax.numpy as jnp
@@ -23,19 +23,20 @@ def roi_losses(
     box_beta: float = 1 / 9,
     axis: str | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
-    """(class, box, mask) of a batch; `targets` have a leading b, masks are those of the first q slots.
+    """(class, box, mask) losses of a batch; `targets` have a batch dimension in front, masks are those of the first q
+    slots.
 
-    `class_normaliser`: "sampled" averages over the drawn RoIs; "slots" over all rows, unfilled ones counting as
-    background (Matterport). `box_normaliser`: "sampled" divides by the drawn RoIs (torchvision, Detectron2),
-    "positive_coordinates" by four times the positives (Matterport). No positives: box and mask are 0. `axis`: see
-    `masked_mean`.
+    `class_normaliser`: "sampled" averages over the sampled RoIs; "slots" over all slots, unfilled ones counting as
+    background (Matterport). `box_normaliser`: "sampled" divides by the sampled RoIs (torchvision, Detectron2),
+    "positive_coordinates" by four times the positives (Matterport). Without positives box and mask losses are 0.
+    `axis`: see `masked_mean`.
 
     A positive of class 1 whose dx is off by 2, and a negative, all logits 0: log 2 over two classes, (2 - beta / 2)
-    over the two drawn RoIs, log 2 at each cell of the mask:
+    over the two RoIs, log 2 at each cell of the mask:
 
-    >>> positive, drawn = jnp.array([[True, False]]), jnp.array([[True, True]])
+    >>> positive, valid = jnp.array([[True, False]]), jnp.array([[True, True]])
     >>> deltas, masks = jnp.zeros((1, 2, 2, 4)).at[0, 0, 1, 0].set(2.0), jnp.zeros((1, 1, 2, 2, 2))
-    >>> t = RoITargets(jnp.zeros((1, 2, 4)), jnp.array([[1, 0]]), jnp.zeros((1, 2, 4)), masks[..., 0], positive, drawn)
+    >>> t = RoITargets(jnp.zeros((1, 2, 4)), jnp.array([[1, 0]]), jnp.zeros((1, 2, 4)), masks[..., 0], positive, valid)
     >>> [round(float(loss), 4) for loss in roi_losses(jnp.zeros((1, 2, 2)), deltas, masks, t, box_beta=1.0)]
     [0.6931, 0.75, 0.6931]
     """

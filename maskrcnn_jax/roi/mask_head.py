@@ -1,7 +1,7 @@
-"""Mask head: a binary mask for each class out of a RoI's pooled features (Mask R-CNN section 3 and figure 4 right).
+"""Mask head: a binary mask per class from a RoI's pooled features (Mask R-CNN section 3 and figure 4 right).
 
 3x3 convolutions, a 2x2 transposed convolution of stride 2 that doubles the resolution, and a 1x1 convolution to one
-mask a class. Classes do not compete: which mask counts is decided by the box head.
+mask per class. Classes do not compete: the box head decides which mask is used.
 """
 
 import math
@@ -17,10 +17,10 @@ from maskrcnn_jax.layers import Conv, add_bias
 
 
 class Deconv2x2(nnx.Module):
-    """Transposed convolution, 2x2 with stride 2. Its windows do not overlap, so it is a 1x1 convolution to four times
-    the channels and a rearrangement, which is the same and much faster. Kernel [2, 2, in, out].
+    """Transposed convolution, 2x2 with stride 2. Its windows do not overlap, so it equals a 1x1 convolution to four
+    times the channels and a depth-to-space, which is much faster. Kernel [2, 2, in, out].
 
-    Each cell becomes 2x2 cells: itself times the kernel's four entries.
+    Each cell becomes 2x2 cells, its value times the kernel's four entries:
 
     >>> double = Deconv2x2(1, 1, rngs=nnx.Rngs(0))
     >>> double.kernel[...] = jnp.array([1.0, 2.0, 3.0, 4.0]).reshape(2, 2, 1, 1)
@@ -29,16 +29,16 @@ class Deconv2x2(nnx.Module):
     """
 
     def __init__(self, inputs: int, outputs: int, *, dtype: str = "float32", rngs: nnx.Rngs):
-        # He et al. 2015: each cell of the output sees one entry of the window, so the fan-in is the channels alone.
+        # He et al. 2015: each output cell sees one kernel entry, so the fan-in is the number of input channels.
         self.kernel = nnx.Param(normal(rngs.params(), (2, 2, inputs, outputs), math.sqrt(2 / inputs)))
         self.bias = nnx.Param(jnp.zeros(outputs))
         self.dtype = dtype
 
     def __call__(self, features: Float[Array, "r h w i"]) -> Float[Array, "r 2*h 2*w o"]:
-        return side_by_side(self.cells(features))
+        return depth_to_space(self.cells(features))
 
     def cells(self, features: Float[Array, "r h w i"]) -> Float[Array, "r h w 4 o"]:
-        """The same before the rearrangement: the four cells that each cell becomes, row by row."""
+        """The output before depth-to-space: the 2x2 cells that each cell becomes, row by row."""
         kernel: Float[Array, "2 2 i o"] = self.kernel[...].astype(self.dtype)
         i, o = kernel.shape[2:]
         as_1x1 = kernel.transpose(2, 0, 1, 3).reshape(1, 1, i, 4 * o)
@@ -46,10 +46,10 @@ class Deconv2x2(nnx.Module):
         return add_bias(cells.reshape(*features.shape[:3], 4, o), self.bias[...])
 
 
-def side_by_side(cells: Float[Array, "r h w 4 c"]) -> Float[Array, "r 2*h 2*w c"]:
-    """Depth to space: the four cells of each cell laid out as 2x2.
+def depth_to_space(cells: Float[Array, "r h w 4 c"]) -> Float[Array, "r 2*h 2*w c"]:
+    """Arrange the four output cells of each cell as 2x2.
 
-    >>> side_by_side(jnp.arange(8.0).reshape(1, 1, 2, 4, 1))[0, :, :, 0].tolist()
+    >>> depth_to_space(jnp.arange(8.0).reshape(1, 1, 2, 4, 1))[0, :, :, 0].tolist()
     [[0.0, 1.0, 4.0, 5.0], [2.0, 3.0, 6.0, 7.0]]
     """
     r, h, w, _, c = cells.shape
@@ -84,8 +84,8 @@ class MaskHead(nnx.Module):
         features = pooled
         for conv in self.convs:
             features = jax.nn.relu(conv(features))
-        # ReLU and a 1x1 convolution do not mind where a cell lies, and k masks are fewer to move than all the channels.
+        # Depth-to-space commutes with ReLU and 1x1 convolutions; k masks are less to rearrange than all the channels.
         cells = jax.nn.relu(self.double.cells(features))
         r, h, w, _, c = cells.shape
         logits = self.masks(cells.reshape(r, h, 4 * w, c))
-        return side_by_side(logits.reshape(r, h, w, 4, logits.shape[-1])).astype(jnp.float32)
+        return depth_to_space(logits.reshape(r, h, w, 4, logits.shape[-1])).astype(jnp.float32)

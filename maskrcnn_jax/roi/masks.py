@@ -1,7 +1,7 @@
-"""Pasting a mask over its box back into the image's pixels (Mask R-CNN section 3.1, inference), on the host.
+"""Pasting of a mask from its box into the pixels of the image (Mask R-CNN section 3.1, inference), on the host.
 
-NumPy, and only over the box: image sizes vary, and a compiled program for each, or a stack of full frames, would cost
-far more than the arithmetic, which is two small matrix products.
+In NumPy, and only inside the box: image sizes vary, and compiling for each of them, or stacks of full-frame masks,
+would cost far more than the two small matrix products.
 """
 
 import math
@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 
 
 def _interpolation(low: float, high: float, pixels: np.ndarray, cells: int, border: str) -> Float[np.ndarray, "n m"]:
-    """Bilinear weights that take `cells` equal cells between `low` and `high` to the centres of `pixels`."""
+    """Bilinear weights from `cells` equal cells between `low` and `high` to the centres of `pixels`."""
     position = (pixels + 0.5 - low) / max(high - low, 1e-6) * cells - 0.5
     if border == "edge":
         position = np.clip(position, 0, cells - 1)
@@ -27,10 +27,10 @@ def paste_patch(
     threshold: float = 0.5,
     border: str = "edge",
 ) -> tuple[Bool[np.ndarray, "ph pw"], int, int]:
-    """(patch, top, left): the instance's pixels within its box, clipped to an image of height x width.
+    """(patch, top, left): the instance's pixels in its box, clipped to an image of height x width.
 
-    A pixel belongs to it if its centre lies in the box and the bilinear value there is `threshold` or more. `border`
-    "edge" repeats the outermost cells out to the box's border; "zero" fades to 0 there, as Detectron2's pasting does.
+    A pixel is set if its centre lies in the box and the bilinear value there is `threshold` or more. `border` "edge"
+    extends the outermost cells to the box's border; "zero" fades to 0 there, as Detectron2's pasting does.
 
     >>> patch, top, left = paste_patch(np.ones((2, 2)), np.array([1.0, 0.0, 3.0, 2.0]), height=4, width=4)
     >>> patch.tolist(), top, left
@@ -56,7 +56,7 @@ def paste(
     threshold: float = 0.5,
     border: str = "edge",
 ) -> Bool[np.ndarray, "height width"]:
-    """`paste_patch` in a full frame of False.
+    """The mask of an instance in the whole image: `paste_patch` in a frame of False.
 
     >>> paste(np.ones((2, 2)), np.array([1.0, 0.0, 3.0, 1.0]), height=2, width=4).astype(int).tolist()
     [[0, 1, 1, 0], [0, 0, 0, 0]]

@@ -1,10 +1,8 @@
-"""RoI Align's mean as two matrix products, for RoIs with many samples a bin.
+"""RoI Align's mean as two matrix products, for RoIs with many samples per bin.
 
 Bilinear interpolation is separable, and so is a mean over a grid: with row weights Y [o, h] and column weights X [o, w]
-of a RoI, its pooled features are Y f X^T, whatever the number of samples. The gather of `align.py` reads four cells for
-each of the (o s)^2 samples instead: little for s = 2, but the adaptive rule (Detectron2) needs room for s = 8. On 2 CPU
-cores beside other jobs, four levels of a 320x512 image with 256 channels, s <= 8: 1000 boxes of 7x7 bins 1.5 s against
-10.9 s, 100 boxes of 14x14 bins 0.5 s against 2.7 s.
+of a RoI, its pooled features are Y f X^T for any number of samples. The gather of `align.py` reads four cells for each
+of the (o s)^2 samples, which is cheap for s = 2, but not for s = 8, up to which the adaptive rule (Detectron2) goes.
 """
 
 import jax
@@ -13,17 +11,17 @@ from jaxtyping import Array, Float, Int
 
 from maskrcnn_jax.roi.grid import Samples
 
-EXACT = jax.lax.Precision.HIGHEST  # the default of some accelerators rounds factors to ten bits
-CHUNK = 64  # RoIs at a time: [CHUNK, o, w, c] is the largest thing in memory
+EXACT = jax.lax.Precision.HIGHEST  # some accelerators round factors to bfloat16 or TF32 by default
+CHUNK = 64  # RoIs processed at a time: [CHUNK, o, w, c] is the largest array
 
 
 def interpolation_matrix(
     position: Float[Array, "*r o s"], weight: Float[Array, "*r o s"], length: int
 ) -> Float[Array, "*r o length"]:
-    """How much of each of `length` cells is in each of o bins, whose s samples lie at `position` (in cells, moved onto
-    the border where they are outside) and count with `weight`.
+    """Weights of `length` cells in each of o bins, whose s samples have positions (in cells, moved onto the border if
+    outside) and weights.
 
-    Two samples a bin, on cell 1 and half way between cells 1 and 2:
+    One bin with two samples, on cell 1 and halfway between cells 1 and 2:
 
     >>> interpolation_matrix(jnp.array([[[1.0, 1.5]]]), jnp.full((1, 1, 2), 0.5), 4).tolist()
     [[[0.0, 0.75, 0.25, 0.0]]]
@@ -32,13 +30,13 @@ def interpolation_matrix(
     return (jnp.maximum(1.0 - distance, 0.0) * weight[..., None]).sum(-2)
 
 
-def shares(samples: Samples) -> Float[Array, "r o s"]:
-    """What each sample counts in its bin's mean along this axis: 0 where it reads nothing.
+def mean_weights(samples: Samples) -> Float[Array, "r o s"]:
+    """Weight of each sample in its bin's mean along this axis; 0 for samples outside or unused.
 
-    A bin with room for two samples that uses one, and one with two of which the first lies outside:
+    A bin that uses one of its two samples, and one that uses both, of which the first lies outside:
 
     >>> inside, used = jnp.array([[[True, True]], [[False, True]]]), jnp.array([[True, False], [True, True]])
-    >>> shares(Samples(jnp.zeros((2, 1, 2)), inside, used)).tolist()
+    >>> mean_weights(Samples(jnp.zeros((2, 1, 2)), inside, used)).tolist()
     [[[1.0, 0.0]], [[0.0, 0.5]]]
     """
     count = jnp.maximum(samples.used.sum(1), 1)[:, None, None]
@@ -46,16 +44,16 @@ def shares(samples: Samples) -> Float[Array, "r o s"]:
 
 
 def crop_separably(images: Float[Array, "r h w"], rows: Samples, columns: Samples) -> Float[Array, "r o o"]:
-    """The mean of each bin's samples, every RoI from an image of its own.
+    """The mean of each bin's samples; every RoI reads its own image.
 
-    A 2x2 image of 1, 2, 3, 4, one bin that samples the middle of all four:
+    A 2x2 image of 1, 2, 3, 4 and one bin that samples its centre:
 
     >>> middle = Samples(jnp.full((1, 1, 1), 0.5), jnp.ones((1, 1, 1), bool), jnp.ones((1, 1), bool))
     >>> crop_separably(jnp.array([[[1.0, 2.0], [3.0, 4.0]]]), middle, middle).tolist()
     [[[2.5]]]
     """
-    over_rows = interpolation_matrix(rows.position, shares(rows), images.shape[1])
-    over_columns = interpolation_matrix(columns.position, shares(columns), images.shape[2])
+    over_rows = interpolation_matrix(rows.position, mean_weights(rows), images.shape[1])
+    over_columns = interpolation_matrix(columns.position, mean_weights(columns), images.shape[2])
     lines = jnp.einsum("roh,rhw->row", over_rows, images, precision=EXACT)
     return jnp.einsum("row,rpw->rop", lines, over_columns, precision=EXACT)
 
@@ -66,9 +64,9 @@ def pool_separably(
     rows: tuple[Float[Array, "b r o s"], Float[Array, "b r o s"]],
     columns: tuple[Float[Array, "b r o s"], Float[Array, "b r o s"]],
 ) -> Float[Array, "b r o o c"]:
-    """Pool every RoI from its own one of `levels` (counted from 0); `rows` and `columns` are (position, weight).
+    """Pool every RoI from its level (`roi_levels` counts from 0); `rows` and `columns` are (positions, weights).
 
-    One RoI of one bin with one sample, at row 1 and half way between the columns 0 and 1 of the second level:
+    One RoI of one bin with one sample, at row 1 and halfway between columns 0 and 1 of the second level:
 
     >>> levels = jnp.zeros((1, 4, 4, 1)), jnp.arange(4.0).reshape(1, 2, 2, 1)
     >>> one, at = jnp.ones((1, 1, 1, 1)), jnp.full((1, 1, 1, 1), 0.5)
@@ -77,22 +75,22 @@ def pool_separably(
     """
     b, r = roi_levels.shape
     chunk = max(min(CHUNK, r), 1)
-    spare = -r % chunk
+    padding = -r % chunk
 
     def chunks(array: Array) -> Array:
-        padded = jnp.pad(array, [(0, 0), (0, spare)] + [(0, 0)] * (array.ndim - 2))
+        padded = jnp.pad(array, [(0, 0), (0, padding)] + [(0, 0)] * (array.ndim - 2))
         return padded.reshape(b, -1, chunk, *array.shape[2:]).swapaxes(0, 1)
 
-    def pool(some: tuple[Array, ...]) -> Array:
-        level, y, weight_y, x, weight_x = some
+    def pool(part: tuple[Array, ...]) -> Array:
+        level, y, weight_y, x, weight_x = part
         pooled = jnp.zeros(())
         for i, features in enumerate(levels):
-            here = (level == i)[..., None, None]
-            over_rows = interpolation_matrix(y, weight_y * here, features.shape[1])
+            on_level = (level == i)[..., None, None]
+            over_rows = interpolation_matrix(y, weight_y * on_level, features.shape[1])
             over_columns = interpolation_matrix(x, weight_x, features.shape[2])
             lines = jnp.einsum("broh,bhwc->browc", over_rows, features.astype(jnp.float32), precision=EXACT)
             pooled += jnp.einsum("browc,brpw->bropc", lines, over_columns, precision=EXACT)
         return pooled
 
     pooled = jax.lax.map(pool, tuple(map(chunks, (roi_levels, *rows, *columns))))
-    return pooled.swapaxes(0, 1).reshape(b, r + spare, *pooled.shape[3:])[:, :r]
+    return pooled.swapaxes(0, 1).reshape(b, r + padding, *pooled.shape[3:])[:, :r]

@@ -1,4 +1,4 @@
-"""What each drawn RoI should say: class, deltas and mask (Fast R-CNN section 2.3; Mask R-CNN section 3.1)."""
+"""Training targets of the heads: class, deltas and mask (Fast R-CNN section 2.3; Mask R-CNN section 3.1)."""
 
 from typing import NamedTuple
 
@@ -16,8 +16,8 @@ from maskrcnn_jax.roi.separable import crop_separably
 
 
 class RoITargets(NamedTuple):
-    """The drawn RoIs of one image in r slots, positives in the first q (`max_positive`) of them. Unfilled slots hold a
-    box of zeros and class 0.
+    """The sampled RoIs of one image in r slots, positives among the first q (`max_positive`), and their targets.
+    Unfilled slots have a box of zeros and class 0.
     """
 
     boxes: Float[Array, "r 4"]
@@ -33,8 +33,8 @@ def jittered_copies(
 ) -> Float[Array, "g*{copies} 4"]:
     """Each box `copies` times, every edge moved by up to `jitter` of the box's side (uniform). jitter 0: exact copies.
 
-    Early in training hardly a proposal overlaps an object by half, and the heads would see no positives; exact copies
-    teach the box head that nothing ever has to move.
+    Early in training few proposals overlap an object enough, and the heads would see no positives; with exact copies
+    alone the box head would learn to predict zero deltas.
 
     >>> jittered_copies(jax.random.key(0), jnp.array([[0.0, 0.0, 4.0, 2.0]]), copies=2, jitter=0.0).tolist()
     [[0.0, 0.0, 4.0, 2.0], [0.0, 0.0, 4.0, 2.0]]
@@ -55,14 +55,13 @@ def mask_targets(
     binary: bool,
     aligned: bool = True,
 ) -> Float[Array, "q size size"]:
-    """The part of each RoI's object that lies in the RoI, on size x size cells, in [0, 1].
+    """The matched object's mask in each RoI, in size x size cells, in [0, 1].
 
-    `frames` is the box that each mask covers (its ground-truth box, or the whole image for full masks). `sampling`
-    "corners" interpolates with `crop_and_resize`, "bins" takes the mean of adaptive RoI Align; `binary` rounds at 0.5.
-    Outside its frame an object is 0 ("bins": more than one mask cell outside, as RoI Align has it).
+    `frames` are the boxes that the masks cover (ground-truth boxes, or the whole image for full-frame masks).
+    `sampling` "corners" interpolates with `crop_and_resize`, "bins" takes the mean of adaptive RoI Align; `binary`
+    rounds at 0.5. Outside its frame a mask is 0 ("bins": more than one mask cell outside, as in RoI Align).
 
-    An object that fills the left half of its frame; the RoI is that half and as much again to its left, where nothing
-    is:
+    An object in the left half of its frame; the RoI is that half and the same area to its left:
 
     >>> mask, frame = jnp.array([[[1, 1, 0, 0]] * 4], jnp.uint8), jnp.array([[8.0, 0.0, 16.0, 8.0]])
     >>> options = dict(size=4, sampling="corners", binary=True)
@@ -71,17 +70,17 @@ def mask_targets(
     """
     m = masks.shape[1]
     frame = frames[gt_index]
-    side = jnp.tile(jnp.maximum(frame[:, 2:] - frame[:, :2], 1e-6), 2)
-    relative = (boxes - jnp.tile(frame[:, :2], 2)) / side
-    m_of_each = jnp.full(gt_index.shape, m)
+    extent = jnp.tile(jnp.maximum(frame[:, 2:] - frame[:, :2], 1e-6), 2)
+    relative = (boxes - jnp.tile(frame[:, :2], 2)) / extent
+    sides = jnp.full(gt_index.shape, m)
     if sampling == "corners":
-        maps = Maps(m_of_each, m_of_each, gt_index * m * m)
+        maps = Maps(sides, sides, gt_index * m * m)
         target = crop_cells(masks.reshape(-1, 1).astype(jnp.float32), relative, maps, output_size=size)[..., 0]
     else:
         one = jnp.ones(gt_index.shape, relative.dtype)
         rows, columns = bin_grid(
             relative * m,
-            Maps(m_of_each, m_of_each, gt_index),
+            Maps(sides, sides, gt_index),
             bins=size,
             scale_x=one,
             scale_y=one,
@@ -118,13 +117,13 @@ def roi_targets(
     aligned: bool = True,
     far_edge: int = 0,
 ) -> RoITargets:
-    """Draw `samples` RoIs among the proposals (and copies of the truth) and say what each should answer.
+    """Sample `samples` RoIs from the proposals (and copies of the ground truth) and compute their targets.
 
-    A RoI is positive at an IoU of `positive_iou` or more with an object, else negative, unless it overlaps a crowd by
-    `crowd_iou` or more. Without objects all are negative. `far_edge` pixels come off x2 and y2 of proposals and truth
-    before anything is measured (Matterport, see `config.py`); the boxes returned have them back.
+    A RoI is positive at an IoU of `positive_iou` or more with an object, else negative; a negative whose IoU with a
+    crowd is `crowd_iou` or more is ignored. Without objects all are negative. `far_edge` is subtracted from x2 and y2
+    of proposals and ground truth at first (Matterport, see `config.py`) and added to the returned boxes.
 
-    Two proposals, the second on an object of class 3 but a quarter of its width to the left; the positive comes first:
+    Two proposals, the second a quarter of its width left of an object of class 3; the positive comes first:
 
     >>> proposals, boxes = jnp.array([[20.0, 0, 24, 4], [0.0, 0, 8, 4]]), jnp.array([[2.0, 0, 10, 4]])
     >>> truth = boxes, jnp.array([3]), jnp.ones((1, 2, 2)), jnp.array([True]), jnp.array([False])
@@ -150,7 +149,7 @@ def roi_targets(
     in_crowd = (jnp.where((gt_valid & gt_crowd)[:, None], overlaps, 0.0) >= crowd_iou).any(0)
     ignored = ~proposal_valid | (in_crowd & (matches.label == Label.NEGATIVE))
     label = jnp.where(ignored, Label.IGNORE, matches.label)
-    drawn = sample_balanced(
+    sampled = sample_balanced(
         draw_key,
         label,
         total=samples,
@@ -158,7 +157,7 @@ def roi_targets(
         negatives_per_positive=negatives_per_positive,
     )
 
-    boxes, gt_index = candidates[drawn.indices], matches.gt_index[drawn.indices]
+    boxes, gt_index = candidates[sampled.indices], matches.gt_index[sampled.indices]
     first = slice(0, max_positive)
     masks = mask_targets(
         boxes[first],
@@ -171,10 +170,10 @@ def roi_targets(
         aligned=aligned,
     )
     return RoITargets(
-        boxes=jnp.where(drawn.valid[:, None], boxes + edge, 0.0),
-        classes=jnp.where(drawn.positive, gt_classes[gt_index], 0),
-        deltas=jnp.where(drawn.positive[:, None], encode(truth[gt_index], boxes, delta_weights), 0.0),
-        masks=jnp.where(drawn.positive[first, None, None], masks, 0.0),
-        positive=drawn.positive,
-        valid=drawn.valid,
+        boxes=jnp.where(sampled.valid[:, None], boxes + edge, 0.0),
+        classes=jnp.where(sampled.positive, gt_classes[gt_index], 0),
+        deltas=jnp.where(sampled.positive[:, None], encode(truth[gt_index], boxes, delta_weights), 0.0),
+        masks=jnp.where(sampled.positive[first, None, None], masks, 0.0),
+        positive=sampled.positive,
+        valid=sampled.valid,
     )
