@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FILES = sorted(p for package in ("maskrcnn_jax", "crystal") for p in (ROOT / package).rglob("*.py"))
 MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in FILES}
+DOCS = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
 LIBRARY = [m for m in MODULES if m.startswith("maskrcnn_jax") and not m.endswith("__main__") and ".lessons" not in m]
 
 # From the bottom up. A file imports from lower lines only, or from its own folder.
@@ -291,11 +292,15 @@ def test_tests_mirror_the_library():
     assert not missing, f"no test file for {', '.join(missing)}"
 
 
-def test_paths_in_the_readme_exist():
-    """Pictures, and every path in the table from the paper to the code."""
-    text = (ROOT / "README.md").read_text()
-    paths = re.findall(r"`((?:maskrcnn_jax|crystal|tests)/[^`*<> ]*)`", text) + re.findall(
-        r"\((\.pictures/[^)]+)\)", text
-    )
-    assert len(paths) > 40
-    assert [path for path in paths if not (ROOT / path).exists()] == []
+@pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md", *DOCS])
+def test_paths_in_the_readme_exist(page):
+    """Files of the repository in backquotes, linked files, and the headings that links name; in `docs` as well."""
+    text = (ROOT / page).read_text()
+    paths = [ROOT / path for path in re.findall(r"`((?:maskrcnn_jax|crystal|tests|benchmarks|docs)/[^`*<> ]*)`", text)]
+    links = [link.partition("#") for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text)]
+    paths += [(ROOT / page).parent / name for name, _, _ in links]
+    assert [str(path) for path in paths if not path.exists()] == []
+    for name, _, heading in links:
+        lines = ((ROOT / page).parent / name).read_text().lower().splitlines() if heading else []
+        assert not heading or any(f"# {heading.replace('-', ' ')}" in line for line in lines), f"{name}#{heading}"
+    assert page != "README.md" or len(paths) > 40
