@@ -1,1 +1,1 @@
-"""Faster ways to compute what XLA computes slowly, each beside its plain reference and tested equal to it."""
+"""Faster implementations of operations that are slow in XLA, each tested against a plain reference."""

@@ -1,16 +1,13 @@
-"""A convolution that is fast on CPUs, in its gradients above all.
+"""A convolution that is fast on CPUs, above all in its gradients.
 
-XLA writes the gradient with respect to the kernel as a convolution with a window as large as the map, which its CPU
-backend computes at a quarter of the speed of the forward pass. Here it is what it is on paper (convolution as a matrix
-product over unrolled patches: Chellapilla et al. 2006), a product over all positions n of the map,
+XLA computes the gradient with respect to the kernel as a convolution with a window as large as the map, which is slow
+on CPUs. Here it is a matrix product with unrolled patches (Chellapilla et al. 2006) over all positions n of the map,
 
     dK[(i, j, c), o] = sum_n patches[n, (i, j, c)] * gradient[n, o],
 
-taken a few rows or a few small images at a time, so that the patches (9 times the features for 3x3) stay in the
-processor's cache. For 8 maps of 64x80 with 64 channels on one core: 26 GFLOP/s by XLA, 83 this way, 98 forward; for 128
-maps of 14x14 with 256 on two cores: 67, 188 and 196.
+for a few rows or a few small images at a time, so that the patches (9 times the features for 3x3) stay in the cache.
 
-A 3x3 convolution of many tiles and channels goes by `winograd`, all of it. Other devices keep XLA's own.
+3x3 convolutions with enough tiles and channels use `winograd` in all passes. On other devices XLA's own are used.
 """
 
 from functools import partial
@@ -23,8 +20,8 @@ from jaxtyping import Array, Float
 from maskrcnn_jax.kernels import winograd
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
-PATCH_BYTES = 8 << 20  # patches of one tile; with 1 MiB the sums over tiles cost a quarter more for 256 channels
-ONE_PIECE_BYTES = 12 << 20  # up to here one product costs no more, and a loop would cost compile time
+PATCH_BYTES = 8 << 20  # maximum of one tile's patches
+UNTILED_BYTES = 12 << 20  # up to this size a single product is as fast, and compiles faster than a loop
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
@@ -33,33 +30,33 @@ def plain_conv2d(
 ) -> Float[Array, "b hh ww o"]:
     """The reference: XLA's convolution, or a matrix product for 1x1, with XLA's gradients.
 
-    One row of three cells, a 1x3 kernel of 1, 10, 100, a cell of padding left and right:
+    One row of three cells, a 1x3 kernel of 1, 10, 100, and one cell of padding on the left and right:
 
     >>> row, kernel = jnp.array([0.0, 1.0, 2.0]).reshape(1, 1, 3, 1), jnp.array([1.0, 10.0, 100.0]).reshape(1, 3, 1, 1)
     >>> plain_conv2d(row, kernel, 1, ((0, 0), (1, 1))).ravel().tolist()
     [100.0, 210.0, 21.0]
     """
     if kernel.shape[:2] == (1, 1) and stride == 1 and not any(sum(padding, ())):
-        return features @ kernel[0, 0]  # about twice as fast on CPUs
+        return features @ kernel[0, 0]  # faster on CPUs
     return lax.conv_general_dilated(features, kernel, (stride, stride), padding, dimension_numbers=LAYOUT)
 
 
-def _tile(images: int, rows: int, bytes_a_row: int) -> tuple[int, int]:
-    """(images, rows) of a tile: the largest divisors of both whose patches fit PATCH_BYTES; one row at least. Several
-    images only if each is in it with all its rows.
+def _tile(images: int, rows: int, row_bytes: int) -> tuple[int, int]:
+    """(images, rows) per tile: the largest divisors of both whose patches fit into PATCH_BYTES, at least one row;
+    several images only with all their rows.
     """
 
-    def largest(count: int, size: int) -> int:
+    def largest_divisor(count: int, size: int) -> int:
         return max(t for t in range(1, count + 1) if count % t == 0 and (t == 1 or t * size <= PATCH_BYTES))
 
-    tall = largest(rows, bytes_a_row)
-    return (largest(images, rows * bytes_a_row) if tall == rows else 1), tall
+    tall = largest_divisor(rows, row_bytes)
+    return (largest_divisor(images, rows * row_bytes) if tall == rows else 1), tall
 
 
 def _patches_product(
     window: Float[Array, "b hp wp i"], gradient: Float[Array, "b hh ww o"], kernel_size: tuple[int, int], stride: int
 ) -> Float[Array, "o n"]:
-    """Gradient^T patches, n = (row, column, channel) of the kernel; `window` is what it sees, padding included."""
+    """gradient^T @ patches, n = (row, column, channel) of the kernel; `window` is its padded input."""
     rows, columns, o = gradient.shape[1:]
     kh, kw = kernel_size
     patches = jnp.concatenate(
@@ -70,7 +67,7 @@ def _patches_product(
         ],
         -1,
     )
-    # gradient^T patches rather than the other way round: twice as fast in XLA's CPU matmul.
+    # gradient^T @ patches is faster in XLA's CPU matmul than patches^T @ gradient.
     return lax.dot_general(
         gradient.reshape(-1, o),
         patches.reshape(-1, patches.shape[-1]),
@@ -88,7 +85,7 @@ def kernel_gradient(
 ) -> Float[Array, "kh kw i o"]:
     """Gradient of `plain_conv2d` with respect to its kernel, tile by tile; sums in float32.
 
-    Each entry of the kernel has seen the row 0, 1, 2 but for what its offset pushes out:
+    Each kernel entry sums the row 0, 1, 2, shifted by its offset, with zeros from the padding:
 
     >>> row, gradient = jnp.array([0.0, 1.0, 2.0]).reshape(1, 1, 3, 1), jnp.ones((1, 1, 3, 1))
     >>> kernel_gradient(row, gradient, (1, 3), 1, ((0, 0), (1, 1))).ravel().tolist()
@@ -98,12 +95,12 @@ def kernel_gradient(
     b, rows, columns, o = gradient.shape
     c = features.shape[-1]
     padded = jnp.pad(features, ((0, 0), *padding, (0, 0)))
-    bytes_a_row = columns * kh * kw * c * features.dtype.itemsize
-    if b * rows * bytes_a_row <= ONE_PIECE_BYTES:
+    row_bytes = columns * kh * kw * c * features.dtype.itemsize
+    if b * rows * row_bytes <= UNTILED_BYTES:
         total = _patches_product(padded, gradient, kernel_size, stride)
     else:
-        deep, tall = _tile(b, rows, bytes_a_row)
-        high = (tall - 1) * stride + kh  # padded rows that one tile reads
+        deep, tall = _tile(b, rows, row_bytes)
+        high = (tall - 1) * stride + kh  # padded rows read by one tile
 
         def add_tile(total, index):
             image, row = index // (rows // tall) * deep, index % (rows // tall) * tall
@@ -120,7 +117,7 @@ def kernel_gradient(
 def conv2d(
     features: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], stride: int, padding: Padding
 ) -> Float[Array, "b hh ww o"]:
-    """`plain_conv2d`, faster on CPUs; with the rounding of `winograd` where it goes that way.
+    """A `plain_conv2d` that is faster on CPUs; larger rounding errors where it uses `winograd`.
 
     >>> row, kernel = jnp.array([0.0, 1.0, 2.0]).reshape(1, 1, 3, 1), jnp.ones((1, 3, 1, 1))
     >>> jax.grad(lambda kernel: conv2d(row, kernel, 1, ((0, 0), (1, 1))).sum())(kernel).ravel().tolist()
@@ -130,15 +127,15 @@ def conv2d(
     def by_xla(features, kernel):
         return plain_conv2d(features, kernel, stride, padding)
 
-    # A branch even where both are alike: without it XLA fuses otherwise, and ResNet101's step takes 5.0 s, not 4.7 s.
-    on_cpu = winograd.conv3x3 if _by_winograd(features, kernel, stride, padding) else by_xla
+    # A branch even where both sides are equal: XLA fuses differently without it, and ResNet101's step is slower.
+    on_cpu = winograd.conv3x3 if _uses_winograd(features, kernel, stride, padding) else by_xla
     return lax.platform_dependent(features, kernel, cpu=on_cpu, default=by_xla)
 
 
-def _by_winograd(features, kernel, stride, padding) -> bool:
-    as_it_must = kernel.shape[:2] == (3, 3) and stride == 1 and padding == ((1, 1), (1, 1))
-    in_float32 = features.dtype == kernel.dtype == jnp.float32
-    return as_it_must and in_float32 and winograd.pays(features.shape, kernel.shape)
+def _uses_winograd(features, kernel, stride, padding) -> bool:
+    possible = kernel.shape[:2] == (3, 3) and stride == 1 and padding == ((1, 1), (1, 1))
+    float32 = features.dtype == kernel.dtype == jnp.float32
+    return possible and float32 and winograd.is_faster(features.shape, kernel.shape)
 
 
 def _forward(features, kernel, stride, padding):
@@ -157,7 +154,7 @@ def _backward(stride, padding, saved, gradient):
     def kernel_by_tiles(features, gradient):
         return kernel_gradient(features, gradient, kernel.shape[:2], stride, padding).astype(kernel.dtype)
 
-    if _by_winograd(features, kernel, stride, padding):
+    if _uses_winograd(features, kernel, stride, padding):
         features_on_cpu, kernel_on_cpu = winograd.features_gradient, winograd.kernel_gradient
     else:
         features_on_cpu, kernel_on_cpu = features_by_xla, kernel_by_tiles

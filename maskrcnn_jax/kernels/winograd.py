@@ -1,41 +1,33 @@
 """3x3 convolution with a quarter of the multiplications (Lavin and Gray 2016, section 4: F(4x4, 3x3)).
 
-Four neighbouring outputs of a 1-D convolution with three weights g see six inputs d, and cost twelve products. They are
-the middle coefficients of a product of polynomials, which is also known from its values at six points, six products:
+Four neighbouring outputs y of a 1-D convolution with three weights g depend on six inputs d, and take twelve products.
+They are the middle coefficients of a product of polynomials, which its values at six points, six products, determine:
 
     y = A^T ((G g) * (B^T d))
 
-G evaluates the weights at the points, A^T and B^T are the transposed evaluation and interpolation (Winograd 1980;
-Toom and Cook before him). Over rows and columns a tile of 4x4 outputs costs 36 products instead of 144, and summed over
-the channels they are 36 matrix products. Padding to whole tiles costs a little of that: of 14x14 a third is left.
+G evaluates the weights at the points; A^T and B^T are the transposed evaluation and interpolation (Winograd 1980, after
+Toom and Cook). In two dimensions a tile of 4x4 outputs takes 36 products instead of 144; summed over the channels they
+are 36 matrix products. Padding to whole tiles loses some of the gain.
 
-All three passes, against XLA's convolutions and `convolution.kernel_gradient`, float32, two cores with AVX2:
-
-| maps, channels | forward | gradient of the features | of the kernel |
-| --- | --- | --- | --- |
-| 128 of 14x14, 256 | 187 -> 101 ms | 187 -> 101 ms | 204 -> 100 ms |
-| 1 of 128x128, 256 | 122 -> 49 ms | 122 -> 51 ms | 141 -> 49 ms |
-| 8 of 64x64, 64 | 28 -> 9 ms | 28 -> 10 ms | 29 -> 17 ms |
-
-The price is rounding: at points 0, +-3/4, +-3/2 and infinity the error is 1.2e-6 of the outputs' spread, 5 times that
-of the plain sum (256 channels, root mean square); at the textbook's 0, +-1, +-2 it would be twice that.
+The rounding error is larger than a plain sum's, about five times for 256 channels; at the textbook's points 0, +-1, +-2
+it would be twice that of 0, +-3/4, +-3/2 used here (both with infinity).
 """
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-TILE = 4  # outputs a side; six inputs
+TILE = 4  # outputs per side, from six inputs
 POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)  # and infinity
 
 
 def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A^T [4, 6], G [6, 3], B^T [6, 6] of the 1-D algorithm, from its points."""
+    """A^T [4, 6], G [6, 3] and B^T [6, 6] of the 1-D algorithm."""
     others = [[q for q in POINTS if q != p] for p in POINTS]
     powers = np.vander(POINTS, TILE, increasing=True)
     scale = [np.prod(np.subtract(p, q)) for p, q in zip(POINTS, others, strict=True)]
     evaluate = powers[:, :3] / np.array(scale)[:, None]
-    # Lagrange's polynomials over the finite points, lowest power first, and the one that vanishes at all of them.
+    # Lagrange polynomials of the finite points, lowest power first, and the polynomial that is 0 at all of them.
     interpolate = [[*np.poly(q)[::-1], 0.0] for q in others] + [[*np.poly(POINTS)[::-1]]]
     return (
         np.hstack([powers.T, np.eye(TILE)[:, -1:]]),
@@ -47,11 +39,11 @@ def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 A_T, G, B_T = _matrices()
 
 
-def pays(features: tuple[int, int, int, int], kernel: tuple[int, int, int, int]) -> bool:
-    """Whether it is faster for features of shape [b, h, w, i] and a kernel [3, 3, i, o], measured as above: not for a
-    handful of tiles or channels, where the transformations cost more than they save, nor if padding wastes a third.
+def is_faster(features: tuple[int, int, int, int], kernel: tuple[int, int, int, int]) -> bool:
+    """Whether it is faster for features of shape [b, h, w, i] and a kernel [3, 3, i, o]: not for few tiles or channels,
+    where the transformations cost more than they save, nor where a third of the tiles' area is padding.
 
-    >>> pays((128, 14, 14, 256), (3, 3, 256, 256)), pays((1, 8, 8, 256), (3, 3, 256, 256))
+    >>> is_faster((128, 14, 14, 256), (3, 3, 256, 256)), is_faster((1, 8, 8, 256), (3, 3, 256, 256))
     (True, False)
     """
     b, h, w, _ = features
@@ -59,8 +51,8 @@ def pays(features: tuple[int, int, int, int], kernel: tuple[int, int, int, int])
     return min(kernel[2:]) >= 32 and tiles >= 64 and 2 * tiles * TILE**2 <= 3 * b * h * w
 
 
-def _along(matrix: np.ndarray, parts: list[Array], axis: int) -> Array:
-    """The product matrix @ parts, stacked along a new axis, without the products by 0 and 1."""
+def _transform(matrix: np.ndarray, parts: list[Array], axis: int) -> Array:
+    """`matrix` @ `parts`, stacked along a new axis, without multiplications by 0 and 1."""
     rows = []
     for weights in matrix:
         used = [(float(weight), part) for weight, part in zip(weights, parts, strict=True) if weight]
@@ -70,19 +62,18 @@ def _along(matrix: np.ndarray, parts: list[Array], axis: int) -> Array:
 
 
 def _at_points(matrix: np.ndarray, maps: Float[Array, "b hp wp c"], high: int, wide: int) -> Float[Array, "p n c"]:
-    """`matrix` over rows and columns of the windows, `high` x `wide` an image, that start every TILE cells; [36, n, c].
-
-    The points' axes come out as (column, row).
+    """`matrix` applied to rows and columns of the windows, `high` x `wide` per image, that start every TILE cells:
+    [36, n, c], points ordered by (column, row).
     """
     b, _, _, c = maps.shape
     window = range(matrix.shape[1])
-    by_rows = _along(matrix, [maps[:, i : i + TILE * (high - 1) + 1 : TILE] for i in window], 0)
-    by_both = _along(matrix, [by_rows[:, :, :, i : i + TILE * (wide - 1) + 1 : TILE] for i in window], 0)
+    by_rows = _transform(matrix, [maps[:, i : i + TILE * (high - 1) + 1 : TILE] for i in window], 0)
+    by_both = _transform(matrix, [by_rows[:, :, :, i : i + TILE * (wide - 1) + 1 : TILE] for i in window], 0)
     return by_both.reshape(len(matrix) ** 2, b * high * wide, c)
 
 
 def _kernel_matrix(evaluate: np.ndarray) -> Float[Array, "p 9"]:
-    """`evaluate` [6, 3] over rows and columns of a kernel, as one matrix [36, 9]; points as (column, row)."""
+    """`evaluate` [6, 3] for rows and columns of a kernel, as one matrix [36, 9]; points ordered by (column, row)."""
     return jnp.asarray(np.einsum("xj,yi->xyij", evaluate, evaluate).reshape(-1, 9), jnp.float32)
 
 
@@ -103,15 +94,15 @@ def _convolve(features: Float[Array, "b h w c"], weights: Array, product: str) -
     inputs, high, wide = _inputs_at_points(features)
     outputs = jnp.einsum(product, inputs, weights)
     outputs = outputs.reshape(6, 6, b, high, wide, outputs.shape[-1])
-    by_columns = _along(A_T, list(outputs), 4)  # [row's point, b, high, wide, column in the tile, d]
-    tiles = _along(A_T, list(by_columns), 2)  # [b, high, row in the tile, wide, column in the tile, d]
+    by_columns = _transform(A_T, list(outputs), 4)  # [row point, b, high, wide, column in tile, d]
+    tiles = _transform(A_T, list(by_columns), 2)  # [b, high, row in tile, wide, column in tile, d]
     return tiles.reshape(b, TILE * high, TILE * wide, outputs.shape[-1])[:, :h, :w]
 
 
 def conv3x3(features: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]) -> Float[Array, "b h w o"]:
-    """Convolution of stride 1, one cell of zeros around the map.
+    """Convolution of stride 1 with one cell of zero padding.
 
-    Each cell of 2x3 counts its neighbours, itself included:
+    Each cell of 2x3 counts its neighbours, including itself:
 
     >>> conv3x3(jnp.ones((1, 2, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, :, :, 0].round(4).tolist()
     [[4.0, 6.0, 4.0], [4.0, 6.0, 4.0]]
@@ -120,9 +111,9 @@ def conv3x3(features: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]) 
 
 
 def features_gradient(gradient: Float[Array, "b h w o"], kernel: Float[Array, "3 3 i o"]) -> Float[Array, "b h w i"]:
-    """Gradient of `conv3x3` with respect to its features: the same with the kernel turned by half a circle.
+    """Gradient of `conv3x3` with respect to its features: a convolution with the kernel rotated by 180 degrees.
 
-    What the left cell of two gives goes to itself and its right neighbour:
+    The left output of two depends on both inputs:
 
     >>> features_gradient(jnp.array([1.0, 0.0]).reshape(1, 1, 2, 1), jnp.ones((3, 3, 1, 1))).round(4).ravel().tolist()
     [1.0, 1.0]
@@ -131,12 +122,12 @@ def features_gradient(gradient: Float[Array, "b h w o"], kernel: Float[Array, "3
 
 
 def kernel_gradient(features: Float[Array, "b h w i"], gradient: Float[Array, "b h w o"]) -> Float[Array, "3 3 i o"]:
-    """Gradient of `conv3x3` with respect to its kernel: the transposes of A^T and G around 36 products over the tiles.
+    """Gradient of `conv3x3` with respect to its kernel: 36 matrix products over the tiles.
 
-    Of a map of one cell the kernel has seen its centre alone:
+    In a map of one cell only the kernel's centre is used:
 
-    >>> seen = kernel_gradient(jnp.full((1, 1, 1, 1), 2.0), jnp.full((1, 1, 1, 1), 3.0))
-    >>> (seen.reshape(3, 3).round(4) + 0).tolist()
+    >>> found = kernel_gradient(jnp.full((1, 1, 1, 1), 2.0), jnp.full((1, 1, 1, 1), 3.0))
+    >>> (found.reshape(3, 3).round(4) + 0).tolist()
     [[0.0, 0.0, 0.0], [0.0, 6.0, 0.0], [0.0, 0.0, 0.0]]
     """
     h, w = gradient.shape[1:3]

@@ -25,10 +25,10 @@ def random(*shape, seed=0):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("one_piece", "patches"), [(convolution.ONE_PIECE_BYTES, 1), (0, 1), (0, 8000), (0, 1 << 20)])
+@pytest.mark.parametrize(("one_piece", "patches"), [(convolution.UNTILED_BYTES, 1), (0, 1), (0, 8000), (0, 1 << 20)])
 def test_gradients_equal_those_of_xla(case, one_piece, patches, monkeypatch):
     """All in one piece, and every way of cutting: tiles of one row, of a few rows, of several images."""
-    monkeypatch.setattr(convolution, "ONE_PIECE_BYTES", one_piece)
+    monkeypatch.setattr(convolution, "UNTILED_BYTES", one_piece)
     monkeypatch.setattr(convolution, "PATCH_BYTES", patches)
     b, h, w, i, o, k, stride, pad = case
     padding = (pad, pad)

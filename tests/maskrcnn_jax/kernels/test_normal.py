@@ -55,5 +55,5 @@ def test_shapes_share_the_generators_programs():
             normal(jax.random.key(0), (size,), 1.0)
     finally:
         jax.monitoring.unregister_event_duration_listener(listener)
-    assert any("_cut" in name for name in traced)
+    assert any("_reshaped" in name for name in traced)
     assert not any("normal" in name for name in traced)

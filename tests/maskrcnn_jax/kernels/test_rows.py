@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskrcnn_jax.kernels.rows import WRITTEN_OUT, plain_weighted_rows, weighted_rows
+from maskrcnn_jax.kernels.rows import MAX_UNROLLED, plain_weighted_rows, weighted_rows
 
 
 def some_case(k, m, seed=0, n=11, c=3):
@@ -26,7 +26,7 @@ def value_and_gradients(function, case):
     return out, *gradients
 
 
-@pytest.mark.parametrize("k", [1, 4, WRITTEN_OUT, WRITTEN_OUT + 1, 3 * WRITTEN_OUT])
+@pytest.mark.parametrize("k", [1, 4, MAX_UNROLLED, MAX_UNROLLED + 1, 3 * MAX_UNROLLED])
 def test_equals_the_reference_with_both_gradients(k):
     case = some_case(k, 7, seed=k)
     both = (value_and_gradients(function, case) for function in (weighted_rows, plain_weighted_rows))
