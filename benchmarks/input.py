@@ -28,7 +28,7 @@ from crystal.data.loader import training_loader
 from crystal.data.preparation import Batch
 from crystal.demo import render
 from crystal.training.config import PRESETS
-from crystal.training.run_folder import read_metrics
+from crystal.training.log import read_metrics
 from crystal.training.trainer import placed
 from maskrcnn_jax.image.clahe import clahe_rgb
 from maskrcnn_jax.model import MaskRCNN

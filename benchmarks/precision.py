@@ -23,7 +23,7 @@ from crystal.evaluation.intervals import spread
 from crystal.files import write_atomically
 from crystal.training.machine import describe_machine, file_name
 from crystal.training.parallel_runs import Training, train_side_by_side
-from crystal.training.run_folder import read_metrics
+from crystal.training.log import read_metrics
 
 RESULTS = Path(__file__).parent / "results"
 TYPES = ("float32", "bfloat16")

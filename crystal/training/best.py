@@ -8,7 +8,7 @@ from flax import nnx
 from crystal.files import write_atomically
 from crystal.training import processes
 from crystal.training.checkpoints import explained, require_room
-from crystal.training.run_folder import read_metrics
+from crystal.training.log import read_metrics
 from maskrcnn_jax import checkpoint
 from maskrcnn_jax.model import MaskRCNN
 

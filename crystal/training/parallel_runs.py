@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from crystal.console import Bar, Bars
 from crystal.errors import CrystalError
 from crystal.training.options import Train, command_line
-from crystal.training.run_folder import read_metrics
+from crystal.training.log import read_metrics
 
 GRACE_S = 20  # for a child that was asked to stop to write its checkpoint; compiling it cannot hear
 

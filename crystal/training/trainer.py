@@ -20,8 +20,8 @@ from crystal.training import processes
 from crystal.training.best import Best
 from crystal.training.checkpoints import Checkpoints
 from crystal.training.config import Phase, TrainConfig
+from crystal.training.log import Log
 from crystal.training.monitor import Watch
-from crystal.training.run_folder import Log, NoLog
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import GroundTruth
 from maskrcnn_jax.training.mesh import data_mesh, on_one_device, replicate, shard_batch
@@ -108,7 +108,7 @@ class Trainer:
         self.step, self._saved = self.checkpoints.newest_whole(self._fresh)
         self.watch = Watch(config, batches.names, out)
         self.best = Best(out, self.step)
-        self.log = Log(out, self.step) if processes.is_first() else NoLog()
+        self.log = Log(out, self.step) if processes.is_first() else None
 
     def run(self) -> MaskRCNN:
         """Train to the end of the schedule and return the model.
@@ -125,7 +125,8 @@ class Trainer:
                     first = last
         finally:
             self.batches.close()
-            self.log.close()
+            if self.log:
+                self.log.close()
             self.checkpoints.close()
         return self.model
 
@@ -174,13 +175,15 @@ class Trainer:
             watch.add(metrics, batch.image_ids, waited)
             if self.step % config.log_every == 0 or self.step == last:
                 line = watch.line(self.step, float(np.asarray(schedule(self.step - first))))
-                self.log.write(step=self.step, **line)
+                if self.log:
+                    self.log.write(step=self.step, **line)
                 self.progress(self.step, f"loss {line['loss']:.3f}")
             validating = self.validate and config.validate_every and self.step % config.validate_every == 0
             if self.validate and (validating or self.step == config.steps):
                 self.model = to_model(graph, *jax.tree.map(jnp.copy, on_one_device((state.params, state.frozen))))
                 found = processes.from_first(partial(self.validate, self.model))
-                self.log.write(step=self.step, **found)
+                if self.log:
+                    self.log.write(step=self.step, **found)
                 self.best.offer(self.step, self.model, found)
                 watch.restart_clock()
             stopping = self.agreed(bool(stop))
