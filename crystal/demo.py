@@ -20,7 +20,7 @@ from crystal.evaluation.table1 import MEASURES
 from crystal.files import write_atomically
 from crystal.training.options import Train
 from crystal.training.parallel_runs import Training, train_side_by_side
-from crystal.training.run_folder import read_metrics
+from crystal.training.log import read_metrics
 
 RUNS = {"plain": False, "clahe": True}  # name of the run -> CLAHE
 STEPS = 420  # of each training, about 8 minutes for both on two cores
