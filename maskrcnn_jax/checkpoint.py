@@ -1,8 +1,8 @@
 """A model and its config in one folder, saved and restored by Orbax.
 
-The folder holds `model`, the parameters, `config`, JSON, and of converted weights their `origin`. A step of a training
-run (`crystal train` writes RUN/checkpoints/<step>) is such a folder with more items beside, so both load alike. Orbax
-writes to a temporary name and renames, so that a half-written folder never has the final name.
+The folder contains the parameters (`model`), the config as JSON (`config`) and, for converted weights, their `origin`.
+A checkpoint of a training run (RUN/checkpoints/<step>, by `crystal train`) has further items and loads the same way.
+Orbax writes under a temporary name and renames, so that an incomplete folder never has the final name.
 """
 
 import json
@@ -22,33 +22,33 @@ from maskrcnn_jax.model import MaskRCNN
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that is missing, damaged or of another config."""
+    """A checkpoint is missing, damaged or of another config."""
 
 
 class ShapeError(CheckpointError):
-    """Parameters that are not those of the config; `wrong` says which, a line each."""
+    """Parameters do not match the config; `wrong` lists them, one per line."""
 
     def __init__(self, name: str, wrong: list[str]) -> None:
-        super().__init__(f"{name} belongs to another config; these parameters differ:\n  " + "\n  ".join(wrong))
+        super().__init__(f"{name} does not match the config; these parameters differ:\n  " + "\n  ".join(wrong))
         self.wrong = wrong
 
 
 def named_parameters(model: MaskRCNN) -> dict[str, Any]:
-    """Every parameter by its dotted name, `backbone.stem.kernel` for one."""
+    """All parameters by dotted name, such as `backbone.stem.kernel`."""
     return _by_name(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
 
 
 def named_shapes(config: MaskRCNNConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """What `named_parameters` gives for a model of `config`, shapes alone: no random number is drawn for them."""
-    return _by_name(_skeleton(config)[1])
+    """Shapes of the parameters of a model of `config`, by dotted name; nothing is initialised."""
+    return _by_name(_structure(config)[1])
 
 
 def build(config: MaskRCNNConfig, parameters: Mapping[str, Any], *, name: str) -> MaskRCNN:
-    """The model of `config` with these parameters, by dotted name, as float32. `name` says in errors whose they are.
+    """The model of `config` with these parameters, by dotted name, as float32. `name` is what errors call them.
 
-    Raises ShapeError with every parameter that is missing, too many or of another shape.
+    Raises ShapeError, which lists all parameters that are missing, unknown or of another shape.
     """
-    graph, wanted = _skeleton(config)
+    graph, wanted = _structure(config)
     shapes = _by_name(wanted)
     wrong = [
         f"{key}: {_shape(parameters.get(key))} in the file, {_shape(shapes.get(key))} in the config"
@@ -61,30 +61,30 @@ def build(config: MaskRCNNConfig, parameters: Mapping[str, Any], *, name: str) -
 
 
 class _OneKey(nnx.Rngs):
-    """Gives the same key each time. NNX's count of the keys costs twice as much as all else in a trace for shapes."""
+    """The same key each time: NNX's counting of keys dominates the time of tracing for shapes."""
 
     def params(self) -> jax.Array:
         return jax.random.key(0)
 
 
 @cache
-def _skeleton(config: MaskRCNNConfig) -> tuple[nnx.GraphDef, Any]:
-    """A model's structure, and the shapes of its parameters as a nested dict that nobody changes."""
+def _structure(config: MaskRCNNConfig) -> tuple[nnx.GraphDef, Any]:
+    """The graph definition of a model, and its parameters' shapes as a nested dict, which must not be modified."""
     graph, shapes = nnx.split(nnx.eval_shape(lambda: MaskRCNN(config, rngs=_OneKey(0))), nnx.Param)
     return graph, nnx.to_pure_dict(shapes)
 
 
 def save(model: MaskRCNN, path: str | Path, *, dtype: Any = None, origin: Mapping[str, Any] | None = None) -> None:
-    """Write parameters and config to the new folder `path`. `dtype` (float16, say) halves the size of what is shipped;
-    `origin`, plain values, says where the weights come from. One of several processes that train together may do this.
+    """Write parameters and config to the new folder `path`. `dtype` is the parameters' (float16 halves the size);
+    `origin`, plain values, describes where the weights come from. One of several processes may call this alone.
 
-    Raises CheckpointError if something is there already.
+    Raises CheckpointError if `path` exists.
     """
     path = Path(path).absolute()
     if path.exists():
         raise CheckpointError(f"{path} exists already: remove it or choose another name")
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    # As NumPy arrays: what lies on a device of one process, Orbax does not write where there are several.
+    # As NumPy arrays: with several processes, Orbax does not write arrays on the devices of a single one.
     params = jax.tree.map(lambda p: np.asarray(p if dtype is None else p.astype(dtype)), params)
     items = {"model": ocp.args.StandardSave(params), "config": ocp.args.JsonSave(model.config.to_dict())}
     if origin is not None:
@@ -94,53 +94,54 @@ def save(model: MaskRCNN, path: str | Path, *, dtype: Any = None, origin: Mappin
 
 
 def newest_step(run: str | Path) -> Path:
-    """The newest finished checkpoint folder RUN/checkpoints/<step>. Raises CheckpointError if there is none."""
+    """The newest complete checkpoint folder RUN/checkpoints/<step>. Raises CheckpointError if there is none."""
     folder = Path(run) / "checkpoints"
     steps = [p for p in folder.glob("*") if p.name.isdigit() and (p / "model").is_dir()]
     if not steps:
-        raise CheckpointError(f"no finished checkpoint in {folder}: train first (crystal train --out {run})")
+        raise CheckpointError(f"no complete checkpoint in {folder}: train first (crystal train --out {run})")
     return max(steps, key=lambda p: int(p.name))
 
 
 def load_config(path: str | Path) -> MaskRCNNConfig:
-    """The config of a checkpoint folder."""
+    """The config of a checkpoint folder, or of the newest one of a run. Raises CheckpointError."""
     path = _checkpoint_folder(path)
     try:
         return MaskRCNNConfig.from_dict(json.loads((path / "config" / "metadata").read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: its config cannot be read ({error}); write the checkpoint anew") from error
+        raise CheckpointError(f"{path}: its config cannot be read ({error}); use another checkpoint") from error
 
 
 def load(path: str | Path, *, config: MaskRCNNConfig | None = None) -> MaskRCNN:
     """The model of a checkpoint folder, or of the newest checkpoint of a run folder; parameters as float32.
 
-    With `config`, the weights must fit that config, not the one saved with them. Raises CheckpointError with every
-    parameter whose shape differs.
+    `config` replaces the one saved with the weights. Raises CheckpointError, which lists all parameters whose shapes
+    differ.
     """
     path = _checkpoint_folder(path)
     config = config or load_config(path)
     try:
         saved = _read_arrays(path)
-    except Exception as error:  # Orbax and TensorStore raise many kinds
+    except Exception as error:  # Orbax and TensorStore raise many types
         raise CheckpointError(f"{path} is damaged or incomplete ({type(error).__name__}); use another one") from error
     return build(config, _by_name(saved), name=str(path))
 
 
 def _orbax() -> ocp.Checkpointer:
-    """Orbax for this process alone: it waits for none of those that it may train with."""
-    alone = ocp.options.MultiprocessingOptions(primary_host=jax.process_index(), active_processes={jax.process_index()})
-    plain: Any = {item: ocp.JsonCheckpointHandler(multiprocessing_options=alone) for item in ("config", "origin")}
+    """Orbax for this process alone: it does not synchronise with other processes."""
+    this = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
+    json_items: Any = {item: ocp.JsonCheckpointHandler(multiprocessing_options=alone) for item in ("config", "origin")}
     handler = ocp.CompositeCheckpointHandler(
         composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
         model=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
-        **plain,
+        **json_items,
     )
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _read_arrays(path: Path) -> Any:
-    """The saved parameters as NumPy arrays, wherever they lay when they were saved: on devices that may not be here."""
-    folder: Any = path / "model"  # Orbax asks for a path class of its own, and takes this one
+    """The saved parameters as NumPy arrays, since the devices that they were saved from may not exist here."""
+    folder: Any = path / "model"  # Orbax's annotation wants its own path class; it accepts this one
     shapes = ocp.StandardCheckpointHandler().metadata(folder).tree
     wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
     with _orbax() as reader:
@@ -150,11 +151,11 @@ def _read_arrays(path: Path) -> Any:
 def _checkpoint_folder(path: str | Path) -> Path:
     path = Path(path).absolute()
     if not path.is_dir():
-        raise CheckpointError(f"{path} is no checkpoint folder: there is no such folder")
+        raise CheckpointError(f"{path}: there is no such folder")
     if (path / "checkpoints").is_dir():
         return newest_step(path)
     if not (path / "model").is_dir():
-        raise CheckpointError(f"{path} is no checkpoint: it holds neither checkpoints/ nor model/")
+        raise CheckpointError(f"{path} is neither a run nor a checkpoint: it contains neither checkpoints/ nor model/")
     return path
 
 

@@ -1,8 +1,8 @@
-"""One frozen dataclass a component, and the named presets that fill them (standard library only).
+"""One frozen dataclass per component, and named presets (standard library only).
 
-The model is one canonical network; what folding weights cannot express is a field here, each with its origin:
-"mp" is Matterport's Mask R-CNN (the paper's own base), "tv" torchvision's, "d2" Detectron2's. Only `model.py` reads
-the whole; the components take plain arguments.
+There is one network; the fields are the differences between the weight sources that conversion cannot fold into the
+weights. Comments name the source of a value: "mp" is Matterport's Mask R-CNN (which the paper is based on), "tv"
+torchvision's, "d2" Detectron2's. Only `model.py` reads the whole config; components take plain arguments.
 """
 
 import dataclasses
@@ -15,12 +15,12 @@ Four = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """What the model does to letterboxed RGB values 0-255 before the first convolution: (value - mean) / std."""
+    """Normalisation of letterboxed RGB values 0-255 before the first convolution: (value - mean) / std."""
 
     size: tuple[int, int] = (512, 512)  # height, width of the letterboxed image
     mean: tuple[float, float, float] = (123.7, 116.8, 103.9)  # mp
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    # Padding is black before the mean is taken off (mp), or the mean colour, that is 0 after it (tv, d2).
+    # Padding is black before normalisation (mp), or the mean colour: 0 after normalisation (tv, d2).
     padding: Literal["black", "mean"] = "black"
 
 
@@ -34,8 +34,8 @@ class BackboneConfig:
     stem: Literal["conv7", "space_to_depth"] = "conv7"
     stem_channels: int = 64
     norm: Literal["affine", "group"] = "affine"  # affine: frozen batch norm, folded
-    group_size: int = 16  # channels a group, for norm = "group"
-    stride_on: Literal["1x1", "3x3"] = "1x1"  # the convolution that down-samples: 1x1 mp and d2, 3x3 tv
+    group_size: int = 16  # channels per group, for norm = "group"
+    stride_on: Literal["1x1", "3x3"] = "1x1"  # the convolution that downsamples: 1x1 (mp, d2), 3x3 (tv)
     pool_padding: Literal["both", "end"] = "both"  # 1 on both sides (tv, d2); only bottom and right (mp, Keras SAME)
 
 
@@ -55,39 +55,39 @@ class RPNConfig:
 
     channels: int = 512
     delta_weights: Four = (10.0, 10.0, 5.0, 5.0)
-    max_log_scale: float | None = None  # tv and d2 cut dw, dh at log(1000 / 16)
+    max_log_scale: float | None = None  # limit of log-scale deltas; log(1000 / 16) in tv and d2
     # targets
     positive_iou: float = 0.7
     negative_iou: float = 0.3
     samples: int = 256
     max_positive: int = 128
-    crowd_iou: float = 0.001  # an anchor that overlaps a crowd this much is no negative (mp)
-    # loss: 1/N_cls sum L_cls + lambda 1/N_reg sum p* L_reg. mp: sampled, positives * 4; tv: sampled twice;
-    # d2: slots (256 an image) twice. The value of lambda is 1 in all three.
+    crowd_iou: float = 0.001  # an anchor of this IoU with a crowd is never negative (mp)
+    # loss: 1/N_cls sum L_cls + lambda 1/N_reg sum p* L_reg. N_cls and N_reg: sampled anchors and 4 x positives (mp),
+    # sampled anchors (tv), or slots, 256 per image (d2). lambda is 1 in all three.
     class_normaliser: Literal["sampled", "slots"] = "sampled"
     box_normaliser: Literal["positive_coordinates", "sampled", "slots"] = "positive_coordinates"
     box_beta: float = 1.0
     box_weight: float = 1.0  # lambda
     # proposals
-    per_level: bool = False  # ranked and suppressed per level (tv, d2) or all levels together (mp)
-    score: Literal["logit", "probability"] = "probability"  # what NMS and the last cut rank by
+    per_level: bool = False  # rank and suppress per level (tv, d2) or all levels together (mp)
+    score: Literal["logit", "probability"] = "probability"  # what NMS and the final selection rank by
     before_nms: tuple[int, int] = (6000, 6000)  # training, inference
     after_nms: tuple[int, int] = (2000, 1000)
     nms_iou: float = 0.7
     min_side: float = 0.0
-    clip_to: Literal["window", "image"] = "window"  # the part that is not padding (tv, d2), or all of it (mp)
+    clip_to: Literal["window", "image"] = "window"  # without padding (tv, d2), or the whole image (mp)
 
 
 @dataclass(frozen=True)
 class RoIConfig:
     """Second stage: pooling, heads, targets and losses."""
 
-    pooling: Literal["bins", "corners"] = "corners"  # RoI Align over bins (tv, d2, the paper), or crop_and_resize (mp)
-    sampling_ratio: int = 2  # samples a bin and side; 0: adaptive (d2)
-    max_samples: int = 8  # bound of the adaptive rule
+    pooling: Literal["bins", "corners"] = "corners"  # RoI Align (tv, d2, the paper) or crop_and_resize (mp)
+    sampling_ratio: int = 2  # samples per bin and side; 0: adaptive (d2)
+    max_samples: int = 8  # limit of the adaptive rule
     aligned: bool = True  # half-pixel shift (d2); tv's False
-    reduce: Literal["mean", "max"] = "mean"  # max over a bin's samples: the paper's section 2.4
-    canonical_size: float = 224.0  # side in pixels of a RoI that is pooled from P4 (FPN eq. 1)
+    reduce: Literal["mean", "max"] = "mean"  # over a bin's samples; max: the paper's section 2.4
+    canonical_size: float = 224.0  # side, in pixels, of a RoI that P4 is for (FPN eq. 1)
     level_rounding: Literal["floor", "round"] = "round"
     level_epsilon: float = 0.0
     box_size: int = 7
@@ -98,16 +98,16 @@ class RoIConfig:
     delta_weights: Four = (10.0, 10.0, 5.0, 5.0)
     max_log_scale: float | None = None
     # targets
-    truth_copies: int = 0  # ground truth among the proposals: copies of each (tv, d2: 1; mp: 0)
-    truth_jitter: float = 0.0  # how far a copy is moved, as a share of its sides
+    truth_copies: int = 0  # copies of each ground-truth box added to the proposals (tv, d2: 1; mp: 0)
+    truth_jitter: float = 0.0  # largest shift of a copy's edges, relative to its sides
     samples: int = 200
     max_positive: int = 66
     positive_iou: float = 0.5
-    negatives_per_positive: float | None = None  # mp: 1 / 0.33 - 1, even where slots stay empty
+    negatives_per_positive: float | None = None  # mp: 1 / 0.33 - 1, even if slots stay empty
     mask_targets: Literal["corners", "bins"] = "corners"  # crop_and_resize (mp) or adaptive RoI Align (tv, d2)
     binary_mask_targets: bool = True  # rounded (mp, d2) or fractional (tv)
     # losses
-    class_normaliser: Literal["sampled", "slots"] = "sampled"  # mp averages over all rows, padded ones included
+    class_normaliser: Literal["sampled", "slots"] = "sampled"  # mp averages over all slots, unfilled ones included
     box_normaliser: Literal["positive_coordinates", "sampled"] = "positive_coordinates"  # tv, d2: sampled RoIs
     box_beta: float = 1.0
 
@@ -116,17 +116,17 @@ class RoIConfig:
 class DetectionConfig:
     """From class logits and box deltas to detections."""
 
-    one_class: bool = True  # only each RoI's best class (mp), or every class over the score (tv, d2)
+    one_class: bool = True  # only each RoI's best class (mp), or every class above the threshold (tv, d2)
     score_threshold: float = 0.7
     nms_iou: float = 0.3
     max_detections: int = 100
-    candidates: int = 1000  # best (RoI, class) pairs that enter NMS
+    candidates: int = 1000  # (RoI, class) pairs that enter NMS, best first
     min_side: float = 0.0
 
 
 @dataclass(frozen=True)
 class MaskRCNNConfig:
-    """Everything that makes two Mask R-CNNs differ. Hashable, so it may be a static argument of `jit`."""
+    """The whole configuration of a network. Hashable, so it can be a static argument of `jit`."""
 
     classes: tuple[tuple[int, str], ...] = ((0, "background"), (1, "crystal"))  # (id in COCO files, name)
     image: ImageConfig = field(default_factory=ImageConfig)
@@ -136,28 +136,28 @@ class MaskRCNNConfig:
     rpn: RPNConfig = field(default_factory=RPNConfig)
     roi: RoIConfig = field(default_factory=RoIConfig)
     detection: DetectionConfig = field(default_factory=DetectionConfig)
-    # 1: boxes are encoded, clipped, suppressed and pooled with their far edges one pixel inside (mp); 0: as they are.
+    # Pixels subtracted from x2 and y2 before boxes are encoded, clipped, suppressed and pooled: 1 (mp) or 0.
     far_edge: int = 0
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # convolutions and matmuls; the rest is float32
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of convolutions and matmuls; the rest is float32
 
     @property
     def num_classes(self) -> int:
-        """k, with background."""
+        """k, background included."""
         return len(self.classes)
 
     def to_dict(self) -> dict:
-        """Plain numbers, strings and lists: what `config.json` holds."""
+        """Nested dict of numbers, strings and tuples, as written to `config.json`."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict) -> "MaskRCNNConfig":
-        """Inverse of `to_dict`, also after a trip through JSON. Raises ValueError on unknown keys."""
+        """Inverse of `to_dict`, also after JSON made lists of the tuples. Raises ValueError for unknown keys."""
         return _from_dict(cls, values, "")
 
     @classmethod
     def paper(cls) -> "MaskRCNNConfig":
-        """Qin et al., Crystals 2021, 11, 157: Matterport's network for crystal against background, with RoI Align that
-        takes the maximum over four bilinear samples a cell (section 2.4).
+        """Qin et al., Crystals 2021, 11, 157: Matterport's network with the classes background and crystal, and the
+        maximum of four bilinear samples per bin in RoI Align (section 2.4).
 
         Training: `crystal train --preset paper --data DATASET --out RUN`.
         """
@@ -170,7 +170,7 @@ class MaskRCNNConfig:
 
     @classmethod
     def matterport_coco(cls) -> "MaskRCNNConfig":
-        """Matterport's `mask_rcnn_coco.h5`: ResNet101, 512x512 here as in the paper."""
+        """Matterport's `mask_rcnn_coco.h5`: ResNet101; 512x512 pixels, as in the paper."""
         return cls(
             classes=COCO_CLASSES,
             backbone=BackboneConfig(pool_padding="end"),
@@ -181,7 +181,7 @@ class MaskRCNNConfig:
 
     @classmethod
     def torchvision_coco(cls, depth: int = 50) -> "MaskRCNNConfig":
-        """Torchvision's `maskrcnn_resnet50_fpn` (v1), also 101 deep. 91 classes: COCO's ids with their gaps."""
+        """Torchvision's `maskrcnn_resnet50_fpn` (v1); depth 50 or 101. 91 classes: COCO's ids, gaps included."""
         return cls(
             classes=tuple((i, dict(COCO_CLASSES).get(i, f"unused-{i}")) for i in range(91)),
             image=ImageConfig(
@@ -224,7 +224,7 @@ class MaskRCNNConfig:
 
     @classmethod
     def detectron2_coco(cls) -> "MaskRCNNConfig":
-        """Detectron2's mask_rcnn_R_101_FPN_3x. 80 classes; its background comes last there and first here."""
+        """Detectron2's mask_rcnn_R_101_FPN_3x. 80 classes and background, which is last there and first here."""
         config = cls.torchvision_coco(depth=101)
         return dataclasses.replace(
             config,
@@ -239,13 +239,13 @@ class MaskRCNNConfig:
                 box_beta=0.0,
                 score="logit",
                 after_nms=(1000, 1000),
-                min_side=1e-6,  # d2 drops boxes of no area
+                min_side=1e-6,  # d2 drops empty boxes
             ),
             roi=dataclasses.replace(
                 config.roi,
                 sampling_ratio=0,
                 aligned=True,
-                level_epsilon=1e-6,  # d2 adds 1e-8 inside the logarithm; its own float32 sums round up as much
+                level_epsilon=1e-6,  # d2 adds 1e-8 inside the logarithm; float32 rounding is of this order
                 binary_mask_targets=True,
                 box_beta=0.0,
             ),
@@ -254,9 +254,9 @@ class MaskRCNNConfig:
 
     @classmethod
     def tiny(cls) -> "MaskRCNNConfig":
-        """A network of about two million parameters that learns on two CPU cores in minutes.
+        """A network of about two million parameters that trains on two CPU cores in minutes.
 
-        Training: `crystal train --preset tiny --data DATASET --out RUN`; `crystal demo` reports what it reaches.
+        Training: `crystal train --preset tiny --data DATASET --out RUN`; `crystal demo` reports its scores.
         """
         return cls(
             image=ImageConfig(size=(256, 320), mean=(127.5, 127.5, 127.5), std=(64.0, 64.0, 64.0), padding="mean"),
@@ -307,7 +307,7 @@ class MaskRCNNConfig:
 
 
 def _from_dict(cls, values, path: str):
-    """A (nested) dataclass from nested dicts; lists become tuples, as frozen and hashable configs need."""
+    """A nested dataclass from nested dicts; lists become tuples, so that it is hashable."""
     names = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(set(values) - set(names))
     if unknown:
@@ -325,7 +325,7 @@ def _as_tuple(value):
 
 MAX_LOG_SCALE = math.log(1000.0 / 16.0)  # as in boxes/coding.py, which this file may not import
 RESNET_DEPTHS: dict[int, tuple[int, int, int, int]] = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-# COCO's 80 things by the ids of its files, which have gaps.
+# COCO's 80 classes by their ids, which have gaps.
 # fmt: off
 COCO_CLASSES: tuple[tuple[int, str], ...] = (
     (0, "background"), (1, "person"), (2, "bicycle"), (3, "car"), (4, "motorcycle"), (5, "airplane"), (6, "bus"),

@@ -1,8 +1,8 @@
-"""Mask R-CNN on one page: image -> backbone -> rpn -> roi -> detections. The only reader of the whole config.
+"""Mask R-CNN as a whole: image -> backbone -> RPN -> heads -> detections. Only this module reads the whole config.
 
-Gradients flow from every loss into the features, and from the RPN's two losses into its deltas; they do not flow from
-the heads into the coordinates of the proposals (torchvision and Detectron2 stop them too, Matterport does not).
-Geometry is written for one image and `vmap`ped here.
+Gradients flow from every loss into the features, and from the RPN's losses into its outputs, but not from the heads
+into the coordinates of the proposals (as in torchvision and Detectron2, unlike Matterport). Functions on boxes are
+written for one image and `vmap`ped here.
 """
 
 from functools import partial
@@ -36,7 +36,7 @@ Windows = Float[Array, "b 4"]
 
 
 class Supervision(NamedTuple):
-    """What a training step compares, every entry of the targets with a leading b, and the losses that come of it."""
+    """Targets of a training step, with a batch dimension in front, and the resulting losses."""
 
     anchors: RPNTargets
     proposals: Proposals
@@ -45,8 +45,8 @@ class Supervision(NamedTuple):
 
 
 class MaskRCNN(nnx.Module):
-    """He et al. 2017. Takes letterboxed RGB values 0-255 [b, h, w, 3] (uint8 or float), height and width divisible by
-    64; `windows` [b, 4] are the parts that are not padding (default: everything).
+    """He et al. 2017. Inputs are letterboxed RGB values 0-255 [b, h, w, 3] (uint8 or float), height and width divisible
+    by 64; `windows` [b, 4] are the parts that are not padding (default: the whole images).
     """
 
     def __init__(self, config: MaskRCNNConfig, *, rngs: nnx.Rngs):
@@ -77,7 +77,7 @@ class MaskRCNN(nnx.Module):
     # -- parts ---------------------------------------------------------------------------------------------------------
 
     def normalise(self, images: Images, windows: Windows | None = None) -> Float[Array, "b h w 3"]:
-        """(values - mean) / std; with `padding = "mean"` everything outside the window becomes 0."""
+        """(values - mean) / std; with `padding = "mean"`, 0 outside the windows."""
         settings = self.config.image
         values = (images.astype(jnp.float32) - jnp.array(settings.mean)) / jnp.array(settings.std)
         if settings.padding == "black" or windows is None:
@@ -88,7 +88,7 @@ class MaskRCNN(nnx.Module):
         return jnp.where(inside[..., None], values, 0.0)
 
     def anchors(self, height: int, width: int) -> Float[np.ndarray, "a 4"]:
-        """All anchors of an image of this size, float32."""
+        """All anchors of an image of height x width pixels, float32."""
         a = self.config.anchors
         return pyramid_anchors((height, width), strides=a.strides, sizes=a.sizes, ratios=a.ratios, rounded=a.rounded)
 
@@ -108,7 +108,7 @@ class MaskRCNN(nnx.Module):
         size: tuple[int, int],
         training: bool,
     ) -> Ranked:
-        """The boxes that proposals are chosen among, and the choice; every entry with a leading b."""
+        """Candidates for proposals and their selection, with a batch dimension in front."""
         rpn, edge, phase = self.config.rpn, self._far_edge(), 0 if training else 1
         if rpn.clip_to == "image":
             windows = jnp.broadcast_to(jnp.array([0.0, 0.0, size[1], size[0]]), windows.shape)
@@ -137,17 +137,17 @@ class MaskRCNN(nnx.Module):
         size: tuple[int, int],
         training: bool,
     ) -> Proposals:
-        """Proposals of a batch of images of `size` (height, width) from the RPN's outputs."""
+        """Proposals from the RPN's outputs for images of `size` (height, width)."""
         return jax.vmap(Ranked.proposals)(self.rank(objectness, deltas, windows, size=size, training=training))
 
     def levels(self, boxes: Float[Array, "b r 4"], *, size: tuple[int, int]) -> Int[Array, "b r"]:
-        """The level, 2 to 5, that each box is pooled from."""
+        """Pyramid level, 2 to 5, that each box is pooled from."""
         roi, far_edge = self.config.roi, self.config.far_edge
-        # Matterport measures boxes as shares of (size - 1): a side is longer by that ratio against the canonical 224.
+        # Matterport divides boxes by (size - 1), which makes them larger relative to the canonical size.
         height, width = size
-        longer = (height * width / ((height - far_edge) * (width - far_edge))) ** 0.5
+        scale = (height * width / ((height - far_edge) * (width - far_edge))) ** 0.5
         return assign_levels(
-            (boxes - self._far_edge()) * longer,
+            (boxes - self._far_edge()) * scale,
             canonical_size=roi.canonical_size,
             rounding=roi.level_rounding,
             epsilon=roi.level_epsilon,
@@ -156,7 +156,7 @@ class MaskRCNN(nnx.Module):
     def pool(
         self, pyramid: Pyramid, boxes: Float[Array, "b r 4"], *, size: tuple[int, int], output_size: int
     ) -> Float[Array, "b r o o c"]:
-        """Features of every box, each from its own level of P2..P5."""
+        """Pooled features of every box, each from its level of P2..P5."""
         return pyramid_roi_align(
             pyramid[:4],
             boxes,
@@ -170,14 +170,14 @@ class MaskRCNN(nnx.Module):
     def grid(
         self, pyramid: Pyramid, boxes: Float[Array, "b r 4"], *, size: tuple[int, int], output_size: int
     ) -> tuple[Samples, Samples]:
-        """Where `pool` reads: (rows, columns) of every box, in cells of its own level; b and r in one axis."""
+        """Sampling points of `pool`: (rows, columns) of every box, in cells of its level; b and r flattened."""
         maps = pyramid_maps(pyramid[:4], self.levels(boxes, size=size))
         return pyramid_grid(boxes.reshape(-1, 4), maps, image_size=size, bins=output_size, **self._sampling())
 
     def classify(
         self, pyramid: Pyramid, boxes: Float[Array, "b r 4"], *, size: tuple[int, int]
     ) -> tuple[Float[Array, "b r k"], Float[Array, "b r k 4"]]:
-        """Class logits and deltas of every box."""
+        """Class logits and box deltas of every box."""
         pooled = self.pool(pyramid, boxes, size=size, output_size=self.config.roi.box_size)
         logits, deltas = self.box_head(pooled.reshape(-1, *pooled.shape[2:]))
         return logits.reshape(*boxes.shape[:2], -1), deltas.reshape(*boxes.shape[:2], -1, 4)
@@ -185,7 +185,7 @@ class MaskRCNN(nnx.Module):
     def outline(
         self, pyramid: Pyramid, boxes: Float[Array, "b r 4"], *, size: tuple[int, int]
     ) -> Float[Array, "b r m m k"]:
-        """Mask logits of every box, one mask a class."""
+        """Mask logits of every box, one mask per class."""
         pooled = self.pool(pyramid, boxes, size=size, output_size=self.config.roi.mask_size)
         logits = self.mask_head(pooled.reshape(-1, *pooled.shape[2:]))
         return logits.reshape(*boxes.shape[:2], *logits.shape[1:])
@@ -197,7 +197,7 @@ class MaskRCNN(nnx.Module):
         proposals: Proposals,
         windows: Windows,
     ) -> Refined:
-        """The boxes that detections are chosen among, and the choice; every entry with a leading b."""
+        """Candidates for detections and their selection, with a batch dimension in front."""
         roi, settings = self.config.roi, self.config.detection
         one_image = partial(
             select_detections,
@@ -213,16 +213,18 @@ class MaskRCNN(nnx.Module):
         )
         return jax.vmap(one_image)(class_logits, box_deltas, proposals.boxes, proposals.valid, windows)
 
-    def own_masks(self, pyramid: Pyramid, detections: Detections, *, size: tuple[int, int]) -> Float[Array, "b d m m"]:
-        """Mask probabilities of every detection, of its own class."""
+    def detection_masks(
+        self, pyramid: Pyramid, detections: Detections, *, size: tuple[int, int]
+    ) -> Float[Array, "b d m m"]:
+        """Mask probabilities of every detection, for its class."""
         logits = self.outline(pyramid, detections.boxes, size=size)
-        own_class = detections.classes[..., None, None, None]
-        return jax.nn.sigmoid(jnp.take_along_axis(logits, own_class, axis=-1)[..., 0])
+        classes = detections.classes[..., None, None, None]
+        return jax.nn.sigmoid(jnp.take_along_axis(logits, classes, axis=-1)[..., 0])
 
     # -- the whole -----------------------------------------------------------------------------------------------------
 
     def stages(self, images: Images, windows: Windows | None = None) -> Stages:
-        """One forward pass at inference, with every intermediate."""
+        """One forward pass at inference, with all intermediate results."""
         size = (images.shape[1], images.shape[2])
         windows = self._windows(images, windows)
         (c1, c2, c3, c4, c5), pyramid = self.features(images, windows)
@@ -230,7 +232,7 @@ class MaskRCNN(nnx.Module):
         proposals = self.propose(objectness, rpn_deltas, windows, size=size, training=False)
         class_logits, box_deltas = self.classify(pyramid, proposals.boxes, size=size)
         detections = jax.vmap(Refined.detections)(self.refine(class_logits, box_deltas, proposals, windows))
-        masks = self.own_masks(pyramid, detections, size=size)
+        masks = self.detection_masks(pyramid, detections, size=size)
         return Stages(
             c1=c1,
             c2=c2,
@@ -248,7 +250,7 @@ class MaskRCNN(nnx.Module):
         )
 
     def detect(self, images: Images, windows: Windows | None = None) -> Detections:
-        """Detections of a batch; `roi/masks.py` pastes their masks back into pixels."""
+        """Detections of a batch of images; `roi/masks.py` pastes their masks into pixels."""
         return self.stages(images, windows).detections
 
     def losses(
@@ -260,10 +262,10 @@ class MaskRCNN(nnx.Module):
         *,
         axis: str | None = None,
     ) -> Losses:
-        """The five losses of a batch (Crystals 2021, eq. 1 and 2). `key` decides which anchors and RoIs are drawn.
+        """The five losses of a batch (Crystals 2021, eq. 1 and 2). Anchors and RoIs are sampled with `key`.
 
-        Under `shard_map` over `axis` the arguments are this device's part of the batch, and the losses its shares: they
-        add up to the losses of the whole, and the draw of an image does not depend on which device it lies on.
+        Under `shard_map` over `axis`, the arguments are this device's shard of the batch, and its losses are terms of
+        the whole batch's losses. The samples of an image do not depend on the device that it is on.
         """
         return self.compare(images, truth, key, windows, axis=axis).losses
 
@@ -276,7 +278,7 @@ class MaskRCNN(nnx.Module):
         *,
         axis: str | None = None,
     ) -> Supervision:
-        """As `losses`, with what was drawn for them and what it should have said."""
+        """Like `losses`, together with the targets."""
         windows = self._windows(images, windows)
         _, pyramid = self.features(images, windows)
         size = (images.shape[1], images.shape[2])
@@ -294,7 +296,7 @@ class MaskRCNN(nnx.Module):
         size: tuple[int, int],
         axis: str | None = None,
     ) -> Supervision:
-        """What was drawn for training, what it should have said, and the losses that come of it."""
+        """Targets and losses from the outputs of FPN and RPN."""
         rpn, roi = self.config.rpn, self.config.roi
         anchor_keys, roi_keys = self._image_keys(key, objectness.shape[0], axis)
 
@@ -368,7 +370,7 @@ class MaskRCNN(nnx.Module):
 
     @staticmethod
     def _image_keys(key: PRNGKeyArray, b: int, axis: str | None) -> Key[Array, "2 b"]:
-        """[2, b], for anchors and RoIs. On several devices: this one's of those of the whole batch."""
+        """Keys of each image, for anchors and for RoIs; over `axis`, this device's part of the whole batch's."""
         if axis is None:
             return jax.random.split(key, (2, b))
         keys = jax.random.split(key, (2, b * jax.lax.axis_size(axis)))
