@@ -21,7 +21,7 @@ from crystal.training.best import Best
 from crystal.training.checkpoints import Checkpoints
 from crystal.training.config import Phase, TrainConfig
 from crystal.training.log import Log
-from crystal.training.monitor import Watch
+from crystal.training.monitor import Monitor
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import GroundTruth
 from maskrcnn_jax.training.mesh import data_mesh, on_one_device, replicate, shard_batch
@@ -106,7 +106,7 @@ class Trainer:
         self.agreed = processes.Agreement(self.mesh)
         self.checkpoints = Checkpoints(out, model)
         self.step, self._saved = self.checkpoints.newest_whole(self._fresh)
-        self.watch = Watch(config, batches.names, out)
+        self.monitor = Monitor(config, batches.names, out)
         self.best = Best(out, self.step)
         self.log = Log(out, self.step) if processes.is_first() else None
 
@@ -153,17 +153,17 @@ class Trainer:
         return self._begin(phase)[1], step > first
 
     def _run_phase(self, phase: Phase, first: int, last: int, stop: list[int]) -> None:
-        config, watch = self.config, self.watch
+        config, monitor = self.config, self.monitor
         optimizer, schedule = _shared_optimizer(*self._rule(phase))
         graph, state = self._begin(phase)
         if self._saved:
             (state, position), self._saved = self._saved, None
             self.batches.set_state(position["input"])
-            watch.set_state(position["watch"])
+            monitor.set_state(position["monitor"])
         state = state._replace(step=replicate(jnp.array(self.step, jnp.int32), self.mesh))
         train_step = _shared_step(graph, optimizer, self.mesh)
 
-        watch.restart_clock()
+        monitor.restart_clock()
         while self.step < last:
             asked = time.monotonic()
             batch = next(self.batches)
@@ -172,9 +172,9 @@ class Trainer:
             state, metrics = train_step(state, images, truth, windows, self.key)
             del images, truth, windows  # or two batches are in memory when the next one comes
             self.step += 1
-            watch.add(metrics, batch.image_ids, waited)
+            monitor.add(metrics, batch.image_ids, waited)
             if self.step % config.log_every == 0 or self.step == last:
-                line = watch.line(self.step, float(np.asarray(schedule(self.step - first))))
+                line = monitor.line(self.step, float(np.asarray(schedule(self.step - first))))
                 if self.log:
                     self.log.write(step=self.step, **line)
                 self.progress(self.step, f"loss {line['loss']:.3f}")
@@ -185,11 +185,11 @@ class Trainer:
                 if self.log:
                     self.log.write(step=self.step, **found)
                 self.best.offer(self.step, self.model, found)
-                watch.restart_clock()
+                monitor.restart_clock()
             stopping = self.agreed(bool(stop))
             if self.step % config.checkpoint_every == 0 or self.step == last or stopping:
-                watch.look(self.step)  # nothing bad is saved
-                self.checkpoints.save(self.step, state, {"input": self.batches.get_state(), "watch": watch.get_state()})
+                monitor.check(self.step)  # nothing bad is saved
+                self.checkpoints.save(self.step, state, {"input": self.batches.get_state(), "monitor": monitor.get_state()})
             if stopping:
                 raise Interrupted(signal.Signals(stop[0] if stop else signal.SIGTERM).name)
         self.model = to_model(graph, *on_one_device((state.params, state.frozen)))
