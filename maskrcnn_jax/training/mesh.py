@@ -1,9 +1,9 @@
-"""Data parallelism: the devices in a row, the batch spread over them, everything else whole on each.
+"""Data parallelism: a one-dimensional mesh of devices, the batch sharded over it, everything else replicated.
 
-The idea of every data-parallel trainer (Goyal et al. 2017, section 2): b images on n devices are b / n images on each,
-and gradients are summed over the devices before the update, which all then make alike. In JAX that is a `Mesh` and two
-shardings, and it is the same program for one process with eight devices as for four hosts: each process puts its own
-images onto its own devices, and what spans them is one array.
+As in every data-parallel trainer (Goyal et al. 2017, section 2), each of n devices has b / n of a batch of b images,
+gradients are summed over the devices, and all devices make the same update. In JAX that takes a `Mesh` and two
+shardings, and is the same program for one process or many: each process puts its own images onto its own devices, as
+parts of one global array.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-DATA = "data"  # the one axis
+DATA = "data"  # name of the axis
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """All devices of all processes in a row (or those given), a process's own beside each other.
+    """A one-dimensional mesh of the given devices; default: all devices of all processes.
 
-    In JAX's plain order, by process, so that the batch lies in the order in which the processes hold it;
-    `jax.make_mesh` may permute devices to suit a torus, which a row does not need.
+    Devices are in JAX's order, by process, so that the batch is in the order of the processes; `jax.make_mesh` may
+    permute them.
 
     >>> data_mesh(jax.devices()[:1]).axis_names
     ('data',)
@@ -30,33 +30,33 @@ def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Whole on every device."""
+    """The sharding of an array that is whole on every device."""
     return NamedSharding(mesh, P())
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """The tree whole on every device. Every process must hold the same values: nothing is sent.
+    """A copy of the tree on every device. Every process must pass the same values: nothing is sent between them.
 
-    Do this to a state before its first step: the step returns replicated arrays, and arrays placed otherwise would
-    have the same step compiled twice. One device: its memory may be shared with the tree's.
+    Apply it to a state before its first step, which returns replicated arrays: otherwise the step is compiled twice.
+    With one device the result may share the tree's memory.
     """
-    return _placed(tree, replicated(mesh))
+    return _put(tree, replicated(mesh))
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
-    """Arrays [b / processes, ...] of this process, as the arrays [b, ...] of all processes, spread over their devices.
+    """Global arrays [b, ...], sharded over all devices, from this process's arrays [b / processes, ...].
 
-    Raises ValueError if this process's images do not divide evenly among its devices.
+    Raises ValueError if this process's images cannot be divided evenly among its devices.
     """
-    return _placed(batch, NamedSharding(mesh, P(DATA)))
+    return _put(batch, NamedSharding(mesh, P(DATA)))
 
 
-def _placed(tree: Any, sharding: NamedSharding) -> Any:
+def _put(tree: Any, sharding: NamedSharding) -> Any:
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree)
 
 
 def on_one_device(tree: Any) -> Any:
-    """A replicated tree as its first device in this process has it (no copy), to be used without the others."""
+    """The data of a replicated tree on this process's first device, without a copy."""
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)

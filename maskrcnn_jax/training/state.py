@@ -1,7 +1,7 @@
-"""What a training run is at one moment: the model in two halves, trained and frozen, the optimizer and the step.
+"""The state of a training run: trained parameters, frozen parameters, optimizer state and step.
 
-Freezing is a filter over parameter paths, not a flag on layers: what the filter leaves out is never differentiated,
-has no optimizer state and stays bit-identical.
+Parameters are frozen by a filter over their paths, not by a flag on layers: frozen parameters are not differentiated,
+have no optimizer state and stay bit-identical.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ FROZEN_STAGES = {"heads": (0, 1, 2, 3), "stage4": (0, 1), "all": ()}  # indices 
 
 
 class TrainState(NamedTuple):
-    """A pytree: `params` are trained, `frozen` are not."""
+    """A pytree. `params` are trained, `frozen` parameters are not."""
 
     params: Any
     frozen: Any
@@ -30,10 +30,10 @@ class TrainState(NamedTuple):
 
 
 def trainable_filter(part: Part = "all", *, norms: bool = True) -> Callable[[tuple, Any], bool]:
-    """A filter for `nnx.split` that is true for what is trained.
+    """A filter for `nnx.split` that selects the trained parameters.
 
-    "heads": FPN, RPN and heads; "stage4": those and the backbone from C4 up; "all". These are the three stages in which
-    Matterport fine-tunes. With `norms` False the backbone's norms are frozen everywhere.
+    "heads": FPN, RPN and heads; "stage4": those and the backbone from C4 on; "all": everything. These are Matterport's
+    three stages of fine-tuning. With `norms` False the backbone's norms are always frozen.
 
     >>> trained = trainable_filter("heads")
     >>> trained(("fpn", "laterals", 0, "kernel"), None), trained(("backbone", "stem", "kernel"), None)
@@ -55,19 +55,19 @@ def trainable_filter(part: Part = "all", *, norms: bool = True) -> Callable[[tup
 def create_state(
     model: MaskRCNN, optimizer: optax.GradientTransformation, *, part: Part = "all", norms: bool = True
 ) -> tuple[nnx.GraphDef, TrainState]:
-    """The model's structure, and a fresh state at step 0 that holds copies of its parameters."""
+    """The model's graph definition, and an initial state with copies of its parameters."""
     graph, params, frozen = nnx.split(model, trainable_filter(part, norms=norms), ...)
-    return graph, _fresh(optimizer, nnx.to_pure_dict(params), nnx.to_pure_dict(frozen))
+    return graph, _initial_state(optimizer, nnx.to_pure_dict(params), nnx.to_pure_dict(frozen))
 
 
-# One program: on its own, every shape's copy and zeros would be compiled as one.
+# Jitted as a whole: otherwise the copy and the zeros of every shape would be compiled separately.
 @partial(jax.jit, static_argnums=0)
-def _fresh(optimizer: optax.GradientTransformation, params: Any, frozen: Any) -> TrainState:
-    # Copies: the step donates the state's buffers, which must not be the model's own.
+def _initial_state(optimizer: optax.GradientTransformation, params: Any, frozen: Any) -> TrainState:
+    # Copies, because the step donates the state's buffers, which must not be the model's.
     params, frozen = jax.tree.map(jnp.copy, (params, frozen))
     return TrainState(params, frozen, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
 def to_model(graph: nnx.GraphDef, params: Any, frozen: Any) -> MaskRCNN:
-    """The model that a state stands for."""
+    """The model of a graph definition and its trained and frozen parameters."""
     return nnx.merge(graph, params, frozen)

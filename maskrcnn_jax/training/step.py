@@ -1,7 +1,7 @@
-"""One training step, compiled once: losses, gradients of the trained part, clipped update.
+"""One training step, compiled once: losses, gradients of the trained parameters, update.
 
-`jax.jit` over an nnx module would lose its state updates silently; here the model is split into a static graph and
-arrays, which go through plain `jax.jit`, and the old state's memory is donated to the new one.
+`jax.jit` of a function of an nnx module silently loses its state updates. Here the model is split into a static graph
+definition and arrays, and the memory of the old state is donated to the new one.
 """
 
 from collections.abc import Callable
@@ -28,15 +28,15 @@ Step = Callable[
 def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, mesh: Mesh | None = None) -> Step:
     """A jitted `step(state, images, truth, windows, key) -> (state, metrics)`.
 
-    `key` is the run's; the step number is folded in, so that a resumed run draws the same anchors and RoIs. A step
-    whose loss or gradients are not finite changes nothing but the step number (`metrics["skipped"]` is 1).
-    Metrics: the six losses by name, `grad_norm` before clipping, `skipped`, and how many positives were drawn for the
-    whole batch (`positive_anchors`, `positive_rois`): a loss that falls for want of them teaches nothing.
+    `key` is the key of the run; the step number is folded in, so that a resumed run samples the same anchors and RoIs.
+    A step with a NaN or infinite loss or gradient only increments the step number (`metrics["skipped"]` is 1).
+    Metrics: the six losses by name, `grad_norm` before clipping, `skipped`, and the number of positives sampled in the
+    whole batch (`positive_anchors`, `positive_rois`), without which a low loss means nothing.
 
-    On a `mesh` of several devices the batch is spread over them and the state is on each (see `mesh.py`, which places
-    both). Every device differentiates its own images' share of the losses, and one sum over all of them follows; what
-    the devices do otherwise they do alike. The result is that of one device, but for the order of sums. The step is
-    made for the platform of the mesh, or without one for JAX's default.
+    On a `mesh` of several devices the batch is sharded and the state replicated (by the functions of `mesh.py`). Each
+    device computes the gradients of its images' terms of the losses, which are then summed over all devices. The result
+    equals that of one device up to the order of summation. The step is compiled for the platform of the mesh, or for
+    JAX's default without one.
     """
     platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
     several = mesh is not None and mesh.size > 1
@@ -44,16 +44,16 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, mesh
 
     def gradients_of(params, frozen, images, truth, windows, key):
         def loss_of(params) -> tuple[Array, tuple[Losses, dict[str, Array]]]:
-            found = to_model(graph, params, frozen).compare(images, truth, key, windows, axis=axis)
-            drawn = {"positive_anchors": found.anchors.positive.sum(), "positive_rois": found.rois.positive.sum()}
-            return found.losses.total, (found.losses, drawn)
+            result = to_model(graph, params, frozen).compare(images, truth, key, windows, axis=axis)
+            counts = {"positive_anchors": result.anchors.positive.sum(), "positive_rois": result.rois.positive.sum()}
+            return result.losses.total, (result.losses, counts)
 
-        gradients, found = jax.grad(loss_of, has_aux=True)(params)
-        return jax.lax.psum((gradients, found), axis) if several else (gradients, found)
+        gradients, measured = jax.grad(loss_of, has_aux=True)(params)
+        return jax.lax.psum((gradients, measured), axis) if several else (gradients, measured)
 
     if several:
-        # Written out rather than left to XLA's partitioner, which gathers the feature maps of all devices wherever an
-        # index into a batch is computed, as in RoI Align. Unchecked: the checks want loops' carries marked as varying.
+        # Explicit, because XLA's partitioner gathers the feature maps of all devices where an index into a batch is
+        # computed, as in RoI Align. Without checks, which require that carries of loops are marked as varying.
         gradients_of = jax.shard_map(
             gradients_of,
             mesh=mesh,
@@ -72,19 +72,19 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, mesh
         )
         return params, optimizer_state, norm, finite
 
-    def update_apart(*arguments):
-        # XLA would fuse the end of each gradient into its parameter's update, and compile one for every parameter
-        # rather than for every shape. The attribute is one that its CPU compiler alone is known to take.
+    def separate_update(*arguments):
+        # Otherwise XLA fuses the end of each gradient into its parameter's update, and compiles one update per
+        # parameter instead of one per shape. Only its CPU compiler is known to support the attribute.
         with set_xla_metadata(inlineable="false"):
             return jax.jit(update)(*arguments)
 
     def step(state, images, truth, windows, key):
         key = jax.random.fold_in(key, state.step)
-        gradients, (losses, drawn) = gradients_of(state.params, state.frozen, images, truth, windows, key)
-        # Not `platform_dependent`, which traces both: a second of ResNet101's start.
-        chosen = update_apart if platform == "cpu" else update
+        gradients, (losses, counts) = gradients_of(state.params, state.frozen, images, truth, windows, key)
+        # Not `platform_dependent`, which would trace both.
+        chosen = separate_update if platform == "cpu" else update
         params, optimizer_state, norm, finite = chosen(gradients, state, losses.total)
-        metrics = {**losses._asdict(), "grad_norm": norm, "skipped": 1.0 - finite.astype(jnp.float32)} | drawn
+        metrics = {**losses._asdict(), "grad_norm": norm, "skipped": 1.0 - finite.astype(jnp.float32)} | counts
         return TrainState(params, state.frozen, optimizer_state, state.step + 1), metrics
 
     return jax.jit(step, donate_argnums=0)
