@@ -2,5 +2,6 @@
 
 import os
 
-# OpenCV reads this once, when it is loaded. Damaged files are reported by crystal, in one sentence each.
+# OpenCV reads these once, when it is loaded. Damaged files are reported by crystal, in one sentence each.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "178956970")  # as crystal.data.images.MAX_PIXELS

@@ -11,6 +11,7 @@ import hypothesis
 import jaxtyping
 import pytest
 
+import crystal  # noqa: F401  # OpenCV reads its settings when a test first loads it
 from tests.compiler import QUICK
 
 # Before anything imports the package. The numeric tower: an int is welcome where a float is annotated.

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import zlib
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -18,6 +19,12 @@ def encoded(pixels, kind="PNG", **settings):
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **settings)
     return buffer.getvalue()
+
+
+def stating(side, png):
+    """A PNG file's bytes with a header of side x side pixels, and its checksum."""
+    header = b"IHDR" + side.to_bytes(4, "big") * 2 + png[24:29]
+    return png[:12] + header + zlib.crc32(header).to_bytes(4, "big") + png[33:]
 
 
 def exif(orientation):

@@ -20,13 +20,13 @@ from rich.table import Table
 from rich.text import Text
 
 from crystal.console import console, one_bar
+from crystal.data.images import encode_png
 from crystal.data.journal import Entry, Journal, state_of
 from crystal.data.labelme.coco import convert_file, explain, find_labelme
 from crystal.data.labelme.document import LabelmeError, Problem, printable
 from crystal.data.labelme.folder import write_folder
 from crystal.data.labelme.labels import LabelRules
 from crystal.data.options import Convert
-from crystal.data.png import encode_rgb
 from crystal.data.pool import in_processes
 from crystal.data.splits import DROP_IN_NAME, Dealt, SplitError, compile_pattern, deal
 from crystal.files import OutputError, distinct_stem, explained_writing
@@ -53,7 +53,7 @@ def _write_files(task: Task) -> Entry:
     converted = convert_file(task.source, task.rules)
     files = state_of(converted.files)
     if converted.encoded is None:
-        converted = converted._replace(encoded=encode_rgb(converted.pixels))
+        converted = converted._replace(encoded=encode_png(converted.pixels))
     partial, place = task.new / f".{task.name}", task.new / task.name
     with explained_writing(partial):
         for leftover in (partial, place):

@@ -4,24 +4,30 @@ Training, evaluation and prediction all come through `prepare`, so that a networ
 Runs in input workers: imports OpenCV and NumPy, no JAX.
 """
 
+import io
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL.Image
 from jaxtyping import Shaped, UInt8
 
-from crystal.data.image_header import chunks_fit, claimed_size
 from crystal.errors import CrystalError
 from maskrcnn_jax.image.letterbox import Letterbox, letterbox
 
 Image = UInt8[np.ndarray, "h w 3"]  # RGB, 0..255
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
-MAX_PIXELS = 2**28  # 268 megapixels, 0.8 GB as RGB; the largest plate cameras have half of that
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP")  # Pillow's names
+MAX_PIXELS = 178_956_970  # Pillow refuses more before it decodes a pixel, and so does OpenCV (crystal/__init__.py)
 MOST_PIXELS_A_BYTE = 8 * 1032  # pixels of one bit, deflated as far as deflate goes; JPEG stays far below
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CLIP_LIMIT, TILES = 2.0, 8  # of CLAHE: the paper's section 2.2 leaves OpenCV's usual setting
 TAIL = 0.001  # share of samples at either end that may be cut off when 16 bits become 8: hot and dead pixels
+
+warnings.filterwarnings("ignore", module="PIL")  # about damaged and large files, which end in an ImageError or are read
 
 
 class ImageError(CrystalError, ValueError):
@@ -63,6 +69,31 @@ def _decode(data: bytes, upright: bool) -> np.ndarray | None:
         return None
 
 
+def stated_size(data: bytes, path: str | Path) -> tuple[int, int] | None:
+    """(height, width) in pixels that an image file's header states, before any EXIF rotation; no pixel is decoded.
+
+    Args:
+        data: the file's content.
+        path: what the message calls it.
+
+    Returns:
+        None where Pillow cannot tell: the file is damaged, no image, or a TIFF of a rare kind.
+
+    Raises:
+        ImageError: more than MAX_PIXELS.
+    """
+    try:
+        with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            picture.verify()  # of a PNG: each chunk ends before the file does and fits its checksum
+            return picture.height, picture.width
+    except PIL.Image.DecompressionBombError as error:
+        raise ImageError(
+            f"{path}: states more than {MAX_PIXELS // 10**6} megapixels; crop it or scale it down"
+        ) from error
+    except Exception:  # Pillow's parsers raise many kinds on damaged files
+        return None
+
+
 def decode_image(data: bytes, path: str | Path, *, upright: bool = True) -> UInt8[np.ndarray, "h w 3"]:
     """What `read_image` makes of a file's content; `path` is for messages.
 
@@ -72,19 +103,16 @@ def decode_image(data: bytes, path: str | Path, *, upright: bool = True) -> UInt
         upright: whether to apply the EXIF orientation.
 
     Raises:
-        ImageError: truncated, not an image, or claiming more than MAX_PIXELS or than so few bytes can hold.
+        ImageError: truncated, not an image, or stating more than MAX_PIXELS or than so few bytes can hold.
     """
-    height, width = claimed_size(data) or (0, 0)
-    if height * width > MAX_PIXELS:
+    size = stated_size(data, path)
+    height, width = size or (0, 0)
+    if height * width > MOST_PIXELS_A_BYTE * len(data):  # a decoder would reserve the memory before it notices
         raise ImageError(
-            f"{path}: claims {width} x {height} pixels, more than {MAX_PIXELS // 10**6} megapixels; crop it or "
-            "scale it down"
+            f"{path}: states {width} x {height} pixels, more than its {len(data)} bytes can hold; export it again"
         )
-    if height * width > MOST_PIXELS_A_BYTE * len(data):  # memory would be set aside before that is noticed
-        raise ImageError(
-            f"{path}: claims {width} x {height} pixels, more than its {len(data)} bytes can hold; export it again"
-        )
-    image = _decode(data, upright) if chunks_fit(data) else None
+    # OpenCV reads TIFF and BMP files that Pillow does not know, but reserves whatever a damaged PNG's chunks ask for.
+    image = None if size is None and data.startswith(PNG_SIGNATURE) else _decode(data, upright)
     if image is None or image.size == 0:
         what = "is empty" if not data else "cannot be decoded: it is damaged, cut short or no image"
         raise ImageError(f"{path}: {what}; copy or export it again as JPEG, PNG, TIFF or BMP")
@@ -102,7 +130,7 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     is applied, except to images with an alpha channel. Of a TIFF with several pages the first is read.
 
     Raises:
-        ImageError: missing, unreadable, truncated, not an image, or claiming more than MAX_PIXELS.
+        ImageError: missing, unreadable, truncated, not an image, or stating more than MAX_PIXELS.
     """
     try:
         data = Path(path).read_bytes()  # not cv2.imread: on Windows that cannot open names outside the code page
@@ -111,6 +139,12 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
             f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions"
         ) from error
     return decode_image(data, path)
+
+
+def encode_png(image: UInt8[np.ndarray, "h w *c"]) -> bytes:
+    """A PNG file of a grey or an RGB image, at the fastest level of compression."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    return cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:

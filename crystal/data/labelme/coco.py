@@ -7,7 +7,6 @@ of the pixels that pycocotools gives the annotation.
 
 import hashlib
 import io
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +17,7 @@ from PIL import Image
 from pycocotools import mask as rle_tools
 
 from crystal.data.dataset import BOX_TOLERANCE
-from crystal.data.image_header import claimed_size
-from crystal.data.images import ImageError, decode_image
+from crystal.data.images import ImageError, decode_image, stated_size
 from crystal.data.labelme.document import Document, LabelmeError, Problem, Shape, printable, read_document
 from crystal.data.labelme.instances import Instance, group_shapes
 from crystal.data.labelme.labels import LabelRules
@@ -59,10 +57,7 @@ class Converted(NamedTuple):
 def _upright(data: bytes) -> bool:
     """Whether a JPEG or PNG is shown as stored by every reader; False where that cannot be told."""
     try:
-        with (
-            warnings.catch_warnings(action="ignore"),
-            Image.open(io.BytesIO(data), formats=["JPEG", "PNG"]) as picture,
-        ):
+        with Image.open(io.BytesIO(data), formats=["JPEG", "PNG"]) as picture:
             return picture.getexif().get(ORIENTATION, 1) == 1
     except Exception:  # PIL's parsers raise many kinds on damaged EXIF; then the pixels are written anew
         return False
@@ -70,7 +65,10 @@ def _upright(data: bytes) -> bool:
 
 def _decode(document: Document) -> UInt8[np.ndarray, "h w 3"]:
     """The image as LabelMe shows it; refused before a pixel is decoded where its header does not fit the JSON."""
-    claim = claimed_size(document.image)
+    try:
+        claim = stated_size(document.image, "its image")
+    except ImageError as error:
+        raise LabelmeError(str(error)) from error
     if claim is None:
         raise LabelmeError("its image is no JPEG, PNG, TIFF or BMP, or is damaged; export it again")
     stated = tuple(given or actual for given, actual in zip(document.size, claim, strict=True))

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from crystal.data.images import encode_png
 from crystal.data.outlines import Mask, cut, polygons
-from crystal.data.png import encode_palette
 
 VERSION = "6.0.0"  # of LabelMe's format; from 5.3 on files look the same
 LEAST_IOU = 0.985  # between a mask and its polygons: over the 0.98 that is promised, as points are rounded
@@ -24,7 +24,7 @@ LEAST_IOU = 0.985  # between a mask and its polygons: over the 0.98 that is prom
 def _boxed(mask: Mask) -> tuple[list[list[float]], str]:
     """Box and PNG of a mask. The box's second corner is its last pixel, as LabelMe has it."""
     patch, top, left = cut(mask)
-    picture = encode_palette(patch.astype(np.uint8), np.array([[0, 0, 0], [255, 255, 255]], np.uint8))
+    picture = encode_png(patch.astype(np.uint8) * 255)
     height, width = patch.shape
     corners = [[float(left), float(top)], [float(left + width - 1), float(top + height - 1)]]
     return corners, base64.b64encode(picture).decode("ascii")

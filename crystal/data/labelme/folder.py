@@ -16,21 +16,18 @@ than 254 names, which LabelMe refuses, label.npy takes the place of label.png.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import yaml
 from jaxtyping import Int, UInt8
 from PIL import Image
-from pycocotools import mask as rle_tools
 
+from crystal.data.images import encode_png
 from crystal.data.labelme.coco import Converted
 from crystal.data.labelme.instances import Instance
-from crystal.data.labelme.pixels import Rle, draw_shape
-from crystal.data.outlines import cut, encode_patch
-from crystal.data.png import encode_mask, encode_palette, encode_rgb
-from crystal.data.segmentation import draw_pixels
+from crystal.data.labelme.pixels import draw_shape
+from crystal.data.outlines import cut
 from crystal.files import distinct_stem
 
 
@@ -108,20 +105,6 @@ def draw_viz(
     return picture
 
 
-def _patch(annotation: dict[str, Any], rle: Rle, height: int, width: int) -> tuple[np.ndarray, int, int]:
-    """A patch that holds a mask: where polygons say it, drawn in their box alone and compared, else cut out."""
-    x, y, w, h = (int(v) for v in rle_tools.toBbox(rle))  # type: ignore[arg-type]
-    if isinstance(annotation["segmentation"], list):
-        # A pixel more: outlines reach beyond their pixels, and pycocotools pulls in what lies outside of its frame.
-        left, top = max(x - 1, 0), max(y - 1, 0)
-        crop = left, top, min(x + w + 1, width), min(y + h + 1, height)
-        patch = draw_pixels(annotation["segmentation"], height, width, crop).astype(bool)
-        # Ties of pycocotools' rounding may fall to the other side in another frame.
-        if encode_patch(patch, top, left, height=height, width=width)["counts"] == rle["counts"]:
-            return patch, top, left
-    return cut(rle)
-
-
 def write_folder(folder: Path, converted: Converted) -> None:
     """Write a converted image's files into a folder that does not exist yet. Raises OSError."""
     height, width = converted.pixels.shape[:2]
@@ -129,19 +112,21 @@ def write_folder(folder: Path, converted: Converted) -> None:
     label = draw_label(converted.instances, height, width)
     (folder / "masks").mkdir(parents=True)
     png = converted.encoded if converted.suffix == ".png" else None
-    (folder / "img.png").write_bytes(png or encode_rgb(converted.pixels))
+    (folder / "img.png").write_bytes(png or encode_png(converted.pixels))
     if len(names) <= MOST_VALUES:
-        (folder / "label.png").write_bytes(encode_palette(label.astype(np.uint8), PALETTE))
+        palette = Image.fromarray(label.astype(np.uint8))
+        palette.putpalette(PALETTE.tobytes())
+        palette.save(folder / "label.png", bits=8, compress_level=1)
     else:
         np.save(folder / "label.npy", label.astype(np.int32))
-    (folder / "label_viz.png").write_bytes(encode_rgb(draw_viz(converted.pixels, label, names)))
+    (folder / "label_viz.png").write_bytes(encode_png(draw_viz(converted.pixels, label, names)))
     (folder / "label_names.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     with open(folder / "info.yaml", "w", encoding="utf-8") as info:
         yaml.safe_dump({"label_names": names}, info, default_flow_style=False)
     digits = max(len(str(len(names) - 1)), 3)
-    made = zip(converted.instances, converted.annotations, converted.rles, strict=True)
-    for instance, annotation, rle in made:
+    for instance, rle in zip(converted.instances, converted.rles, strict=True):
         name = f"{names.index(instance.name):0{digits}d}_{distinct_stem(Path(instance.name + '.png'), set())}"
-        (folder / "masks" / f"{name}.png").write_bytes(
-            encode_mask(*_patch(annotation, rle, height, width), height=height, width=width)
-        )
+        patch, top, left = cut(rle)
+        mask = np.zeros((height, width), bool)
+        mask[top : top + patch.shape[0], left : left + patch.shape[1]] = patch
+        Image.fromarray(mask).save(folder / "masks" / f"{name}.png", compress_level=1)

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
-from PIL import Image, ImageDraw, UnidentifiedImageError
+from PIL import Image, ImageDraw
 from pycocotools import mask as rle_tools
 
-from crystal.data.image_header import claimed_size
 from crystal.data.labelme.document import LabelmeError, Shape
 from crystal.data.outlines import cut, encode_patch
 from crystal.data.segmentation import SegmentationError, check_segmentation
@@ -57,23 +56,20 @@ def _disc(shape: Shape, height: int, width: int) -> Rle:
 
 def _pasted(shape: Shape, height: int, width: int) -> tuple[Bool[np.ndarray, "ph pw"], int, int]:
     """(patch, top, left) of a mask shape, cut to the image: its PNG lies in the box of its two points."""
-    data = shape.mask or b""
-    claim = claimed_size(data) if data.startswith(b"\x89PNG") else None
-    if claim is None:
-        raise LabelmeError("its mask is no PNG image")
+    try:
+        picture = Image.open(io.BytesIO(shape.mask or b""), formats=["PNG"])  # reads the header alone
+    except Exception:  # Pillow raises many kinds on damaged files
+        raise LabelmeError("its mask is no PNG image of a usable size") from None
     box = shape.points.astype(int)
     (left, top), (right, bottom) = box.min(0).tolist(), box.max(0).tolist()
-    if abs(claim[0] - (bottom - top + 1)) > 1 or abs(claim[1] - (right - left + 1)) > 1:
-        raise LabelmeError(
-            f"its mask of {claim[1]} x {claim[0]} pixels does not fit its box of {right - left + 1} x "
-            f"{bottom - top + 1}"
-        )
-    if claim[0] > 2 * height or claim[1] > 2 * width:
-        raise LabelmeError(f"its mask of {claim[1]} x {claim[0]} pixels is far larger than the image")
+    size = f"its mask of {picture.width} x {picture.height} pixels"
+    if abs(picture.height - (bottom - top + 1)) > 1 or abs(picture.width - (right - left + 1)) > 1:
+        raise LabelmeError(f"{size} does not fit its box of {right - left + 1} x {bottom - top + 1}")
+    if picture.height > 2 * height or picture.width > 2 * width:
+        raise LabelmeError(f"{size} is far larger than the image")
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            mask = np.asarray(picture) != 0  # of a palette the index counts, as in LabelMe
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
+        mask = np.asarray(picture) != 0  # of a palette the index counts, as in LabelMe
+    except (OSError, ValueError, SyntaxError):
         raise LabelmeError("its mask cannot be decoded; draw it again") from None
     mask = mask.any(-1) if mask.ndim == 3 else mask
     patch = mask[max(-top, 0) : max(height - top, 0), max(-left, 0) : max(width - left, 0)]

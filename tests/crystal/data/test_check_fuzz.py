@@ -29,7 +29,7 @@ from crystal.pages.check import write_check_page
 from crystal.training.config import TrainConfig
 from crystal.data.dataset import box_mask, load_split, raise_if_left_out
 from crystal.errors import CrystalError
-from crystal.data.anchor_coverage import reach_of
+from crystal.data.anchor_coverage import coverage_of
 from crystal.data.segmentation import to_rle
 
 MODEL = TrainConfig.tiny().model
@@ -177,8 +177,8 @@ for _ in range(int(sys.argv[3])):
         continue
     rows = rows_of(checked)
     if counts["files"] % 40 == 0:
-        reach = reach_of([(name, r) for name, split in checked.splits.items() for r in split.records], MODEL)
-        write_check_page(page, root, checked, rows, reach)
+        coverage = coverage_of([(name, r) for name, split in checked.splits.items() for r in split.records], MODEL)
+        write_check_page(page, root, checked, rows, coverage)
         page.unlink()
         counts["pages"] += 1
     for row in rows:

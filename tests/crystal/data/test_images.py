@@ -1,5 +1,7 @@
 """Every kind of image file a microscope or a colleague hands over, and the files that only look like one."""
 
+import contextlib
+import os
 import struct
 import subprocess
 import sys
@@ -10,7 +12,18 @@ import cv2
 import numpy as np
 import pytest
 
-from crystal.data.images import ImageError, apply_clahe, find_images, prepare, read_image
+from crystal.data import images
+from crystal.data.images import (
+    MAX_PIXELS,
+    ImageError,
+    apply_clahe,
+    decode_image,
+    encode_png,
+    find_images,
+    prepare,
+    read_image,
+    stated_size,
+)
 from maskrcnn_jax.image.clahe import clahe, clahe_rgb
 
 
@@ -170,6 +183,74 @@ def test_missing_and_folder_and_text(tmp_path):
     (tmp_path / "a.jpg").write_text("no image")
     with pytest.raises(ImageError, match="cannot be decoded"):
         read_image(tmp_path / "a.jpg")
+
+
+def states(suffix: str, side: int) -> bytes:
+    """A small file of each kind that states side x side pixels."""
+    small = bytearray(cv2.imencode(suffix, np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+    if suffix == ".png":
+        return png((side, side, 8, 2, 0, 0, 0), b"")
+    if suffix == ".bmp":
+        small[18:26] = struct.pack("<ii", side, side)
+    elif suffix == ".jpg":
+        at = small.index(b"\xff\xc0") + 5
+        small[at : at + 4] = struct.pack(">HH", side, side)
+    else:
+        (at,) = struct.unpack_from("<I", small, 4)
+        for entry in range(at + 2, at + 2 + 24, 12):
+            if struct.unpack_from("<H", small, entry)[0] in (256, 257):
+                small[entry + 2 : entry + 12] = struct.pack("<HII", 4, 1, side)
+    return bytes(small)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".jpg"])
+def test_decompression_bombs_are_refused_before_decoding(suffix, monkeypatch):
+    assert os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] == str(MAX_PIXELS)  # for what Pillow does not open
+    monkeypatch.setattr(images, "_decode", lambda *arguments: pytest.fail("decoded"))
+    with pytest.raises(ImageError, match=r"^drop: states more than 178 megapixels; crop it or scale it down$"):
+        decode_image(states(suffix, 60_000), "drop")
+    assert stated_size(states(suffix, 13_000), "drop") == (13_000, 13_000)
+    with pytest.raises(ImageError, match=r"13000 x 13000 pixels, more than its \d+ bytes can hold"):
+        decode_image(states(suffix, 13_000), "drop")
+
+
+def test_an_even_image_is_not_mistaken_for_one_that_cannot_be():
+    even = np.full((2000, 2000), 255, np.uint8)
+    packed = cv2.imencode(".png", even, [cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
+    for data in (packed, cv2.imencode(".jpg", even, [cv2.IMWRITE_JPEG_QUALITY, 1])[1].tobytes()):
+        assert decode_image(data, "even").shape == (2000, 2000, 3)
+
+
+def test_a_chunk_that_leads_beyond_the_end_is_not_followed(monkeypatch):
+    """A decoder would reserve the length it asks for first, up to 2 GB."""
+    sound = png((2, 2, 8, 0, 0, 0, 0), b"\0ab\0cd")
+    assert decode_image(sound, "drop.png").shape == (2, 2, 3)
+    at = sound.index(b"IDAT") - 4
+    damaged = sound[:at] + (2**31 - 1).to_bytes(4, "big") + sound[at + 4 :]
+    monkeypatch.setattr(images, "_decode", lambda *arguments: pytest.fail("decoded"))
+    with pytest.raises(ImageError, match="damaged"):
+        decode_image(damaged, "drop.png")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".bmp"])
+def test_mutated_files_end_in_an_image_or_an_image_error(suffix):
+    data = cv2.imencode(suffix, np.zeros((19, 33, 3), np.uint8))[1].tobytes()
+    assert stated_size(data, "drop") == (19, 33)
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        mutated = np.frombuffer(data, np.uint8)[: rng.integers(1, len(data))].copy()
+        mutated[rng.integers(0, len(mutated), 4)] = rng.integers(0, 256, 4)
+        with contextlib.suppress(ImageError):
+            decode_image(mutated.tobytes(), "drop")
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def test_written_png_files_are_read_back():
+    for image in (picture(), picture()[:, ::-1], picture(channels=1)[..., 0]):
+        read = decode_image(encode_png(image), "a.png")
+        assert np.array_equal(read, image if image.ndim == 3 else np.dstack([image] * 3))
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import pytest
 
 from crystal.data.convert import convert_dataset
 from crystal.data.labelme import LabelRules, to_coco
-from tests.labelme_files import document, encoded, mask_shape, picture, shape
+from tests.labelme_files import document, encoded, mask_shape, picture, shape, stating
 
 FILES = 1000
 MOST_GROWTH = 200 * 2**20  # bytes of resident memory that all of them together may add; one 100,000 px image is 30 GB
@@ -87,7 +87,7 @@ def damaged(rng):
     elif way in ("data", "claim"):
         data = bytearray(encoded(picture(24, 32), rng.choice(["PNG", "JPEG", "BMP", "TIFF"])))
         if way == "claim" and data[:4] == b"\x89PNG":
-            data[16:24] = (100_000).to_bytes(4, "big") * 2
+            data = bytearray(stating(100_000, bytes(data)))
         for _ in range(rng.randint(1, 20)):
             data[rng.randrange(len(data))] = rng.randrange(256)
         text = base64.b64encode(data[: rng.choice([len(data), rng.randrange(len(data))])]).decode()

@@ -9,7 +9,7 @@ from pycocotools import mask as rle_tools
 
 from crystal.data.labelme.document import LabelmeError, read_shape
 from crystal.data.labelme.pixels import draw_shape, drawn_as_labelme, part_of, run_lengths
-from tests.labelme_files import drawn, encoded, mask_shape, shape
+from tests.labelme_files import drawn, encoded, mask_shape, shape, stating
 
 H, W = 60, 80
 
@@ -136,10 +136,10 @@ def test_shapes_without_pixels_are_explained(entry, said):
 
 def test_a_mask_that_claims_a_hundred_thousand_pixels_a_side_is_not_decoded():
     data = base64.b64decode(PNG_OF_10)
-    claim = (100_000).to_bytes(4, "big")
-    huge = base64.b64encode(data[:16] + claim + claim + data[24:]).decode()
-    with pytest.raises(LabelmeError, match="100000 x 100000"):
-        part_of(read_shape(shape(points=[(0, 0), (99_999, 99_999)], kind="mask", mask=huge), 1), H, W)
+    for side, reason in ((100_000, "no PNG image of a usable size"), (9_000, "9000 x 9000 pixels is far larger")):
+        huge = base64.b64encode(stating(side, data)).decode()
+        with pytest.raises(LabelmeError, match=reason):
+            part_of(read_shape(shape(points=[(0, 0), (side - 1, side - 1)], kind="mask", mask=huge), 1), H, W)
     cut_short = base64.b64encode(data[:-20]).decode()
     with pytest.raises(LabelmeError, match=r"decoded|no pixel"):
         part_of(read_shape(shape(points=[(0, 0), (9, 9)], kind="mask", mask=cut_short), 1), H, W)
