@@ -76,7 +76,7 @@ def run(options: Demo | Render | Convert | Check | Train | Table1 | Evaluate | P
 
 def explanation(error: Exception) -> str | None:
     """One sentence about a failure that was foreseen; None for any other, whose stack trace is wanted."""
-    if isinstance(error, CrystalError | FileExistsError):
+    if isinstance(error, CrystalError):
         return str(error)
     if isinstance(error, ImportError) and "lib" in str(error) and ".so" in str(error):
         return f"{error}: install the system libraries OpenCV needs: apt-get install libgl1 libglib2.0-0"

@@ -1,10 +1,11 @@
-"""Files that are written: names fit for any system and different from each other, and writing in one step."""
+"""Files and folders that are written: names fit for any system, no two alike, and replaced or made in one step."""
 
 import contextlib
 import errno
 import itertools
 import os
 import re
+import shutil
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -83,6 +84,31 @@ def explained_writing(path: Path) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "free some space or choose another --out" if full else "choose an --out that can be written"
         raise OutputError(f"cannot write {at}: {(error.strerror or str(error)).lower()}; {remedy}") from error
+
+
+@contextlib.contextmanager
+def folder_written_whole(out: Path) -> Iterator[Path]:
+    """A folder written whole or not at all: write into the one given, which becomes `out` when the block ends.
+
+    Where the block raises, Ctrl-C included, or writes nothing, nothing is left.
+
+    Raises:
+        OutputError: `out` is a file or a folder with something in it, or cannot be written.
+    """
+    out = out.resolve()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out} already exists and is not empty; name another folder or remove this one")
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        with explained_writing(out):
+            partial.mkdir(parents=True)
+            yield partial
+            if any(partial.iterdir()):
+                if out.exists():
+                    out.rmdir()
+                partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

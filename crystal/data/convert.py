@@ -10,78 +10,81 @@ JSON files' own, with anything but letters, digits and a few signs replaced.
 
 import contextlib
 import itertools
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.table import Table
 from rich.text import Text
 
 from crystal.console import console, one_bar
 from crystal.data.images import encode_png
-from crystal.data.journal import Entry, Journal, state_of
-from crystal.data.labelme.coco import convert_file, explain, find_labelme
+from crystal.data.labelme.coco import convert_file, explain, find_labelme, to_dataset
 from crystal.data.labelme.document import LabelmeError, Problem, printable
 from crystal.data.labelme.folder import write_folder
 from crystal.data.labelme.labels import LabelRules
 from crystal.data.options import Convert
 from crystal.data.pool import in_processes
 from crystal.data.splits import DROP_IN_NAME, Dealt, SplitError, compile_pattern, deal
-from crystal.files import OutputError, distinct_stem, explained_writing
+from crystal.files import OutputError, distinct_stem, explained_writing, folder_written_whole
 
 
 class Task(NamedTuple):
-    """One LabelMe file to convert into `new/<name>`."""
+    """One LabelMe file to convert: into `folder`, under a name of its own."""
 
     source: Path
     name: str
     rules: LabelRules
-    new: Path
+    folder: Path
+
+
+class ConvertedImage(NamedTuple):
+    """One converted image, whose files lie in its task's folder until its split is known.
+
+    Attributes:
+        source: the LabelMe file.
+        name: of its files in the dataset, without suffix.
+        content: a hash of the pixels.
+        image: COCO's image, without id.
+        annotations: COCO's, without ids, `category` by name.
+        problems: what was left out.
+    """
+
+    source: Path
+    name: str
+    content: str
+    image: dict[str, Any]
+    annotations: list[dict[str, Any]]
+    problems: list[Problem]
 
 
 class Conversion(NamedTuple):
-    """What became of the files: entries a split, what was left out, how many images were taken over from before."""
+    """What became of the files: the images of each split, and what was left out."""
 
-    splits: dict[str, list[Entry]]
+    splits: dict[str, list[ConvertedImage]]
     problems: list[Problem]
-    taken_over: int
 
 
-def _write_files(task: Task) -> Entry:
+def _convert(task: Task) -> ConvertedImage:
     converted = convert_file(task.source, task.rules)
-    files = state_of(converted.files)
+    file_name = task.name + converted.suffix
     if converted.encoded is None:
         converted = converted._replace(encoded=encode_png(converted.pixels))
-    partial, place = task.new / f".{task.name}", task.new / task.name
-    with explained_writing(partial):
-        for leftover in (partial, place):
-            if leftover.exists():
-                shutil.rmtree(leftover)
-        partial.mkdir()
-        (partial / f"image{converted.suffix}").write_bytes(converted.encoded or b"")
-        write_folder(partial / "labelme", converted)
-        os.replace(partial, place)
+    with explained_writing(task.folder / file_name):
+        (task.folder / file_name).write_bytes(converted.encoded or b"")
+        write_folder(task.folder / f"{task.name}_json", converted)
     height, width = converted.pixels.shape[:2]
-    return Entry(
-        source=str(task.source),
-        name=task.name,
-        suffix=converted.suffix,
-        rules=dict(task.rules.renamed),
-        files=files,
-        content=converted.content,
-        height=height,
-        width=width,
-        annotations=converted.annotations,
-        problems=[[problem.shape, problem.text] for problem in converted.problems],
-    )
+    image = {"file_name": file_name, "height": height, "width": width}
+    return ConvertedImage(task.source, task.name, converted.content, image, converted.annotations, converted.problems)
 
 
-def convert_one(task: Task) -> Entry | Problem:
+def convert_one(task: Task) -> ConvertedImage | Problem:
     """Convert a file, in a worker process. Raises OutputError only: whatever is wrong with the file is a `Problem`."""
     try:
-        return _write_files(task)
+        return _convert(task)
     except OutputError:
         raise
     except Exception as error:
@@ -96,6 +99,18 @@ def _name_in(source: Path, folders: Sequence[Path]) -> str:
     return source.stem
 
 
+def _write_split(folder: Path, new: Path, images: Sequence[ConvertedImage], categories: Sequence[str]) -> None:
+    """Move a split's files from `new` into its folders and write its COCO file."""
+    for kind in ("images", "labelme"):
+        (folder / kind).mkdir(parents=True)
+    for one in images:
+        file_name = one.image["file_name"]
+        (new / file_name).rename(folder / "images" / file_name)
+        (new / f"{one.name}_json").rename(folder / "labelme" / f"{one.name}_json")
+    document = to_dataset([(one.image, one.annotations) for one in images], categories)
+    folder.with_suffix(".json").write_text(json.dumps(document), encoding="utf-8")
+
+
 def convert_dataset(
     folders: Sequence[Path],
     out: Path,
@@ -105,13 +120,13 @@ def convert_dataset(
     seed: int = 0,
     group: str = DROP_IN_NAME,
     workers: int = 2,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Conversion:
-    """Convert LabelMe files into the dataset folder `out`; the same call again goes on where it stopped.
+    """Convert LabelMe files into the new folder `out`: all that can be used, or, after an error, nothing.
 
     Args:
         folders: LabelMe files, or folders searched at any depth.
-        out: new, empty, or an earlier conversion of the same folders: then only what has changed is done.
+        out: a folder that does not exist yet, or is empty.
         rules: which labels are renamed or dropped.
         shares: split -> share of the images; see `splits.deal`.
         seed: of the deal.
@@ -120,50 +135,50 @@ def convert_dataset(
         progress: called as progress(done, total).
 
     Returns:
-        The `Conversion`; nothing is published if no file can be used.
+        The `Conversion`; `out` is not made if no file can be used.
 
     Raises:
         LabelmeError: no JSON file at all.
-        SplitError, JournalError, OutputError: bad settings, a folder of something else, a full disk.
+        SplitError, OutputError: bad settings, a folder in use, a full disk.
     """
     pattern = compile_pattern(group)
     deal([], shares, seed=seed)  # complains of the shares before an hour's work
-    sources, problems = find_labelme(folders, without=out)
+    sources, problems = find_labelme(folders)
     if not sources:
         raise LabelmeError(f"{', '.join(map(str, folders[:3]))}: no LabelMe file (*.json) there; check the path")
     taken: set[str] = set()
-    names = {source: distinct_stem(source, taken) for source in sources}
-    with Journal(out, folders) as journal:
-        before = {source: journal.done(source, names[source], rules.renamed) for source in sources}
-        entries = [entry for entry in before.values() if entry]
-        taken_over = len(entries)
-        tasks = [Task(source, names[source], rules, journal.new) for source in sources if before[source] is None]
-        report = progress or (lambda done, total: None)
-        report(taken_over, len(sources))
+    images: list[ConvertedImage] = []
+    with folder_written_whole(out) as partial:
+        new = partial / "new"
+        new.mkdir()
+        tasks = [Task(source, distinct_stem(source, taken), rules, new) for source in sources]
+        progress(0, len(sources))
+        # Closed at once, so that no worker outlives a Ctrl-C.
         with contextlib.closing(in_processes(convert_one, tasks, workers)) as results:
-            for done, result in enumerate(results, taken_over + 1):
+            for done, result in enumerate(results, 1):
                 if isinstance(result, Problem):
                     problems.append(result)
                 else:
-                    journal.add(result)
-                    entries.append(result)
-                report(done, len(sources))
-        entries.sort(key=lambda entry: entry.name)
-        problems += [Problem(Path(e.source), shape, text) for e in entries for shape, text in e.problems]
+                    images.append(result)
+                    problems += result.problems
+                progress(done, len(sources))
+        images.sort(key=lambda one: one.name)
         dealt = deal(
-            [Dealt(_name_in(Path(e.source), folders), e.content, len(e.annotations)) for e in entries],
+            [Dealt(_name_in(one.source, folders), one.content, len(one.annotations)) for one in images],
             shares,
             seed=seed,
             pattern=pattern,
         )
         splits = {
-            split: [entry for entry, own in zip(entries, dealt, strict=True) if own == split]
+            split: [one for one, own in zip(images, dealt, strict=True) if own == split]
             for split, share in shares.items()
             if share > 0 or split in ("train", "val")
         }
-        if entries:
-            journal.publish(splits)
-    return Conversion(splits, sorted(problems, key=lambda p: (str(p.path), p.shape or 0)), taken_over)
+        categories = sorted({annotation["category"] for one in images for annotation in one.annotations})
+        for split, own in splits.items() if images else ():
+            _write_split(partial / split, new, own, categories)
+        shutil.rmtree(new)
+    return Conversion(splits, sorted(problems, key=lambda p: (str(p.path), p.shape or 0)))
 
 
 def _table(problems: Sequence[Problem]) -> Table:
@@ -181,13 +196,11 @@ def _table(problems: Sequence[Problem]) -> Table:
 
 
 def _summary(out: Path, result: Conversion) -> str:
-    counts = ", ".join(f"{split} {len(entries)}" for split, entries in result.splits.items())
-    entries = [entry for own in result.splits.values() for entry in own]
-    categories = sorted({a["category"] for entry in entries for a in entry.annotations})
-    instances = sum(len(entry.annotations) for entry in entries)
-    kept = f", {result.taken_over} taken over from before" if result.taken_over else ""
+    counts = ", ".join(f"{split} {len(images)}" for split, images in result.splits.items())
+    names = [a["category"] for images in result.splits.values() for one in images for a in one.annotations]
+    categories = sorted(set(names))
     named = ", ".join(categories[:10]) + (", ..." if len(categories) > 10 else "")
-    return f"{out}: {counts} images{kept}; {instances} instances of {named or 'no category'}"
+    return f"{out}: {counts} images; {len(names)} instances of {named or 'no category'}"
 
 
 def convert_command(options: Convert) -> int:

@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from crystal.data.outlines import polygons
 from crystal.data.pool import in_processes
 from crystal.drops.drop import DrawnCrystal, Drop, draw_drop
 from crystal.drops.options import Render
+from crystal.files import explained_writing, folder_written_whole
 
 JPEG_QUALITY = 88
 SPLITS = ("train", "val")
@@ -61,14 +60,6 @@ def _labelme(name: str, drop: Drop, outlines: list[list[list[float]]]) -> dict:
     return document | {"imageHeight": height, "imageWidth": width}
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write a file; the error of a full disk names it."""
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
 def _render_one(task: tuple) -> tuple[dict, list[dict]]:
     """Draw one image into its folder with its LabelMe file; returns its COCO record and annotations, without ids."""
     folder, split, index, seed, light, height, width = task
@@ -79,8 +70,9 @@ def _render_one(task: tuple) -> tuple[dict, list[dict]]:
     )
     annotated = [_annotate(instance) for instance in drop.instances]
     document = _labelme(f"{name}.jpg", drop, [outline for _, outline in annotated])
-    _write(folder / f"{name}.jpg", jpeg.tobytes())
-    _write(folder / f"{name}.json", json.dumps(document, indent=1).encode())
+    with explained_writing(folder / f"{name}.jpg"):
+        (folder / f"{name}.jpg").write_bytes(jpeg.tobytes())
+        (folder / f"{name}.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
     return {"file_name": f"{name}.jpg", "height": height, "width": width}, [annotation for annotation, _ in annotated]
 
 
@@ -116,9 +108,9 @@ def render_dataset(
     height: int = 800,
     width: int = 1000,
     workers: int = 2,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> None:
-    """Draw a data set into the new folder `out`: all of it, or nothing.
+    """Draw a dataset into the new folder `out`: all of it, or nothing.
 
     `out/{train,val}/images/` holds JPEG images with a LabelMe file beside each, `out/{train,val}.json` the same
     crystals in COCO's format (a crystal to be ignored has iscrowd 1). Equal arguments give equal bytes, whatever the
@@ -136,17 +128,12 @@ def render_dataset(
         progress: called as progress(done, total) after each image.
 
     Raises:
-        FileExistsError: if `out` is a file or a folder with something in it.
-        OSError: if a file cannot be written, for example on a full disk; it names the file.
-        ValueError: if a number is out of range.
+        OutputError: `out` is a file or a folder with something in it, or a file cannot be written.
+        ValueError: a number is out of range.
     """
-    out = Path(out).resolve()
     if train < 0 or val < 0:
         raise ValueError(f"train is {train} and val is {val}; neither can be negative")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} already exists and is not empty; name another folder or remove this one")
-    partial = out.parent / f".{out.name}.{os.getpid()}.partial"
-    try:
+    with folder_written_whole(out) as partial:
         tasks = []
         for split, number in zip(SPLITS, (train, val), strict=True):
             folder = partial / split / "images"
@@ -157,16 +144,9 @@ def render_dataset(
         with contextlib.closing(in_processes(_render_one, tasks, workers)) as drawn:
             for result in drawn:
                 results.append(result)
-                if progress is not None:
-                    progress(len(results), len(tasks))
+                progress(len(results), len(tasks))
         for split, part in zip(SPLITS, (results[:train], results[train:]), strict=True):
-            _write(partial / f"{split}.json", json.dumps(_coco(part, seed, light)).encode())
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    except BaseException:  # Ctrl-C too
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+            (partial / f"{split}.json").write_text(json.dumps(_coco(part, seed, light)), encoding="utf-8")
 
 
 def render_command(options: Render) -> int:

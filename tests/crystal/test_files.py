@@ -1,12 +1,20 @@
 """Names that do not collide, and that any file system takes; files that are replaced whole."""
 
+import contextlib
 import os
 import re
 from pathlib import Path
 
 import pytest
 
-from crystal.files import MOST_CHARACTERS, OutputError, distinct_stem, name_outputs, write_atomically
+from crystal.files import (
+    MOST_CHARACTERS,
+    OutputError,
+    distinct_stem,
+    folder_written_whole,
+    name_outputs,
+    write_atomically,
+)
 
 
 def test_names_of_images_in_two_folders_differ():
@@ -59,3 +67,24 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert path.read_bytes() == b"new"
     assert [p.name for p in tmp_path.iterdir()] == ["numbers.json"]
+
+
+@pytest.mark.parametrize("error", [ValueError("no ink"), KeyboardInterrupt(), None])
+def test_a_folder_that_is_not_finished_leaves_nothing(tmp_path, error):
+    with contextlib.suppress(type(error)), folder_written_whole(tmp_path / "out") as folder:
+        if error:
+            (folder / "half").mkdir()
+            raise error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_appears_whole_and_replaces_none_but_an_empty_one(tmp_path):
+    for _ in range(2):
+        with folder_written_whole(tmp_path / "deep" / "out") as folder:
+            (folder / "a").write_text("a")
+            assert not (tmp_path / "deep" / "out" / "a").exists()
+        (tmp_path / "deep" / "out" / "a").unlink()
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "deep", tmp_path / "file"):
+        with pytest.raises(OutputError, match="not empty; name another"), folder_written_whole(out):
+            pytest.fail("begun")

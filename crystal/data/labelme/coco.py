@@ -40,7 +40,6 @@ class Converted(NamedTuple):
         instances: the objects, one an annotation, with the shapes that were used.
         rles: their pixels, one an annotation.
         problems: what was left out.
-        files: those that were read.
     """
 
     pixels: UInt8[np.ndarray, "h w 3"]
@@ -51,7 +50,6 @@ class Converted(NamedTuple):
     instances: list[Instance]
     rles: list[Rle]
     problems: list[Problem]
-    files: tuple[Path, ...]
 
 
 def _upright(data: bytes) -> bool:
@@ -150,7 +148,6 @@ def convert_file(path: Path, rules: LabelRules = NO_RULES) -> Converted:
         instances=instances,
         rles=[rle for _, rle in made],
         problems=sorted(problems, key=lambda problem: problem.shape or 0),
-        files=document.files,
     )
 
 
@@ -161,28 +158,22 @@ def explain(path: Path, error: Exception) -> Problem:
     return Problem(path, None, f"fails in a way not foreseen ({type(error).__name__}: {printable(str(error), 200)})")
 
 
-def find_labelme(paths: Iterable[str | Path], *, without: Path | None = None) -> tuple[list[Path], list[Problem]]:
+def find_labelme(paths: Iterable[str | Path]) -> tuple[list[Path], list[Problem]]:
     """The JSON files named, and those in the folders named, at any depth, each once, in the order of their names.
 
     Args:
         paths: files and folders; a file that is named is taken whatever its suffix. Hidden ones in folders are not.
-        without: a folder to leave out: where the results go.
 
     Returns:
         The files, and a problem for each path that does not exist.
     """
     found: dict[Path, None] = {}
     problems = []
-    left_out = None if without is None else without.absolute()
     for path in map(Path, paths):
         if path.is_dir():
             inside = (p for p in sorted(path.rglob("*")) if p.suffix.lower() == ".json" and not p.is_dir())
-            found.update(
-                (p, None)
-                for p in inside
-                if not any(part.startswith(".") for part in p.relative_to(path).parts)
-                and (left_out is None or left_out not in p.absolute().parents)
-            )
+            visible = (p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts))
+            found.update(dict.fromkeys(visible))
         elif path.exists():
             found[path] = None
         else:

@@ -64,7 +64,7 @@ class Shape(NamedTuple):
 
 class Document(NamedTuple):
     """A LabelMe file: `image` is the image file's content, `upright` whether its EXIF orientation applies, `size` the
-    (height, width) that the JSON states, None for what it does not; `files` those that were read.
+    (height, width) that the JSON states, None for what it does not.
     """
 
     path: Path
@@ -73,7 +73,6 @@ class Document(NamedTuple):
     image: bytes
     upright: bool
     size: tuple[int | None, int | None]
-    files: tuple[Path, ...]
 
 
 def printable(text: str, most: int = 500) -> str:
@@ -135,19 +134,19 @@ def _referenced(path: Path, image_path: Any) -> Path:
     raise LabelmeError(f"its image {shown} does not exist or is no regular file; put it there, or correct imagePath")
 
 
-def _image(path: Path, content: dict[str, Any]) -> tuple[bytes, bool, tuple[Path, ...]]:
-    """The image's bytes, whether EXIF applies, and the files read."""
+def _image(path: Path, content: dict[str, Any]) -> tuple[bytes, bool]:
+    """The image's bytes, and whether EXIF applies."""
     embedded = content.get("imageData")
     if embedded not in (None, ""):
         if not isinstance(embedded, str):
             raise LabelmeError("its imageData is no text; save it again in LabelMe")
         try:
-            return base64.b64decode(embedded), False, (path,)
+            return base64.b64decode(embedded), False
         except (binascii.Error, ValueError):
             raise LabelmeError("its imageData is damaged; remove it if imagePath is right") from None
     image_path = _referenced(path, content.get("imagePath"))
     try:
-        return _read(image_path, MAX_BYTES), True, (path, image_path)
+        return _read(image_path, MAX_BYTES), True
     except LabelmeError as error:
         raise LabelmeError(f"its image {printable(str(image_path))} {error}") from error
 
@@ -224,7 +223,7 @@ def read_document(path: Path, rules: LabelRules) -> Document:
         LabelmeError: nothing of it can be used; the message says why, without the file's name.
     """
     content = _parse(_read(path, MAX_JSON_BYTES))
-    image, upright, files = _image(path, content)
+    image, upright = _image(path, content)
     shapes, problems = [], []
     for number, entry in enumerate(content["shapes"], 1):
         label = entry.get("label") if isinstance(entry, dict) else None
@@ -235,4 +234,4 @@ def read_document(path: Path, rules: LabelRules) -> Document:
         except LabelmeError as error:
             problems.append(Problem(path, number, f"left out: {error}"))
     size = _stated(content, "imageHeight"), _stated(content, "imageWidth")
-    return Document(path, tuple(shapes), tuple(problems), image, upright, size, files)
+    return Document(path, tuple(shapes), tuple(problems), image, upright, size)

@@ -1,7 +1,7 @@
-"""`crystal convert` as a whole: the dataset's files, going on after a stop, what is refused, and what is listed."""
+"""`crystal convert` as a whole: the dataset's files, what is refused, and what is listed."""
 
+import dataclasses
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from crystal.data.convert import convert_command, convert_dataset
 from crystal.data.dataset import load_split
 from crystal.data.images import read_image
 from crystal.data.labelme import LabelRules, to_coco
+from crystal.data.options import Convert
 from crystal.errors import CrystalError
 from crystal.files import OutputError
 from tests.labelme_files import document, encoded, picture, shape, write
@@ -35,10 +36,6 @@ def run(folder, out, **settings):
 
 def below(folder):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def visible(folder):
-    return {name: data for name, data in below(folder).items() if not name.startswith(".")}
 
 
 def test_a_dataset_that_the_loader_reads(folder, tmp_path):
@@ -88,11 +85,10 @@ def test_the_same_annotations_as_in_memory(folder, tmp_path):
 def test_as_many_workers_as_one_likes(folder, tmp_path):
     run(folder, tmp_path / "one")
     run(folder, tmp_path / "two", workers=2)
-    assert visible(tmp_path / "one") == visible(tmp_path / "two")
+    assert below(tmp_path / "one") == below(tmp_path / "two")
 
 
-def test_an_interrupted_run_goes_on(folder, tmp_path, monkeypatch):
-    run(folder, tmp_path / "whole")
+def test_an_interrupt_leaves_nothing(folder, tmp_path, monkeypatch):
     real, done = module.convert_one, []
 
     def interrupted(task):
@@ -104,90 +100,19 @@ def test_an_interrupted_run_goes_on(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "convert_one", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(folder, tmp_path / "out")
-    assert visible(tmp_path / "out") == {}  # nothing half-written where a training would look
-    with open(tmp_path / "out" / ".convert" / "journal.jsonl", "a") as journal:
-        journal.write('{"source": "cut short')
-    done.clear()
-    monkeypatch.setattr(module, "convert_one", lambda task: done.append(task.name) or real(task))
-    assert run(folder, tmp_path / "out").taken_over == 4
-    assert len(done) == 4
-    assert visible(tmp_path / "out") == visible(tmp_path / "whole")
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
 
 
-def test_a_run_cut_short_while_publishing_goes_on(folder, tmp_path, monkeypatch):
-    from crystal.data.journal import Journal
-
-    run(folder, tmp_path / "whole")
-    real, moves = Journal._move, []
-
-    def failing(self, *arguments):
-        moves.append(arguments)
-        if len(moves) == 6:
-            raise OSError(28, "No space left on device", "somewhere")
-        real(self, *arguments)
-
-    monkeypatch.setattr(Journal, "_move", failing)
-    with pytest.raises(OutputError, match="free some space"):
-        run(folder, tmp_path / "out")
-    assert not list((tmp_path / "out").glob("*.json"))  # no file that speaks of images which are not there
-    monkeypatch.setattr(Journal, "_move", real)
-    assert run(folder, tmp_path / "out").taken_over == 8
-    assert visible(tmp_path / "out") == visible(tmp_path / "whole")
-
-
-def test_a_repeated_run_does_only_what_has_changed(folder, tmp_path, monkeypatch):
-    run(folder, tmp_path / "out")
-    before = visible(tmp_path / "out")
-    done, real = [], module.convert_one
-    monkeypatch.setattr(module, "convert_one", lambda task: done.append(task.name) or real(task))
-    assert run(folder, tmp_path / "out").taken_over == 8
-    assert (done, visible(tmp_path / "out")) == ([], before)
-
-    write(folder, "plate_A01_1", [shape(), shape()], seed=0)  # corrected
-    write(folder, "plate_C09", [shape()], seed=20)  # new
-    (folder / "plate_A06_1.json").unlink()  # gone
-    next((tmp_path / "out").glob("*/images/plate_A02_1.png")).unlink()  # lost
-    run(folder, tmp_path / "out")
-    assert done == ["plate_A01_1", "plate_A02_1", "plate_C09"]
-    run(folder, tmp_path / "fresh")
-    assert visible(tmp_path / "out") == visible(tmp_path / "fresh")
-    done.clear()
-    run(folder, tmp_path / "out", rules=LabelRules.parse(["ice="]))  # other rules change every image
-    assert len(done) == 8
-    assert '"ice"' not in (tmp_path / "out" / "train.json").read_text()
-
-
-def test_another_seed_moves_files_without_converting_them(folder, tmp_path):
-    run(folder, tmp_path / "out", shares={"train": 0.4, "val": 0.3, "test": 0.3}, seed=0)
-    assert (tmp_path / "out" / "test.json").exists()
-    moved = run(folder, tmp_path / "out", seed=3)
-    assert moved.taken_over == 8
-    run(folder, tmp_path / "fresh", seed=3)
-    assert visible(tmp_path / "out") == visible(tmp_path / "fresh")
-
-
-def test_what_is_not_ours_is_not_touched(folder, tmp_path):
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "thesis.txt").write_text("years of work")
-    with pytest.raises(CrystalError, match="not empty"):
-        run(folder, mine)
-    run(folder, tmp_path / "out")
-    with pytest.raises(CrystalError, match="name the same folders"):
-        convert_dataset([folder / "copies"], tmp_path / "out", rules=LabelRules(), shares=SHARES, workers=1)
-    assert below(mine) == {"thesis.txt": b"years of work"}
-    # A journal that leads elsewhere, in a folder somebody else made.
-    journal = tmp_path / "out" / ".convert" / "journal.jsonl"
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
-    journal.write_text("".join(json.dumps(line | {"name": "../../../mine/thesis"}) + "\n" for line in lines))
-    run(folder, tmp_path / "out")
-    assert below(mine) == {"thesis.txt": b"years of work"}
-
-
-def test_the_results_are_no_input(folder):
-    """DATASET may lie among the files: its own JSON is not read again."""
-    run(folder, folder / "dataset")
-    assert run(folder, folder / "dataset").problems == []
+def test_a_folder_in_use_is_not_touched(folder, tmp_path):
+    """Neither another's nor an earlier conversion, also where it lies among the files."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    run(folder, folder / "out")
+    for out in (tmp_path / "mine", folder / "out"):
+        before = below(out)
+        with pytest.raises(OutputError, match="not empty; name another folder or remove this one"):
+            run(folder, out)
+        assert below(out) == before
 
 
 def test_images_go_in_as_they_are_where_every_program_shows_them_alike(tmp_path):
@@ -209,9 +134,10 @@ def test_only_bad_files_make_no_dataset(tmp_path):
     (tmp_path / "in" / "a.json").write_text("{")
     result = run(tmp_path / "in", tmp_path / "out")
     assert len(result.problems) == 1
-    assert visible(tmp_path / "out") == {}
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "empty").mkdir()
     with pytest.raises(CrystalError, match="no LabelMe file"):
-        run(tmp_path / "out", tmp_path / "other")
+        run(tmp_path / "empty", tmp_path / "out")
 
 
 def test_a_full_disk_is_no_problem_of_the_file(folder, tmp_path, monkeypatch):
@@ -226,20 +152,16 @@ def test_a_full_disk_is_no_problem_of_the_file(folder, tmp_path, monkeypatch):
 
 
 def test_the_command_lists_what_was_left_out(folder, tmp_path, capsys):
-    settings = {"labels": ["ice=crystal"], "val": 0.3, "test": 0.0, "seed": 0, "group": None, "workers": 1}
-    assert convert_command([folder], tmp_path / "out", **settings) == 0
-    said = capsys.readouterr().out
-    assert "8 images" not in said
-    assert "17 instances of crystal" in said
+    options = Convert((folder,), tmp_path / "out", labels=("ice=crystal",), val=0.3, workers=1)
+    assert convert_command(options) == 0
+    assert "17 instances of crystal" in capsys.readouterr().out
     (folder / "bad[red].json").write_text("{")
     write(folder, "line", [shape(kind="line", points=[(1, 1), (5, 5)]), shape()], seed=30)
-    assert convert_command([folder], tmp_path / "out", **settings) == 1
+    assert convert_command(dataclasses.replace(options, out=tmp_path / "second")) == 1
     said = "".join(capsys.readouterr().out.split())
     assert "leftout(2)" in said
     assert "bad[red].json" in said
     assert "covers" in said
-    assert "8takenoverfrombefore" in said
-    shutil.rmtree(tmp_path / "out")
     with pytest.raises(CrystalError, match="more than 1"):
-        convert_command([folder], tmp_path / "out", **settings | {"val": 0.8, "test": 0.5})
-    assert not (tmp_path / "out").exists()
+        convert_command(dataclasses.replace(options, out=tmp_path / "third", val=0.8, test=0.5))
+    assert not (tmp_path / "third").exists()

@@ -15,6 +15,7 @@ from crystal.drops import dataset as rendering
 from crystal.drops import drop as drawing
 from crystal.drops.dataset import render_dataset
 from crystal.drops.drop import Drop, draw_drop
+from crystal.files import OutputError
 
 SMALL = {"height": 256, "width": 320}
 
@@ -318,10 +319,10 @@ def test_progress_is_told_after_each_image(tmp_path):
 def test_a_folder_in_use_is_refused_and_an_empty_one_taken(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("keep")
-    with pytest.raises(FileExistsError, match="not empty; name another folder"):
+    with pytest.raises(OutputError, match="not empty; name another folder"):
         render_dataset(tmp_path / "full", train=1, val=0, workers=1)
     assert contents(tmp_path) == {"full/notes.txt": b"keep"}
-    with pytest.raises(FileExistsError):
+    with pytest.raises(OutputError):
         render_dataset(tmp_path / "full" / "notes.txt", train=1, val=0, workers=1)
     (tmp_path / "empty").mkdir()
     render_dataset(tmp_path / "empty", train=0, val=1, workers=1, **SMALL)
@@ -362,7 +363,7 @@ def test_a_full_disk_names_the_file(monkeypatch, tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", write_bytes)
-    with pytest.raises(OSError, match=r"No space left on device.*drop_train_00001\.jpg"):
+    with pytest.raises(OutputError, match=r"drop_train_00001\.jpg: no space left on device; free some space"):
         render_dataset(tmp_path / "out", train=1, val=0, workers=1, **SMALL)
     assert not list(tmp_path.iterdir())
 
