@@ -351,7 +351,7 @@ def write_zip(path: Path, arrays: dict[str, np.ndarray]) -> None:
         archive.writestr("weights/version", "3\n")
 
 
-def write_stacked(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def write_legacy(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """As `torch.save` wrote a state dict before version 1.6."""
     program = io.BytesIO()
     with _names_of_torch():

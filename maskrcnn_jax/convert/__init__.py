@@ -1,6 +1,6 @@
-"""COCO weights of other code bases as a `MaskRCNN`: Matterport's h5, torchvision's pth, Detectron2's pkl.
+"""COCO weights of other implementations as a `MaskRCNN`: Matterport's h5, torchvision's pth, Detectron2's pkl.
 
-`python -m maskrcnn_jax.convert SOURCE DESTINATION` writes a checkpoint; `load` gives the model at once.
+`python -m maskrcnn_jax.convert SOURCE DESTINATION` writes a checkpoint; `load` returns the model.
 """
 
 from maskrcnn_jax.convert.table import ConversionError

@@ -1,7 +1,7 @@
-"""Detectron2's mask_rcnn_R_101_FPN_3x (and its 50 deep sister): names and rules.
+"""Detectron2's mask_rcnn_R_101_FPN_3x (and R_50): names and conversion rules.
 
-Images are BGR there, so the stem's input channels are reversed. Its 80 classes have the background last, and box and
-mask outputs none for it: our background row comes first, and where they have none it is 0, which nothing reads.
+Detectron2 reads BGR images, so the stem's input channels are reversed. Its background is the last class, here the
+first; its box and mask outputs have no background, whose rows here are zeros and never used.
 """
 
 import dataclasses
@@ -16,9 +16,9 @@ from maskrcnn_jax.convert.table import Rule, Shape
 
 EPSILON = 1e-5
 IGNORED = {
-    r"pixel_(mean|std)": "taken off the image by the config",
+    r"pixel_(mean|std)": "part of the config",
     r"proposal_generator\.anchor_generator\.cell_anchors.*": "computed from the config",
-    r".*\.num_batches_tracked": "a counter of training, which no output depends on",
+    r".*\.num_batches_tracked": "a training counter without effect on outputs",
 }
 CLASSES = 80
 
@@ -29,7 +29,7 @@ def is_detectron2(names: Mapping[str, Entry]) -> bool:
 
 
 def config(names: Mapping[str, Entry]) -> MaskRCNNConfig:
-    """`detectron2_coco`, as deep as the names say."""
+    """`detectron2_coco` with the depth found in the names."""
     preset = MaskRCNNConfig.detectron2_coco()
     backbone = count_blocks(names, "backbone.bottom_up.res4.")
     return dataclasses.replace(preset, backbone=dataclasses.replace(preset.backbone, depths=backbone.depths))
@@ -45,7 +45,7 @@ def background_first(rows: np.ndarray) -> np.ndarray:
 
 
 def with_background(rows: np.ndarray) -> np.ndarray:
-    """Rows of zeros for the background before those of the 80 classes, as many as each class has.
+    """Prepend rows of zeros for the background, as many as each of the 80 classes has.
 
     >>> with_background(np.ones(160)).reshape(81, 2)[:2].tolist()
     [[0.0, 0.0], [1.0, 1.0]]
@@ -54,7 +54,7 @@ def with_background(rows: np.ndarray) -> np.ndarray:
 
 
 def rules(wanted: Mapping[str, Shape], depths: tuple[int, ...], *, epsilon: float) -> list[Rule]:
-    """The whole table. `wanted`: shapes of our parameters."""
+    """All conversion rules. `wanted`: shapes of our parameters."""
     body, rpn, heads = "backbone.bottom_up", "proposal_generator.rpn_head", "roi_heads"
     table = [
         *conv(wanted, "backbone.stem", f"{body}.stem.conv1", reverse_inputs=True),

@@ -1,9 +1,9 @@
-"""Matterport's mask_rcnn_coco.h5 (ResNet101, Keras 2, TensorFlow 1): reading, names and rules.
+"""Matterport's mask_rcnn_coco.h5 (ResNet101, Keras 2, TensorFlow 1): reading, names and conversion rules.
 
-The layouts are ours already (NHWC, HWIO), with these differences: every convolution has a bias besides its norm, whose
-epsilon is 1e-3; the RPN has two logits an anchor, background and foreground, and one logit of their difference gives
-the same probability; boxes and deltas are (y, x, height, width); a transposed kernel is [row, column, out, in]; the box
-head's 7x7 convolution over 7x7 bins is a linear layer. The norms of both heads are folded into their layers.
+The layouts are the same as here (NHWC, HWIO), except: every convolution has a bias besides its norm, whose epsilon is
+1e-3; the RPN has two logits per anchor, background and foreground, whose difference as one logit gives the same
+probability; boxes and deltas are (y, x, height, width); transposed kernels are [row, column, out, in]; the box head's
+7x7 convolution over 7x7 bins is a linear layer here. The norms of both heads are folded into their layers.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,30 +26,30 @@ STATISTICS = ("gamma", "beta", "moving_mean", "moving_variance")
 
 @contextmanager
 def open_h5(path: Path) -> Iterator[dict[str, Entry]]:
-    """Arrays by "layer/weight", whatever groups they lie in. Raises ConversionError."""
+    """Arrays by "layer/weight", the last two parts of their paths. Raises ConversionError."""
     import h5py
 
     entries: dict[str, Entry] = {}
 
     def visit(group: Any, place: str) -> None:
         for key in group:
-            # A soft or external link could lead round in a circle, or into another file.
+            # Soft and external links could form cycles, or read other files.
             if not isinstance(group.get(key, getlink=True), h5py.HardLink):
-                raise ConversionError(f"{place}{key} is a link, which weights do not have")
+                raise ConversionError(f"{place}{key} is a link, which is not allowed in weight files")
             item = group[key]
             if isinstance(item, h5py.Group):
                 visit(item, f"{place}{key}/")
             elif item.is_virtual or item.external:
-                raise ConversionError(f"{place}{key} lies in another file")
+                raise ConversionError(f"{place}{key} refers to another file")
             else:
                 name = "/".join(f"{place}{key}".split("/")[-2:]).removesuffix(":0")
                 if name in entries:
-                    raise ConversionError(f"{name} is there twice")
+                    raise ConversionError(f"{name} occurs twice")
                 entries[name] = Entry(tuple(item.shape), lambda item=item: item[()])
 
     try:
         with h5py.File(path) as file:
-            # A whole saved model keeps its weights one group further down, beside the optimizer's.
+            # In a file of a whole model the weights are in a group of their own, next to the optimizer's.
             visit(file.get("model_weights", file), "")
             yield entries
     except ConversionError:
@@ -59,7 +59,7 @@ def open_h5(path: Path) -> Iterator[dict[str, Entry]]:
 
 
 def is_matterport(names: Mapping[str, Entry]) -> bool:
-    """Whether the names are those of Matterport's network."""
+    """Whether the names are those of Matterport's Mask R-CNN."""
     return any(name.startswith("mrcnn_") for name in names)
 
 
@@ -84,7 +84,7 @@ def _one_logit(columns: np.ndarray) -> np.ndarray:
 
 
 def _layer(wanted: Mapping[str, Shape], target: str, source: str, change: Any = None, times: float = 1) -> list[Rule]:
-    """Kernel and bias, `change`d along the output channels, of which the file has `times` as many."""
+    """Kernel and bias; `change` is applied along the output channels, of which the file has `times` as many."""
     change = change or (lambda array: array)
     *others, outputs = wanted[f"{target}.kernel"]
     outputs = int(outputs * times)
@@ -97,7 +97,7 @@ def _layer(wanted: Mapping[str, Shape], target: str, source: str, change: Any = 
 def _normed(
     wanted: Mapping[str, Shape], target: str, source: str, norm: str, kernel_shape: Shape, epsilon: float
 ) -> list[Rule]:
-    """A head's layer with the norm after it folded in."""
+    """A layer of a head with the norm after it folded in."""
 
     def fold(
         kernel: np.ndarray, bias: np.ndarray, gamma: np.ndarray, beta: np.ndarray, mean: np.ndarray, var: np.ndarray
@@ -113,7 +113,7 @@ def _normed(
 def _backbone_layer(
     wanted: Mapping[str, Shape], conv: str, norm: str, source: str, source_norm: str, epsilon: float
 ) -> list[Rule]:
-    """A convolution of the backbone; its bias goes into the shift of the norm behind it."""
+    """A convolution of the backbone, its bias folded into the shift of the norm after it."""
     shape = wanted[f"{conv}.kernel"]
     c = shape[-1:]
     return [
@@ -127,7 +127,7 @@ def _backbone_layer(
 
 
 def rules(wanted: Mapping[str, Shape], depths: tuple[int, ...], *, epsilon: float) -> list[Rule]:
-    """The whole table. `wanted`: shapes of our parameters."""
+    """All conversion rules. `wanted`: shapes of our parameters."""
     table = _backbone_layer(wanted, "backbone.stem", "backbone.stem_norm", "conv1", "bn_conv1", epsilon)
     for stage, depth in enumerate(depths):
         for block in range(depth):

@@ -1,10 +1,9 @@
-"""Arrays out of a pickle that is not trusted: nothing of the pickle's own choice is ever called.
+"""Arrays of an untrusted pickle: no code of the pickle's choice is run.
 
-A pickle is a program: `GLOBAL os.system, REDUCE` runs a command while it is loaded. Weights need a dozen names at most
-(NumPy's array and dtype, PyTorch's tensor and storage, the ordered dictionary), so a name that is not among them is
-refused, and even those stand here for plain records of this module: neither NumPy nor PyTorch is asked to build
-anything. The opcodes are read through once before, without being carried out, so that a file cut short, one with
-opcodes that weights do not need, or one that claims a gigantic memo, is refused as well.
+A pickle is a program: `GLOBAL os.system, REDUCE` runs a command on loading. Weights need only a dozen names (NumPy's
+array and dtype, PyTorch's tensor and storage, the ordered dictionary). All other names are refused, and these map to
+plain records of this module: neither NumPy nor PyTorch builds anything. The opcodes are checked once before they are
+run, so that truncated files, opcodes that weights do not need, and huge memos are refused as well.
 """
 
 import io
@@ -20,25 +19,25 @@ File = io.BytesIO | io.BufferedReader
 
 
 class PickleError(ValueError):
-    """A pickle that holds more than arrays, or less than a whole one."""
+    """A pickle is damaged, or contains anything but arrays."""
 
 
 class Entry(NamedTuple):
-    """An array in a file: its shape, known at once, and `read`, which brings it into memory as it is stored."""
+    """An array in a file: its shape, and `read`, which loads it in its stored dtype."""
 
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
 
 
 class Storage(NamedTuple):
-    """Numbers of a PyTorch file that lie apart from its pickle, under `key`."""
+    """A storage of a PyTorch file: `size` elements of dtype `kind` outside the pickle, under `key`."""
 
     key: str
     kind: str
     size: int
 
 
-# Read (or skipped) while looking through a pickle; everything else (INST, OBJ, EXT, PERSID, ...) is no part of weights.
+# Opcodes that weights need; all others (INST, OBJ, EXT, PERSID, ...) are refused.
 # fmt: off
 OPCODES = frozenset((
     "PROTO", "FRAME", "STOP", "MARK", "BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET", "EMPTY_DICT",
@@ -66,49 +65,49 @@ TORCH_KINDS = {
 def load(
     file: File,
     storage: Callable[[Storage], np.ndarray] | None = None,
-    seen: dict[str, Storage] | None = None,
+    storages: dict[str, Storage] | None = None,
 ) -> Any:
-    """The object of the pickle at the file's position, which is left behind its end. Arrays and tensors in it are
+    """The object of the pickle at the file's position, which moves to the pickle's end. Arrays and tensors become
     `Entry`s.
 
-    `storage` gives the numbers of a PyTorch storage, flat, in the type that `Storage.kind` names (bfloat16 as uint16);
-    `seen` is filled with the storages that the pickle names, by key.
+    `storage` reads a PyTorch storage as a flat array of its dtype (bfloat16 as uint16); `storages` is filled with the
+    storages that the pickle refers to, by key.
 
     Raises PickleError.
     """
     start = file.tell()
-    _look_through(file)
+    _check_opcodes(file)
     end = file.tell()
     file.seek(start)
     try:
-        value = _Unpickler(file, storage, {} if seen is None else seen).load()
+        value = _Unpickler(file, storage, {} if storages is None else storages).load()
     except PickleError:
         raise
-    except Exception as error:  # a damaged pickle raises nearly anything
+    except Exception as error:  # a damaged pickle can raise almost anything
         raise PickleError(f"a damaged pickle ({type(error).__name__}: {error})") from error
     file.seek(end)
     return value
 
 
-def _look_through(file: File) -> None:
-    """Read the opcodes up to STOP without carrying any out."""
+def _check_opcodes(file: File) -> None:
+    """Check the opcodes up to STOP without running them."""
     try:
         for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
             if opcode.name not in OPCODES:
                 raise PickleError(f"the pickle uses {opcode.name}, which weights do not need")
             # The memo is an array as long as its largest index.
             if opcode.name == "LONG_BINPUT" and isinstance(argument, int) and argument > number:
-                raise PickleError("a damaged pickle (its memo is larger than itself)")
+                raise PickleError("a damaged pickle (its memo is larger than the pickle)")
     except PickleError:
         raise
     except (ValueError, IndexError, OverflowError, MemoryError, UnicodeError) as error:
-        raise PickleError(f"the file is cut short or damaged ({error})") from error
+        raise PickleError(f"the file is truncated or damaged ({error})") from error
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: File, storage: Callable[[Storage], np.ndarray] | None, seen: dict[str, Storage]) -> None:
-        super().__init__(file, encoding="latin1")  # bytes of Python 2 are text of this encoding
-        self.storage, self.seen = storage, seen
+    def __init__(self, file: File, storage: Callable[[Storage], np.ndarray] | None, storages: dict) -> None:
+        super().__init__(file, encoding="latin1")  # for bytes written by Python 2
+        self.storage, self.storages = storage, storages
 
     def find_class(self, module: str, name: str, /) -> Any:
         if (module, name) in _NAMES:
@@ -117,13 +116,13 @@ class _Unpickler(pickle.Unpickler):
             return TORCH_KINDS[name]
         if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor"):
             return _Call(self._tensor)
-        raise PickleError(f"the pickle asks for {module}.{name}, which is no part of weights; nothing of it was run")
+        raise PickleError(f"the pickle asks for {module}.{name}, which weights do not need; nothing was run")
 
     def persistent_load(self, pid: Any, /) -> Storage:
         kind, key, count = pid[1], pid[2], pid[4]
         if pid[0] != "storage" or kind not in TORCH_KINDS.values() or any(p is not None for p in pid[5:]):
-            raise PickleError(f"a storage that is not understood: {pid!r:.80}")
-        return self.seen.setdefault(str(key), Storage(str(key), kind, int(count)))
+            raise PickleError(f"an unknown kind of storage: {pid!r:.80}")
+        return self.storages.setdefault(str(key), Storage(str(key), kind, int(count)))
 
     def _tensor(self, storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Entry:
         """PyTorch's tensor: an offset, sizes and strides, in elements, over a storage."""
@@ -135,11 +134,11 @@ class _Unpickler(pickle.Unpickler):
             or min((offset, *size, *stride)) < 0
             or (not empty and last >= storage.size)
         ):
-            raise PickleError(f"a tensor of size {size} that reaches beyond its {storage!r:.60}")
+            raise PickleError(f"a tensor of size {size} that extends beyond its {storage!r:.60}")
 
         def read() -> np.ndarray:
             if self.storage is None:
-                raise PickleError("a tensor outside of a PyTorch file")
+                raise PickleError("a tensor, but not in a PyTorch file")
             numbers = self.storage(storage)
             if empty:
                 return np.zeros(size, numbers.dtype)
@@ -151,7 +150,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:
-    """uint16 bits of bfloat16 numbers as float32: its upper half.
+    """The bits of bfloat16 numbers, as uint16, to float32.
 
     >>> bfloat16_to_float32(np.array([0x3F80, 0xC000], np.uint16)).tolist()
     [1.0, -2.0]
@@ -160,7 +159,7 @@ def bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:
 
 
 class _Call:
-    """A function that a pickle may call, and may do nothing else with (its BUILD could set attributes)."""
+    """A function that a pickle may only call (BUILD could otherwise set attributes of it)."""
 
     __slots__ = ("_function",)
 
@@ -175,12 +174,12 @@ class _Call:
 
 
 class _Dtype:
-    """What stands for `numpy.dtype`: a kind and a byte order, no structure, no objects."""
+    """Replaces `numpy.dtype`: a kind and a byte order, without structures and objects."""
 
     def __init__(self, kind: str, *_: Any):
         kind = kind.lstrip("<=|")
         if kind not in NUMPY_KINDS:
-            raise PickleError(f"an array of {kind!r:.40}, where numbers are expected")
+            raise PickleError(f"an array of dtype {kind!r:.40}, where numbers are expected")
         self.dtype = np.dtype(kind)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -189,9 +188,9 @@ class _Dtype:
 
 
 class _Array(dict):
-    """What stands for a NumPy array while its pickle is read; `Entry`s are made of it afterwards.
+    """Replaces a NumPy array while its pickle is loaded; `arrays` takes its `Entry`.
 
-    A dict (always empty) only because NamedTuples cannot be filled by `__setstate__`.
+    A dict, always empty, because NamedTuples cannot be set by `__setstate__`.
     """
 
     entry: Entry | None = None
@@ -205,7 +204,7 @@ def _entry(raw: Any, dtype: _Dtype, shape: tuple[int, ...], order: Any = "C") ->
     shape = tuple(map(int, shape))
     raw = raw.encode("latin1") if isinstance(raw, str) else raw
     if not isinstance(dtype, _Dtype) or not isinstance(raw, bytes | bytearray) or order not in ("C", "F"):
-        raise PickleError("an array that is not understood")
+        raise PickleError("an array of an unknown format")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.dtype.itemsize != len(raw):
         raise PickleError(f"an array of shape {shape} with {len(raw)} bytes")
     kind = dtype.dtype
@@ -217,14 +216,14 @@ def _reconstruct(*_: Any) -> _Array:
 
 
 def _encode(text: str, encoding: str = "latin1", *_: Any) -> bytes:
-    """How protocol 2 writes bytes."""
+    """Bytes in pickle protocol 2."""
     if encoding != "latin1":
-        raise PickleError(f"bytes written as {encoding!r:.20}")
+        raise PickleError(f"bytes in the unknown encoding {encoding!r:.20}")
     return text.encode("latin1")
 
 
 def _no_bytes() -> bytes:
-    """How protocol 2 writes no bytes; bytes(n) would be as many zeros as the pickle likes."""
+    """Empty bytes in pickle protocol 2; real `bytes(n)` would allocate any number of zeros."""
     return b""
 
 
@@ -237,7 +236,7 @@ def _parameter(data: Entry, *_: Any) -> Entry:
 
 
 class _Dictionary(dict):
-    """What stands for `OrderedDict`; PyTorch hangs notes on it (`_metadata`), which are dropped."""
+    """Replaces `OrderedDict`; PyTorch's attributes of it (`_metadata`) are dropped."""
 
     def __setstate__(self, state: Any) -> None:
         pass
@@ -246,14 +245,14 @@ class _Dictionary(dict):
 _NAMES: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): _Dictionary,
     ("torch._utils", "_rebuild_parameter"): _Call(_parameter),
-    ("numpy", "ndarray"): "ndarray",  # only ever an argument of _reconstruct
+    ("numpy", "ndarray"): "ndarray",  # only an argument of _reconstruct
     ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _Call(_encode),
     ("__builtin__", "bytes"): _Call(_no_bytes),
 } | {
-    (f"numpy.{core}.{module}", name): _Call(stand_in)
+    (f"numpy.{core}.{module}", name): _Call(replacement)
     for core in ("core", "_core")
-    for module, name, stand_in in (
+    for module, name, replacement in (
         ("multiarray", "_reconstruct", _reconstruct),
         ("multiarray", "scalar", _scalar),
         ("numeric", "_frombuffer", _entry),
@@ -262,23 +261,23 @@ _NAMES: dict[tuple[str, str], Any] = {
 
 
 def arrays(value: Any) -> dict[str, Entry]:
-    """The named arrays of a loaded pickle: a dictionary, or the one under "model" or "state_dict" in it.
+    """The named arrays of a loaded pickle: a dictionary, or the one in it under "model" or "state_dict".
 
-    Raises PickleError if there is none, or if something in it is no array.
+    Raises PickleError if there is none, or if it contains anything but arrays.
     """
     while isinstance(value, dict) and isinstance(inner := value.get("model", value.get("state_dict")), dict):
         value = inner
     if not isinstance(value, dict) or not value:
-        raise PickleError("the pickle holds no dictionary of arrays")
+        raise PickleError("the pickle contains no dictionary of arrays")
     named: dict[str, Entry] = {}
     for name, array in value.items():
         entry = array.entry if isinstance(array, _Array) else array
         if not isinstance(name, str) or not isinstance(entry, Entry):
-            raise PickleError(f"no arrays: {name!r:.60} is none")
+            raise PickleError(f"not a dictionary of arrays: {name!r:.60} is not an array")
         named[name] = entry
     return named
 
 
 def loads(data: bytes, storage: Callable[[Storage], np.ndarray] | None = None) -> Any:
-    """`load` of bytes."""
+    """Like `load`, from bytes."""
     return load(io.BytesIO(data), storage)

@@ -1,4 +1,4 @@
-"""What torchvision and Detectron2 share: PyTorch's layouts, as rules.
+"""Conversion rules for PyTorch's layouts, for torchvision and Detectron2.
 
 | layer                  | PyTorch                 | here                     |
 | convolution            | [out, in, row, column]  | [row, column, in, out]   |
@@ -14,7 +14,7 @@ import numpy as np
 from maskrcnn_jax.config import RESNET_DEPTHS, BackboneConfig
 from maskrcnn_jax.convert.table import Rule, Shape, fold_norm
 
-Reorder = Callable[[np.ndarray], np.ndarray]  # of a layer's output channels, which come first in PyTorch
+Reorder = Callable[[np.ndarray], np.ndarray]  # of the output channels, the first axis in PyTorch
 
 
 def same(array: np.ndarray) -> np.ndarray:
@@ -31,7 +31,7 @@ def conv(
     reorder: Reorder = same,
     reverse_inputs: bool = False,
 ) -> list[Rule]:
-    """Kernel, and bias where our layer has one. `outputs`: channels in the file, if not as many as ours."""
+    """Kernel, and bias where our layer has one. `outputs`: channels in the file, if not the same as ours."""
     h, w, i, o = wanted[f"{target}.kernel"]
     outputs = outputs or o
 
@@ -46,7 +46,7 @@ def conv(
 
 
 def transposed_conv(wanted: Mapping[str, Shape], target: str, source: str) -> list[Rule]:
-    """The mask head's 2x2 layer."""
+    """The transposed convolution of the mask head."""
     h, w, i, o = wanted[f"{target}.kernel"]
     return [
         Rule({f"{source}.weight": (i, o, h, w)}, (f"{target}.kernel",), lambda k: (k.transpose(2, 3, 0, 1),)),
@@ -63,7 +63,7 @@ def linear(
     outputs: int | None = None,
     reorder: Reorder = same,
 ) -> list[Rule]:
-    """Kernel and bias; with `bins` the inputs are a flattened RoI of that many bins a side."""
+    """Kernel and bias; with `bins` the inputs are a flattened RoI with that many bins per side."""
     i, o = wanted[f"{target}.kernel"]
     outputs = outputs or o
 
@@ -92,9 +92,9 @@ def norm(wanted: Mapping[str, Shape], target: str, source: str, epsilon: float) 
 
 
 def count_blocks(names: Mapping[str, object], prefix: str) -> BackboneConfig:
-    """The backbone whose third stage (C4) has as many blocks as there are numbers after `prefix` in the names.
+    """The backbone whose third stage (C4) has as many blocks as the names have numbers after `prefix`.
 
-    An unknown number is taken for ResNet101, whose table then lists what is missing.
+    Any other number counts as ResNet101; the conversion then lists the arrays that are missing.
     """
     blocks = {name[len(prefix) :].split(".")[0] for name in names if name.startswith(prefix)}
     depths = next((d for d in RESNET_DEPTHS.values() if d[2] == len(blocks)), RESNET_DEPTHS[101])

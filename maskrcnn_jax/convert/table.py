@@ -1,8 +1,8 @@
-"""From the arrays of a file to the parameters of our model: by a table that is total, or not at all.
+"""Conversion of a file's arrays to the model's parameters by a complete table of rules.
 
-A rule takes some arrays of the file, each of an exact shape, to some of our parameters. Every array of the file must be
-used by exactly one rule or be listed as ignored with a reason, and every parameter be filled by exactly one rule;
-whatever is wrong is reported at once, before anything is converted.
+A rule maps arrays of the file, of given shapes, to parameters of the model. Every array must be used by exactly one
+rule, or be listed as ignored with a reason, and every parameter must be set by exactly one rule. All errors are
+reported together, before anything is converted.
 """
 
 import re
@@ -18,13 +18,13 @@ Shape = tuple[int, ...]
 
 
 class ConversionError(CheckpointError):
-    """A file that is not the weights it should be; the message lists all that is wrong with it."""
+    """A file does not contain the expected weights; the message lists all errors."""
 
 
 class Rule(NamedTuple):
-    """`make(*sources)` gives the arrays of `targets`, in order, each of the shape our model has there."""
+    """`make(*sources)` returns the arrays of `targets`, in order and of the model's shapes."""
 
-    sources: Mapping[str, Shape]  # names in the file, with the shapes they must have
+    sources: Mapping[str, Shape]  # names and shapes in the file
     targets: tuple[str, ...]
     make: Callable[..., tuple[np.ndarray, ...]]
 
@@ -47,7 +47,7 @@ def fold_norm(
     [[2.0], [-2.0]]
     """
     gamma, beta, mean, variance = (np.asarray(v, np.float64) for v in (gamma, beta, mean, variance))
-    with np.errstate(divide="ignore", invalid="ignore"):  # a file's nonsense comes out as such, and is reported
+    with np.errstate(divide="ignore", invalid="ignore"):  # NaN and infinity are reported by `convert`
         scale = gamma / np.sqrt(variance + epsilon)
         return scale, beta + (np.asarray(bias, np.float64) - mean) * scale
 
@@ -55,14 +55,14 @@ def fold_norm(
 def convert(
     entries: Mapping[str, Entry], rules: Iterable[Rule], wanted: Mapping[str, Shape], ignored: Mapping[str, str]
 ) -> dict[str, np.ndarray]:
-    """Our parameters by name, float32. `wanted`: their shapes; `ignored`: pattern of a name to the reason.
+    """The model's parameters by name, float32. `wanted`: their shapes; `ignored`: name patterns with reasons.
 
-    Raises ConversionError with everything that is wrong.
+    Raises ConversionError, which lists all errors.
     """
     rules = list(rules)
     problems = _mismatches(entries, rules, wanted, ignored)
     if problems:
-        raise ConversionError("\n  ".join([f"{len(problems)} things are wrong:", *problems]))
+        raise ConversionError("\n  ".join([f"{len(problems)} errors:", *problems]))
 
     made: dict[str, np.ndarray] = {}
     for rule in rules:
@@ -72,15 +72,15 @@ def convert(
             raise ConversionError(f"{', '.join(rule.sources)}: {error}") from error
         bad = [n for n, a in zip(rule.sources, arrays, strict=True) if a.dtype.kind != "f" or not np.isfinite(a).all()]
         if bad:
-            problems += [f"{name} holds NaN, infinity, or no numbers with a fraction" for name in bad]
+            problems += [f"{name} has NaN or infinite values, or is not of a floating-point dtype" for name in bad]
             continue
         parts = [np.asarray(part, np.float32) for part in rule.make(*arrays)]
         for target, part in zip(rule.targets, parts, strict=True):
             if part.shape != wanted[target] or not np.isfinite(part).all():
-                problems.append(f"{target} would be {part.shape} or not finite, made of {', '.join(rule.sources)}")
+                problems.append(f"{target} has shape {part.shape} or is not finite, from {', '.join(rule.sources)}")
         made |= dict(zip(rule.targets, parts, strict=True))
     if problems:
-        raise ConversionError("\n  ".join([f"{len(problems)} things are wrong:", *problems]))
+        raise ConversionError("\n  ".join([f"{len(problems)} errors:", *problems]))
     return made
 
 
@@ -98,9 +98,9 @@ def _mismatches(
             for n, shape in shapes.items()
             if n in entries and tuple(entries[n].shape) != shape
         ),
-        *(f"not known: {n} {tuple(entries[n].shape)}" for n in unused),
+        *(f"unknown: {n} {tuple(entries[n].shape)}" for n in unused),
         *(f"used by more than one rule: {n}" for n in sorted({n for n in used if used.count(n) > 1})),
-        *(f"filled by more than one rule: {n}" for n in sorted({n for n in filled if filled.count(n) > 1})),
-        *(f"filled by no rule: {n}" for n in wanted if n not in filled),
-        *(f"no parameter of the model: {n}" for n in filled if n not in wanted),
+        *(f"set by more than one rule: {n}" for n in sorted({n for n in filled if filled.count(n) > 1})),
+        *(f"set by no rule: {n}" for n in wanted if n not in filled),
+        *(f"not a parameter of the model: {n}" for n in filled if n not in wanted),
     ]

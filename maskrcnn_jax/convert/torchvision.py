@@ -1,8 +1,7 @@
-"""Torchvision's Mask R-CNN v1, ResNet50-FPN (as published in 2019) or 101 deep: names and rules.
+"""Torchvision's Mask R-CNN v1, ResNet50-FPN (as published in 2019) or ResNet101: names and conversion rules.
 
-Images are RGB, so that the stem stays as it is; classes are COCO's ids with their gaps, background first, and box and
-mask outputs have a row for background. Frozen batch norm has an epsilon of 1e-5, but of 0 once the weights of 2019 are
-loaded, which were trained so; no file says which.
+Images are RGB, as here; classes are COCO's ids, gaps included, background first, and box and mask outputs have rows for
+the background. The epsilon of frozen batch norm is 0 for the weights of 2019 and 1e-5 otherwise; it is not in the file.
 """
 
 import dataclasses
@@ -15,8 +14,8 @@ from maskrcnn_jax.convert.pytorch import conv, count_blocks, linear, norm, trans
 from maskrcnn_jax.convert.table import Rule, Shape
 
 EPSILON, EPSILON_2019 = 1e-5, 0.0
-IGNORED = {r".*\.num_batches_tracked": "a counter of training, which no output depends on"}
-# As written before torchvision 0.14, and what they are called since.
+IGNORED = {r".*\.num_batches_tracked": "a training counter without effect on outputs"}
+# Names before torchvision 0.14, and since.
 OLD_NAMES = (
     (r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)", r"\1.0.\2"),
     (r"rpn\.head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1"),
@@ -32,13 +31,13 @@ def is_torchvision(names: Mapping[str, Entry]) -> bool:
     return any(name.startswith("backbone.body.") for name in names)
 
 
-def is_old(names: Mapping[str, Entry]) -> bool:
-    """Whether they are the names of 2019."""
+def has_old_names(names: Mapping[str, Entry]) -> bool:
+    """Whether the names are those before torchvision 0.14, as in the weights of 2019."""
     return "rpn.head.conv.weight" in names
 
 
-def modern(names: Mapping[str, Entry]) -> dict[str, Entry]:
-    """The same arrays under today's names."""
+def with_current_names(names: Mapping[str, Entry]) -> dict[str, Entry]:
+    """The same arrays under torchvision's current names."""
     renamed = {}
     for name, entry in names.items():
         for old, new in OLD_NAMES:
@@ -48,14 +47,14 @@ def modern(names: Mapping[str, Entry]) -> dict[str, Entry]:
 
 
 def config(names: Mapping[str, Entry]) -> MaskRCNNConfig:
-    """`torchvision_coco`, as deep as the names say."""
+    """`torchvision_coco` with the depth found in the names."""
     preset = MaskRCNNConfig.torchvision_coco()
     backbone = count_blocks(names, "backbone.body.layer3.")
     return dataclasses.replace(preset, backbone=dataclasses.replace(preset.backbone, depths=backbone.depths))
 
 
 def rules(wanted: Mapping[str, Shape], depths: tuple[int, ...], *, epsilon: float) -> list[Rule]:
-    """The whole table. `wanted`: shapes of our parameters."""
+    """All conversion rules. `wanted`: shapes of our parameters."""
     body = "backbone.body"
     table = [
         *conv(wanted, "backbone.stem", f"{body}.conv1"),

@@ -1,16 +1,16 @@
-"""Stage by stage: does a converted model give what the original program gave for one image?
+"""Compare a converted model, stage by stage, with recorded outputs of the original program for one image.
 
-The golden is an `.npz` in our conventions (letterboxed pixels, x1 y1 x2 y2, background first, one logit an anchor):
+The golden is an `.npz` in our conventions (letterboxed pixels, x1 y1 x2 y2, background first, one logit per anchor):
 
     image            [h, w, 3] letterboxed values 0-255        window           [4], the part that is not padding
-    c2 .. c5, p2 .. p6, objectness, rpn_deltas                 X.index          where in the flattened X the values lie
-    ranked.index, ranked.objectness, ranked.deltas             the RPN's outputs of all anchors that count for proposals
+    c2 .. c5, p2 .. p6, objectness, rpn_deltas: some values    X.index          their indices in the flattened X
+    ranked.index, ranked.objectness, ranked.deltas             the RPN's outputs of all anchors that enter NMS
     proposals        [p, 4]                                    class_logits.rows, class_logits, box_deltas.rows, ...
     detections.boxes, detections.classes, detections.scores    masks.rows, masks: probabilities of those detections
-    detections.roi   the proposal that each was made of      score_threshold  of the detections, if not the config's
+    detections.roi   index of each one's proposal              score_threshold  of the detections, if not the config's
 
-Only `image` must be there; what is absent is not compared. Each stage is fed what was recorded before it, so that a
-fault shows where it is made; proposals and detections are compared as sets, since their scores hold ties.
+Only `image` is required; absent stages are not compared. The inputs of a stage are recorded ones where available, so
+that a fault shows in its own stage. Proposals and detections are compared as sets, since scores can tie.
 """
 
 import dataclasses
@@ -32,17 +32,17 @@ from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import Detections, Pyramid
 
 MAPS = ("c2", "c3", "c4", "c5", "p2", "p3", "p4", "p5", "p6")
-TOLERANCE = 1e-4  # of features, logits and deltas, as a share of the golden's largest value
+TOLERANCE = 1e-4  # of features, logits and deltas, relative to the golden's largest value
 MASK_TOLERANCE = 1e-3  # of probabilities
-PIXELS = 2e-3  # between proposals made of the same outputs of the RPN
-SET_IOU, SET_SCORE = 0.99, 1e-3  # when a proposal or detection counts as the recorded one
-FEW = 0.01  # share that may differ: rows whose samples touch a map's border, boxes that change places among ties
-SPARE = 10  # detection slots beside the config's
-UNRANKED = -1e4  # logit of the anchors that a golden leaves out: they never become proposals
+PIXELS = 2e-3  # between proposals from the same outputs of the RPN
+SET_IOU, SET_SCORE = 0.99, 1e-3  # of a proposal or detection that equals the recorded one
+MAX_SHARE = 0.01  # of rows that differ: samples at a map's border, boxes that tie
+EXTRA_SLOTS = 10  # for detections, besides the config's
+UNRANKED = -1e4  # logit of anchors that are not in the golden, which never become proposals
 
 
 class Comparison(NamedTuple):
-    """One row: what was measured must not be over its bar."""
+    """The error of one stage and its upper limit, `bar`."""
 
     stage: str
     measure: str
@@ -51,26 +51,24 @@ class Comparison(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """False for NaN as well."""
+        """Whether the error is within the limit; False for NaN."""
         return bool(self.error <= self.bar)
 
 
 def read_golden(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz`. Raises ConversionError if it is none, or lacks an image."""
+    """The arrays of an `.npz`. Raises ConversionError if it is not a golden with an image."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             golden = dict(arrays)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ConversionError(
-            f"{path}: no golden ({error}); it is an .npz, see maskrcnn_jax/convert/verify.py"
-        ) from error
+        raise ConversionError(f"{path}: not a golden .npz ({error}); see maskrcnn_jax/convert/verify.py") from error
     if golden.get("image", np.zeros(0)).ndim != 3:
-        raise ConversionError(f"{path}: no golden: it holds no image [h, w, 3]")
+        raise ConversionError(f"{path}: not a golden: it has no image [h, w, 3]")
     return golden
 
 
 def compare(model: MaskRCNN, golden: Mapping[str, np.ndarray]) -> list[Comparison]:
-    """Run the model on the golden's image and compare every stage that was recorded."""
+    """Run the model on the golden's image and compare every recorded stage."""
     model = nnx.clone(model)
     model.config = dataclasses.replace(model.config, detection=_detection(model.config.detection, golden))
     graph, state = nnx.split(model)
@@ -94,15 +92,15 @@ def compare(model: MaskRCNN, golden: Mapping[str, np.ndarray]) -> list[Compariso
         objectness = jnp.full((1, anchors), UNRANKED).at[0, index].set(golden["ranked.objectness"])
         deltas = jnp.zeros((1, anchors, 4)).at[0, index].set(golden["ranked.deltas"])
         found = run(MaskRCNN.propose, objectness, deltas, windows, size=size, training=False)
-        distance = _farthest(golden["proposals"], np.asarray(found.boxes[0])[np.asarray(found.valid[0])])
+        distance = _hausdorff_distance(golden["proposals"], np.asarray(found.boxes[0])[np.asarray(found.valid[0])])
         rows.append(
             Comparison("proposals from the recorded outputs of the RPN", "largest distance, px", distance, PIXELS)
         )
     if "proposals" in golden:
         boxes = np.asarray(ours["proposals"].boxes[0])[np.asarray(ours["proposals"].valid[0])]
-        same = _same(golden["proposals"], boxes)
+        equal = _equal_boxes(golden["proposals"], boxes)
         rows.append(
-            Comparison("proposals, end to end", f"share without partner at IoU {SET_IOU}", _unmatched(same), FEW)
+            Comparison("proposals, end to end", f"share without a match at IoU {SET_IOU}", _unmatched(equal), MAX_SHARE)
         )
 
     pyramid = Pyramid(*(ours.get(name) for name in Pyramid._fields))
@@ -122,7 +120,7 @@ def compare(model: MaskRCNN, golden: Mapping[str, np.ndarray]) -> list[Compariso
     return rows
 
 
-# At the top of the file, so that one program serves all goldens of a model's config and an image size.
+# At module level, so that goldens of equal config and image size share a compiled program.
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _run(
     method: Callable[..., Any],
@@ -135,7 +133,7 @@ def _run(
 
 
 def _stages(model: MaskRCNN, images: jax.Array, windows: jax.Array, wanted: frozenset[str]) -> dict[str, Any]:
-    # What is not returned is not computed.
+    # Stages that are not returned are not computed.
     return {name: value for name, value in model.stages(images, windows)._asdict().items() if name in wanted}
 
 
@@ -149,51 +147,53 @@ def _per_row(name: str, ours: jax.Array, golden: Mapping[str, np.ndarray]) -> Co
     theirs = golden[name]
     errors = np.abs(np.asarray(ours)[golden[f"{name}.rows"]] - theirs).reshape(len(theirs), -1).max(1)
     share = (errors / np.abs(theirs).max() > TOLERANCE).mean()
-    return Comparison(name, f"share of rows over {TOLERANCE:g} of the largest value", float(share), FEW)
+    return Comparison(name, f"share of rows over {TOLERANCE:g} of the largest value", float(share), MAX_SHARE)
 
 
-def _same(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _equal_boxes(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.asarray(iou(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32))) >= SET_IOU
 
 
-def _unmatched(same: np.ndarray, first: int | None = None) -> float:
-    """Share of rows, or of the `first` columns, whichever is larger, without a partner."""
-    return float(max(1 - same.any(1).mean(), 1 - same[:, :first].any(0).mean())) if same.size else float(len(same) > 0)
+def _unmatched(equal: np.ndarray, first: int | None = None) -> float:
+    """Share of rows, or of the `first` columns, whichever is larger, without a match."""
+    if not equal.size:
+        return float(len(equal) > 0)
+    return float(max(1 - equal.any(1).mean(), 1 - equal[:, :first].any(0).mean()))
 
 
-def _farthest(a: np.ndarray, b: np.ndarray) -> float:
-    """How far, in any coordinate, the box of either set that is farthest from the other set is away (Hausdorff)."""
+def _hausdorff_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Hausdorff distance of two sets of boxes, by the largest difference of coordinates."""
     distance = np.abs(a[:, None] - b[None]).max(-1)
     return float(max(distance.min(1).max(), distance.min(0).max()))
 
 
 def _detection(config: DetectionConfig, golden: Mapping[str, np.ndarray]) -> DetectionConfig:
-    """As recorded, with more slots: one detection too many must not push the last one out."""
+    """The recorded threshold and extra slots, so that an additional detection does not displace the last one."""
     threshold = float(golden.get("score_threshold", config.score_threshold))
-    return dataclasses.replace(config, score_threshold=threshold, max_detections=config.max_detections + SPARE)
+    return dataclasses.replace(config, score_threshold=threshold, max_detections=config.max_detections + EXTRA_SLOTS)
 
 
 def _detections(ours: Detections, golden: Mapping[str, np.ndarray], config: MaskRCNNConfig) -> Comparison:
-    """Recorded detections that are not found again, and, among as many of ours, those that were not recorded.
+    """Recorded detections without a match in ours, and, among as many of ours, those without a recorded match.
 
-    With `crop_and_resize` the last samples of a RoI at the far border of the image lie on the last cells' centres, or,
-    depending on the last bit of the box, just outside, where they read 0. Rounding decides, so that even one program in
-    two builds may differ: detections made of such RoIs are left out, and what they push aside is not counted.
+    With `crop_and_resize` the last samples of a RoI at the far border of the image lie on the centres of the last
+    cells, or, by rounding, just outside, where they read 0. Recorded detections from such RoIs are left out, and ours
+    without a recorded match are not counted.
     """
     valid = np.asarray(ours.valid[0])
     boxes, classes, scores = (np.asarray(a[0])[valid] for a in ours[:3])
-    same = (
-        _same(golden["detections.boxes"], boxes)
+    equal = (
+        _equal_boxes(golden["detections.boxes"], boxes)
         & (golden["detections.classes"][:, None] == classes)
         & (np.abs(golden["detections.scores"][:, None] - scores) <= SET_SCORE)
     )
-    measure = f"share without partner of its class, IoU {SET_IOU}, score {SET_SCORE:g}"
+    measure = f"share without a match in class, at IoU {SET_IOU}, in score within {SET_SCORE:g}"
     if config.roi.pooling == "corners" and "detections.roi" in golden:
         height, width = golden["image"].shape[:2]
         rois = golden["proposals"][golden["detections.roi"]]
         inside = (rois[:, 2] < width) & (rois[:, 3] < height)
-        lost = float(1 - same[inside].any(1).mean())
+        unmatched = float(1 - equal[inside].any(1).mean())
         return Comparison(
-            "detections, end to end", f"{measure}; {(~inside).sum()} at the far border left out", lost, FEW
+            "detections, end to end", f"{measure}; {(~inside).sum()} at the far border left out", unmatched, MAX_SHARE
         )
-    return Comparison("detections, end to end", measure, _unmatched(same, len(same)), FEW)
+    return Comparison("detections, end to end", measure, _unmatched(equal, len(equal)), MAX_SHARE)

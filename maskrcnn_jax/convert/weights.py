@@ -1,7 +1,7 @@
 """A weight file of Matterport, torchvision or Detectron2 as a `MaskRCNN`.
 
-The three are told apart by what is in the file, never by its name: HDF5 is Matterport's; a PyTorch archive or a pickle
-is torchvision's or Detectron2's by the names of its arrays.
+The format is recognised by the file's content, not its name: HDF5 is Matterport's; a PyTorch archive or a pickle is
+torchvision's or Detectron2's by the names of its arrays.
 """
 
 import hashlib
@@ -21,47 +21,47 @@ SOURCES = "Matterport's mask_rcnn_coco.h5, torchvision's Mask R-CNN v1 or Detect
 
 
 class Source(NamedTuple):
-    """An open file: whose it is, its arrays, and how they become ours."""
+    """An open weight file: its origin, its arrays and how to convert them."""
 
     name: str
     entries: dict[str, Entry]
     config: MaskRCNNConfig
     rules: Callable[..., list[Rule]]
     ignored: Mapping[str, str]
-    norm_epsilon: float  # unless told otherwise
+    norm_epsilon: float  # default
 
 
 class Converted(NamedTuple):
-    """`origin`: what a checkpoint says of where its weights come from."""
+    """A converted model; `origin` describes the weight file, for the checkpoint."""
 
     model: MaskRCNN
     origin: dict[str, Any]
 
 
 def load(path: str | Path, *, norm_epsilon: float | None = None) -> MaskRCNN:
-    """The model of a weight file, with the config that its conventions need; parameters as float32.
+    """The model of a weight file, with the config of its conventions; parameters as float32.
 
-    `norm_epsilon` of the batch norms that are folded: 1e-3 for Matterport, 1e-5 for Detectron2; torchvision's cannot be
-    read off its file and is taken for 0 where the names are those of the published file of 2019, else 1e-5.
+    `norm_epsilon`: epsilon of the folded batch norms; default 1e-3 for Matterport, 1e-5 for Detectron2, and for
+    torchvision, whose files do not contain it, 0 with the array names of 2019, else 1e-5.
 
-    Raises ConversionError, a `checkpoint.CheckpointError`, with all that is wrong with the file.
+    Raises ConversionError, a `checkpoint.CheckpointError`, which lists all errors in the file.
     """
     return read(path, norm_epsilon=norm_epsilon).model
 
 
 def load_config(path: str | Path) -> MaskRCNNConfig:
-    """The config that `load` would give the model. Raises ConversionError."""
+    """The config of the model that `load` returns. Raises ConversionError."""
     with open_source(Path(path)) as source:
         return source.config
 
 
 def read(path: str | Path, *, norm_epsilon: float | None = None) -> Converted:
-    """`load`, with the origin. Raises ConversionError."""
+    """Like `load`, with the origin. Raises ConversionError."""
     path = Path(path)
-    with open_source(path) as source, _explained(path):
+    with open_source(path) as source, _naming_file(path):
         epsilon = source.norm_epsilon if norm_epsilon is None else norm_epsilon
         if not 0 <= epsilon < 1:
-            raise ConversionError(f"a norm epsilon of {epsilon} makes no sense; it is between 0 and 1e-3 everywhere")
+            raise ConversionError(f"norm epsilon {epsilon} is not in [0, 1); the three sources use 0 to 1e-3")
         wanted = {name: tuple(p.shape) for name, p in checkpoint.named_shapes(source.config).items()}
         rules = source.rules(wanted, source.config.backbone.depths, epsilon=epsilon)
         parameters = convert(source.entries, rules, wanted, source.ignored)
@@ -78,19 +78,19 @@ def read(path: str | Path, *, norm_epsilon: float | None = None) -> Converted:
 
 @contextmanager
 def open_source(path: Path) -> Iterator[Source]:
-    """The file's arrays, while it is open. Raises ConversionError."""
-    with _explained(path), _entries(path) as entries:
+    """Open a weight file and recognise its format. Raises ConversionError."""
+    with _naming_file(path), _entries(path) as entries:
         if matterport.is_matterport(entries):
             source = ("Matterport Mask R-CNN", matterport, matterport.EPSILON)
         elif detectron2.is_detectron2(entries):
             source = ("Detectron2 Mask R-CNN", detectron2, detectron2.EPSILON)
         elif torchvision.is_torchvision(entries):
-            epsilon = torchvision.EPSILON_2019 if torchvision.is_old(entries) else torchvision.EPSILON
+            epsilon = torchvision.EPSILON_2019 if torchvision.has_old_names(entries) else torchvision.EPSILON
             source = ("torchvision Mask R-CNN", torchvision, epsilon)
-            entries = torchvision.modern(entries)
+            entries = torchvision.with_current_names(entries)
         else:
             some = ", ".join(list(entries)[:3])
-            raise ConversionError(f"its {len(entries)} arrays ({some}, ...) are of another model; known are {SOURCES}")
+            raise ConversionError(f"its {len(entries)} arrays ({some}, ...) are of another model, not of {SOURCES}")
         name, module, epsilon = source
         yield Source(name, entries, module.config(entries), module.rules, module.IGNORED, epsilon)
 
@@ -108,18 +108,18 @@ def _entries(path: Path) -> Iterator[dict[str, Entry]]:
         elif start.startswith(torch_archive.ZIP_START):
             with torch_archive.open_zip(path) as entries:
                 yield entries
-        elif start.startswith(torch_archive.STACKED_START):
-            with torch_archive.open_stacked(path) as entries:
+        elif start.startswith(torch_archive.LEGACY_START):
+            with torch_archive.open_legacy(path) as entries:
                 yield entries
         elif start.startswith(b"\x80"):
             yield pickles.arrays(pickles.load(file))
         else:
-            raise ConversionError(f"neither HDF5 nor a PyTorch archive nor a pickle; known are {SOURCES}")
+            raise ConversionError(f"neither HDF5 nor a PyTorch archive nor a pickle; supported are {SOURCES}")
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Errors that name the file."""
+def _naming_file(path: Path) -> Iterator[None]:
+    """Prefix errors with the file's path."""
     try:
         yield
     except (ConversionError, PickleError, OSError) as error:

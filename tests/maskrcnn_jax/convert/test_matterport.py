@@ -176,7 +176,7 @@ def test_numbers_that_lie_in_another_file_are_refused(tmp_path):
     with h5py.File(tmp_path / "weights.h5", "w") as file:
         group = file.create_group("mrcnn_mask/mrcnn_mask")
         group.create_dataset("bias:0", (16,), "f4", external=[(str(tmp_path / "secret"), 0, 64)])
-    with pytest.raises(ConversionError, match="lies in another file"):
+    with pytest.raises(ConversionError, match="refers to another file"):
         convert.load(tmp_path / "weights.h5")
 
 

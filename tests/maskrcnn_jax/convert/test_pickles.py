@@ -66,7 +66,7 @@ def test_nothing_is_run(tmp_path, protocol, where):
         (getattr, str, "join"),
     ):
         program = pickle.dumps(where(Malicious(*call)), protocol=protocol)
-        with pytest.raises(PickleError, match=r"no part of weights; nothing of it was run|weights do not need"):
+        with pytest.raises(PickleError, match="weights do not need"):
             pickles.loads(program)
     assert list(tmp_path.iterdir()) == []
     pickle.loads(pickle.dumps(Malicious(os.system, f"touch {victim}")))
@@ -113,7 +113,7 @@ def test_an_array_that_is_larger_than_its_bytes():
 
 @pytest.mark.parametrize("content", [[1, 2], {}, {"w": 3}, {"w": np.ones(1), 5: np.ones(1)}, {"model": []}])
 def test_what_is_no_dictionary_of_arrays(content):
-    with pytest.raises(PickleError, match=r"no dictionary of arrays|no arrays"):
+    with pytest.raises(PickleError, match=r"no dictionary of arrays|not a dictionary of arrays"):
         pickles.arrays(pickles.loads(pickle.dumps(content)))
 
 

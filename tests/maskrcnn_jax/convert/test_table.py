@@ -51,26 +51,26 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_is_read():
     with pytest.raises(ConversionError) as raised:
         convert(file, twice, WANTED | {"bias": (2,)}, {"count.*": "a counter"})
     assert str(raised.value).split("\n  ") == [
-        "7 things are wrong:",
+        "7 errors:",
         "missing: norm.beta (2,)",
         "shape of conv.weight: (2, 4) in the file, (2, 3) expected",
-        "not known: extra (5,)",
+        "unknown: extra (5,)",
         "used by more than one rule: norm.gamma",
-        "filled by more than one rule: scale",
-        "filled by no rule: bias",
-        "no parameter of the model: nothing",
+        "set by more than one rule: scale",
+        "set by no rule: bias",
+        "not a parameter of the model: nothing",
     ]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_numbers_that_are_none_are_named(value):
     file = entries() | {"norm.beta": entry([0.0, value]), "norm.gamma": entry([value, 0.0])}
-    with pytest.raises(ConversionError, match=r"(?s)2 things.*norm\.gamma holds NaN.*norm\.beta holds NaN"):
+    with pytest.raises(ConversionError, match=r"(?s)2 errors.*norm\.gamma has NaN.*norm\.beta has NaN"):
         convert(file, RULES, WANTED, {})
 
 
 def test_whole_numbers_are_no_weights():
-    with pytest.raises(ConversionError, match=r"norm\.gamma holds NaN, infinity, or no numbers"):
+    with pytest.raises(ConversionError, match=r"norm\.gamma has NaN or infinite values, or is not"):
         convert(entries() | {"norm.gamma": entry(np.array([1, 2]))}, RULES, WANTED, {})
 
 
@@ -78,9 +78,9 @@ def test_what_a_rule_makes_is_checked_too():
     """A variance under 0 gives NaN; a rule that forgets to transpose another shape."""
     norm = Rule({k: (1,) for k in "abcd"}, ("scale", "shift"), lambda *s: fold_norm(*s, epsilon=0.0))
     file = {k: entry([v]) for k, v in zip("abcd", (1, 0, 0, -1), strict=True)}
-    with pytest.raises(ConversionError, match="scale would be"):
+    with pytest.raises(ConversionError, match="scale has shape"):
         convert(file, [norm], {"scale": (1,), "shift": (1,)}, {})
-    with pytest.raises(ConversionError, match="kernel would be"):
+    with pytest.raises(ConversionError, match="kernel has shape"):
         convert(entries(), [Rule({"conv.weight": (2, 3)}, ("kernel",), lambda w: (w,)), RULES[1]], WANTED, {})
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax.convert.pickles import PickleError, bfloat16_to_float32
-from maskrcnn_jax.convert.torch_archive import open_stacked, open_zip
-from tests.weight_files import write_stacked, write_zip
+from maskrcnn_jax.convert.torch_archive import open_legacy, open_zip
+from tests.weight_files import write_legacy, write_zip
 
 ARRAYS = {
     "conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
@@ -15,7 +15,7 @@ ARRAYS = {
     "counter": np.array(7),
     "empty": np.zeros((0, 3), np.float32),
 }
-FORMATS = {"zip": (write_zip, open_zip), "stacked": (write_stacked, open_stacked)}
+FORMATS = {"zip": (write_zip, open_zip), "legacy": (write_legacy, open_legacy)}
 
 
 @pytest.fixture(params=FORMATS)
@@ -83,7 +83,7 @@ def test_a_tensor_beyond_its_storage(tmp_path):
         for name in old.namelist():
             content = old.read(name)
             new.writestr(name, content.replace(b"K\x02K\x03\x86", b"K\x02K\x7f\x86") if "pkl" in name else content)
-    with pytest.raises(PickleError, match=r"size \(2, 127\) that reaches beyond"), open_zip(tmp_path / "z"):
+    with pytest.raises(PickleError, match=r"size \(2, 127\) that extends beyond"), open_zip(tmp_path / "z"):
         pass
 
 
@@ -108,6 +108,6 @@ def test_files_of_pytorch_itself(tmp_path, legacy):
         "parameter": torch.nn.Parameter(base.clone()),
     }
     torch.save(tensors, tmp_path / "w", _use_new_zipfile_serialization=not legacy)
-    with (open_stacked if legacy else open_zip)(tmp_path / "w") as entries:
+    with (open_legacy if legacy else open_zip)(tmp_path / "w") as entries:
         for name, tensor in tensors.items():
             np.testing.assert_array_equal(entries[name].read(), tensor.detach().to(torch.float64).numpy())

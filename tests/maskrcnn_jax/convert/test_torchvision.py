@@ -23,7 +23,7 @@ from maskrcnn_jax.rpn.targets import RPNTargets
 from tests import recorded
 from tests.compiler import FOR_LOOPS
 from tests.maskrcnn_jax.convert.training_parity import NAMES, losses_and_gradients
-from tests.weight_files import make_image, pytorch_weight, torchvision_layout, write_stacked, write_zip
+from tests.weight_files import make_image, pytorch_weight, torchvision_layout, write_legacy, write_zip
 
 LOSSES = ("objectness", "rpn_box_reg", "classifier", "box_reg", "mask")  # in the order of NAMES
 
@@ -180,12 +180,12 @@ def test_all_gradients(step, model):
 
 
 def test_the_file_of_2019_is_read_under_its_old_names(tmp_path):
-    """ResNet50, stacked pickles, names of 2019: the same network as today's file with today's names, but epsilon 0."""
+    """ResNet50, the legacy format, names of 2019: the same network as today's file and names, but epsilon 0."""
     new = {name: pytorch_weight(name, shape) for name, shape in torchvision_layout(50).items()}
     old_names = list(torchvision_layout(50, old=True))
     assert len(old_names) == len(new)
     assert "rpn.head.conv.weight" in old_names
-    write_stacked(tmp_path / "old.pth", dict(zip(old_names, new.values(), strict=True)))
+    write_legacy(tmp_path / "old.pth", dict(zip(old_names, new.values(), strict=True)))
     write_zip(tmp_path / "new.pth", new)
     old, today = convert.load(tmp_path / "old.pth"), convert.load(tmp_path / "new.pth", norm_epsilon=0.0)
     assert old.config == MaskRCNNConfig.torchvision_coco(50)

@@ -103,16 +103,16 @@ def test_not_a_number_does_not_pass():
 
 def test_what_is_no_golden(tmp_path):
     path = tmp_path / "golden.npz"
-    with pytest.raises(ConversionError, match="no golden"):
+    with pytest.raises(ConversionError, match="not a golden"):
         read_golden(path)
     path.write_bytes(b"PK\x03\x04 nonsense")
-    with pytest.raises(ConversionError, match="no golden"):
+    with pytest.raises(ConversionError, match="not a golden"):
         read_golden(path)
     np.savez(path, c2=np.ones(3))
-    with pytest.raises(ConversionError, match="holds no image"):
+    with pytest.raises(ConversionError, match="has no image"):
         read_golden(path)
     np.savez(path, image=np.array([None, {}], dtype=object))
-    with pytest.raises(ConversionError, match="no golden"):
+    with pytest.raises(ConversionError, match="not a golden"):
         read_golden(path)
 
 
