@@ -1,7 +1,6 @@
 """How a prediction went against its ground truth, one image at a time: counted, and drawn in colours with a meaning.
 
-In every picture an outline is found, false or missed; regions to be ignored are grey. The colours are Okabe and Ito's,
-which the common kinds of colour blindness tell apart.
+In every picture an outline is found, false or missed; regions to be ignored are grey.
 """
 
 from collections.abc import Mapping
@@ -13,13 +12,11 @@ from jaxtyping import UInt8
 from pycocotools import mask as rle_tools
 
 from crystal.evaluation.metrics import average_precision, match
-from crystal.prediction.overlays import draw_outlines
+from crystal.prediction.overlays import GREEN, GREY, SKY, VERMILLION, YELLOW, draw_outlines
 
 Image = UInt8[np.ndarray, "h w 3"]
 
-TRUTH, IGNORED = (0, 158, 115), (150, 150, 150)
-FOUND, FALSE, MISSED = (86, 180, 233), (213, 94, 0), (240, 228, 66)
-KEY = ((TRUTH, "ground truth"), (FOUND, "found"), (FALSE, "false"), (MISSED, "missed"), (IGNORED, "ignored"))
+TRUTH, IGNORED, FOUND, FALSE, MISSED = GREEN, GREY, SKY, VERMILLION, YELLOW
 MATCH_IOU = 0.5
 
 

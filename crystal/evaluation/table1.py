@@ -34,6 +34,7 @@ class Measure(NamedTuple):
 MEASURES = {
     "map_050_10": Measure("mAP, IoU 0.50, 10 images", "0.50", "10", (0.668, 0.703)),
     "map_065_100": Measure("mAP, IoU 0.65, 100 images", "0.65", "100", (0.302, 0.430)),
+    "map_050_100": Measure("mAP, IoU 0.50, 100 images", "0.50", "100"),
     "map_050_all": Measure("mAP, IoU 0.50, all images", "0.50"),
     "map_065_all": Measure("mAP, IoU 0.65, all images", "0.65"),
     "coco_segm_ap": Measure("COCO AP of masks"),

@@ -195,7 +195,9 @@ class Inspector:
             windows,
             shown=lambda r: r[1].boxes,
         )
-        masks = run("masks: RoI Align, mask head", lambda m, p, d: m.own_masks(p, d, size=size), pyramid, detections)
+        masks = run(
+            "masks: RoI Align, mask head", lambda m, p, d: m.detection_masks(p, d, size=size), pyramid, detections
+        )
         detections = first_image(detections._replace(masks=masks))
         prediction = run.host(
             "paste into the image",

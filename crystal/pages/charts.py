@@ -1,23 +1,36 @@
 """Small charts as inline SVG (matplotlib), and the curves of training runs: a chart a quantity, one line a run.
 
-Small multiples instead of one busy chart: on a narrow screen they go below each other and stay readable. Colours are
-Okabe and Ito's blue and vermillion, and the lines differ in dash as well, so that they read in grey.
+Small multiples instead of one busy chart: on a narrow screen they go below each other and stay readable. Lines differ
+in dash as well as in colour, so that they can be told apart in grey.
 """
 
-import html
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from crystal.prediction.overlays import BLUE, VERMILLION, Colour
+
 Curve = tuple[np.ndarray, np.ndarray]  # steps, values
 
-LINES = (("#0072b2", "-"), ("#d55e00", (0, (4, 1.5))))
 SMOOTHED_POINTS = 60  # about so many points are left of a noisy curve
+
+
+def hexadecimal(colour: Colour) -> str:
+    """RGB as matplotlib takes it.
+
+    >>> hexadecimal((0, 114, 178))
+    '#0072b2'
+    """
+    return f"#{bytes(colour).hex()}"
+
+
+LINES = ((hexadecimal(BLUE), "-"), (hexadecimal(VERMILLION), (0, (4, 1.5))))
 
 
 def curve(metrics: Sequence[Mapping[str, float]], key: str) -> Curve:
@@ -28,7 +41,7 @@ def curve(metrics: Sequence[Mapping[str, float]], key: str) -> Curve:
 
 
 def smooth(steps: np.ndarray, values: np.ndarray) -> Curve:
-    """Means over equal stretches of the log, so that a loss a step becomes a curve one can read."""
+    """Means over stretches of equal length: a loss at every step becomes a readable curve."""
     stretch = len(steps) // SMOOTHED_POINTS
     if stretch < 2:
         return steps, values
@@ -36,7 +49,7 @@ def smooth(steps: np.ndarray, values: np.ndarray) -> Curve:
     return steps[:whole].reshape(-1, stretch).mean(1), values[:whole].reshape(-1, stretch).mean(1)
 
 
-def chart(title: str, draw: Callable[[Axes], None], *, size: tuple[float, float] = (3.6, 2.3)) -> str:
+def chart(title: str, draw: Callable[[Axes], None], *, size: tuple[float, float] = (3.6, 2.3)) -> Markup:
     """An SVG element without fixed size, to be put into a page.
 
     Args:
@@ -55,16 +68,16 @@ def chart(title: str, draw: Callable[[Axes], None], *, size: tuple[float, float]
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = buffer.getvalue()
     # Inside a page neither the XML declaration, with its link to a document type, nor the name spaces are needed.
-    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg[svg.index("<svg") :])
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg[svg.index("<svg") + len("<svg") :])
+    return Markup('<svg role="img" aria-label="{}"').format(title) + Markup(svg)
 
 
-def line_chart(title: str, curves: Mapping[str, Curve], *, top: float | None = None, markers: bool = False) -> str:
+def line_chart(title: str, curves: Mapping[str, Curve], *, top: float | None = None, markers: bool = False) -> Markup:
     """Curves over the training steps, as a `chart`.
 
     Args:
         title: of the chart.
-        curves: name of the run -> its curve, two runs at most told apart.
+        curves: name of the run -> its curve; two runs at most.
         top: upper end of the vertical axis; from the data if not given. The lower end is 0.
         markers: whether each value gets a dot, for curves of few points.
     """

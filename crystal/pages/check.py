@@ -1,12 +1,12 @@
-"""`crystal check` and its page: what is wrong, what the anchors reach, how large the objects are, how they look.
+"""`crystal check` and its page: problems, how well the anchors cover the objects, sizes, pictures.
 
-Of large datasets a sample is shown, and the page says of how many; one image at a time is in memory.
+Of large datasets a sample is shown, and the page says of how many.
 """
 
-import html
-import itertools
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -14,32 +14,23 @@ from rich.markup import escape
 from rich.table import Table
 
 from crystal.console import Bars, console, printable
-from crystal.data.anchor_coverage import HALF, WELL, Reach, by_side, reach_of
-from crystal.data.check import Checked, Row, check, rows_of
+from crystal.data.anchor_coverage import HALF, WELL, Coverage, by_side, coverage_of
+from crystal.data.check import CheckedDataset, Row, check, rows_of
 from crystal.data.options import Check
-from crystal.data.problems import SEVERITIES, Severity
+from crystal.data.problems import SEVERITIES
 from crystal.files import explained_writing
 from crystal.pages.check_charts import best_overlaps, counted, logarithmic, reach_map
-from crystal.pages.check_pictures import Titled, close_up, faulty, figures, sheets
-from crystal.pages.page import table, write_page
+from crystal.pages.check_pictures import close_up, contact_sheet, faulty
+from crystal.pages.page import write_page
 from crystal.training.config import PRESETS, override
 
 MISSED = 18  # pictures of objects out of reach
-MOST_ROWS, MOST_MISSED = 1000, 200  # of the tables
+MOST_KINDS, MOST_ROWS, MOST_MISSED = 50, 1000, 200  # of the tables
 STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
-STYLE = """
-.scroll { margin-bottom: 1rem; }
-.sheet { grid-template-columns: repeat(auto-fill, minmax(min(100%, 250px), 1fr)); }
-.words td, .words th { text-align: left; vertical-align: top; overflow-wrap: anywhere; }
-.words th { overflow-wrap: normal; }
-.words th:first-child, .words td:first-child { min-width: 4.5em; }
-.error { color: #a33c00; font-weight: 600; } .warning { color: #6b5500; font-weight: 600; } .note { color: #555; }
-details { margin: .8rem 0; } summary { cursor: pointer; }
-code { font-size: .92em; overflow-wrap: anywhere; }
-"""
 
 
-def _overview(checked: Checked) -> str:
+def _overview(checked: CheckedDataset) -> list[tuple[Any, ...]]:
+    """A row a number: its name, then its value in each split."""
     names = ("images", "objects", "crowds", "images without objects", *(f"{severity}s" for severity in SEVERITIES))
     columns = []
     for name, problems in checked.problems.items():
@@ -49,136 +40,97 @@ def _overview(checked: Checked) -> str:
         empty = sum(all(i.crowd for i in record.instances) for record in records)
         counts = [sum(p.effect.severity == severity for p in problems) for severity in SEVERITIES]
         columns.append((len(records), len(objects) - crowds, crowds, empty, *counts))
-    rows = [(name, *(f"{n:,}" for n in numbers)) for name, *numbers in zip(names, *columns, strict=True)]
-    return table(("", *map(printable, checked.problems)), rows)
+    return list(zip(names, *columns, strict=True))
 
 
-def _words(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
-    """A table of text, whose first column is how bad it is."""
-    plain = table(header, rows)
-    for severity in SEVERITIES:
-        plain = plain.replace(f"<td>{severity}</td>", f"<td><span class={severity}>{severity}</span></td>")
-    return f"<div class=words>{plain}</div>"
+def _kinds(checked: CheckedDataset) -> list[tuple[Any, ...]]:
+    """(severity, how often, problem, what training does), the worst and most frequent first."""
+    kinds = Counter((p.effect, p.text) for problems in checked.problems.values() for p in problems)
+    ordered = sorted(kinds.items(), key=lambda item: (SEVERITIES.index(item[0][0].severity), -item[1]))
+    return [(effect.severity, f"{count:,}", text, effect.words) for (effect, text), count in ordered[:MOST_KINDS]]
 
 
-def _problems(checked: Checked, rows: Sequence[Row]) -> str:
-    if not rows:
-        return "<h2>Problems</h2><p>None was found.</p>"
-    kinds: dict[tuple[Severity, str, str], int] = {}
-    for problem in itertools.chain.from_iterable(checked.problems.values()):
-        key = (problem.effect.severity, problem.text, problem.effect.words)
-        kinds[key] = kinds.get(key, 0) + 1
-    ordered = sorted(kinds.items(), key=lambda item: (SEVERITIES.index(item[0][0]), -item[1]))[:50]
-    brief = [(severity, f"{count:,}", text, words) for (severity, text, words), count in ordered]
-    lines = [(r.severity, f"{r.split}: {r.file_name}", r.text, r.training) for r in rows[:MOST_ROWS]]
-    more = f", the first {MOST_ROWS:,} of {len(rows):,} lines" if len(rows) > MOST_ROWS else ""
-    return (
-        "<h2>Problems</h2>"
-        + _words(brief, ("", "how often", "problem", "what training does"))
-        + f"<details><summary>By file{more}</summary>"
-        + _words(lines, ("", "image", "problem", "what training does"))
-        + "</details>"
-    )
+def _sides(coverage: Coverage) -> list[tuple[Any, ...]]:
+    """(range of the shorter side, objects, share reached at IoU HALF, share at WELL)."""
+    half, well = (by_side(coverage.objects.sides, coverage.best >= least) for least in (HALF, WELL))
+    return [(name, count, a, b) for (name, count, a), (_, _, b) in zip(half, well, strict=True)]
 
 
-def _sentence(reach: Reach) -> str:
-    text = reach.sentence()
-    return html.escape(text[0].upper() + text[1:])
-
-
-def _reach(reach: Reach) -> Iterator[str]:
-    yield f"<h2>What the anchors reach</h2><p><strong>{_sentence(reach)}.</strong></p>"
-    best, sides = reach.best, reach.measured.sides
-    if not len(best):
-        return
-    yield (
-        "<p>An anchor is a box of fixed size that the network starts from. It learns to move anchors onto objects that "
-        f"they already overlap: from an IoU of {WELL:g} on each anchor is told so, an object without such an anchor is "
-        f"learnt from its single best one, and where even that overlaps it by less than {HALF:g} it is rarely found: "
-        "in a trial on rendered drops, 18 % of such objects against 69 % of the others. All sizes are pixels of the "
-        "image as the network sees it.</p>"
-    )
-    half, well = by_side(sides, best >= HALF), by_side(sides, best >= WELL)
-    rows = [
-        (n, f"{c:,}", f"{100 * a:.0f} %", f"{100 * b:.0f} %") for (n, c, a), (_, _, b) in zip(half, well, strict=True)
-    ]
-    header = ("shorter side, pixels", "objects", f"reached at IoU {HALF:g}", f"at {WELL:g}")
-    charts = (
-        reach_map("objects by what the best anchor reaches", sides, best),
-        best_overlaps("objects reached at each overlap", best),
-    )
-    yield table(header, rows) + "<div class=grid>" + "".join(f"<figure>{c}</figure>" for c in charts) + "</div>"
-    if reach.changes:
-        yield "<p>Of the objects out of reach, some anchor would reach:</p><ul>"
-        for change in reach.changes:
-            yield f"<li>{100 * change.share:.0f} % with <code>--set {html.escape(change.setting)}</code></li>"
-        yield "</ul><p>Other ratios change the shape of the weights, so they need training from scratch.</p>"
-    yield from _missed(reach)
-
-
-def _missed(reach: Reach) -> Iterator[str]:
-    if not len(reach.missed):
-        return
-    lines: list[tuple[str, ...]] = []
-    pictures: list[Titled] = []
-    for rank, index in enumerate(reach.missed[:MOST_MISSED]):
-        (split, record), number = reach.records[reach.measured.places[index, 0]], int(reach.measured.places[index, 1])
-        wide, tall = reach.measured.sides[index]
-        name, size = printable(record.file_name), f"{wide:.1f} x {tall:.1f}"
-        lines.append(
-            (f"{split}: {name}", str(record.instances[number].annotation_id), size, f"{reach.best[index]:.2f}")
+def _missed(coverage: Coverage) -> list[dict[str, Any]]:
+    """The objects that no anchor reaches, the worst first, with pictures of the first few."""
+    missed = []
+    for rank, index in enumerate(coverage.missed[:MOST_MISSED]):
+        place, number = (int(k) for k in coverage.objects.places[index])
+        split, record = coverage.records[place]
+        missed.append(
+            {
+                "split": split,
+                "file_name": record.file_name,
+                "annotation": record.instances[number].annotation_id,
+                "sides": coverage.objects.sides[index],
+                "iou": coverage.best[index],
+                "picture": close_up(record, number) if rank < MISSED else None,
+            }
         )
-        if rank < MISSED:
-            pictures.append((close_up(record, number), f"{split}: {name}: {size} pixels, IoU {reach.best[index]:.2f}"))
-    shown = f"The {min(MISSED, len(reach.missed))} worst of {len(reach.missed):,}"
-    yield f"<h3>Objects out of reach</h3><p>{shown}, each in its surroundings.</p>{figures(pictures)}"
-    more = f", the first {MOST_MISSED} of {len(reach.missed):,}" if len(reach.missed) > MOST_MISSED else ""
-    yield f"<details><summary>All of them{more}</summary>"
-    yield table(("image", "annotation", "width x height, pixels", "best IoU"), lines) + "</details>"
+    return missed
 
 
-def _sizes(checked: Checked, reach: Reach) -> str:
-    sides = np.maximum(reach.measured.sides, 0.25)
+def _charts(checked: CheckedDataset, coverage: Coverage) -> dict[str, list[Any]]:
+    sides, anchors = np.maximum(coverage.objects.sides, 0.25), coverage.config.anchors
     if not len(sides):
-        return ""
-    anchors = reach.config.anchors
+        return {"coverage": [], "sizes": []}
     counts = {
         name: np.array([sum(not i.crowd for i in r.instances) for r in split.records], int)
         for name, split in checked.splits.items()
         if split.records
     }
-    charts = (
-        logarithmic(
-            "size",
-            np.sqrt(sides.prod(1)),
-            "square root of the box's area, pixels",
-            marks=anchors.sizes,
-            mark_name="anchors",
-        ),
-        logarithmic("shape", sides[:, 1] / sides[:, 0], "height / width", marks=anchors.ratios, mark_name="anchors"),
-        counted("objects an image", counts, "objects"),
-    )
-    return f"<h2>Sizes, shapes, counts</h2><div class=grid>{''.join(f'<figure>{c}</figure>' for c in charts)}</div>"
+    size, shape = np.sqrt(sides.prod(1)), sides[:, 1] / sides[:, 0]
+    size_label = "square root of the box's area, pixels"
+    return {
+        "coverage": [
+            reach_map("objects by what the best anchor reaches", coverage.objects.sides, coverage.best),
+            best_overlaps("objects reached at each overlap", coverage.best),
+        ],
+        "sizes": [
+            logarithmic("size", size, size_label, marks=anchors.sizes, mark_name="anchors"),
+            logarithmic("shape", shape, "height / width", marks=anchors.ratios, mark_name="anchors"),
+            counted("objects an image", counts, "objects"),
+        ],
+    }
 
 
-def write_check_page(path: Path, dataset: Path, checked: Checked, rows: Sequence[Row], reach: Reach) -> None:
+def write_check_page(
+    path: Path, dataset: Path, checked: CheckedDataset, rows: Sequence[Row], coverage: Coverage
+) -> None:
     """Write the page, replacing an earlier one when it is complete.
 
     Raises:
         OutputError: it cannot be written.
     """
-    title = f"Dataset check: {printable(dataset.resolve().name)}"
-    body = [
-        f"<h1>{html.escape(title)}</h1>{_overview(checked)}",
-        _problems(checked, rows),
-        *_reach(reach),
-        _sizes(checked, reach),
-        faulty(checked),
-        *sheets(checked),
-    ]
+    readable = {
+        name: [record for record, fine in zip(split.records, checked.readable[name], strict=True) if fine]
+        for name, split in checked.splits.items()
+    }
     with explained_writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_page(path, title, "".join(body), style=STYLE)
+    write_page(
+        path,
+        "check.html",
+        dataset=dataset.resolve().name,
+        splits=[printable(name) for name in checked.problems],
+        overview=_overview(checked),
+        kinds=_kinds(checked),
+        rows=[(r.severity, f"{r.split}: {r.file_name}", r.text, r.training) for r in rows[:MOST_ROWS]],
+        all_rows=len(rows),
+        coverage=coverage,
+        half=HALF,
+        well=WELL,
+        sides=_sides(coverage),
+        missed=_missed(coverage),
+        charts=_charts(checked, coverage),
+        faulty=faulty(checked),
+        sheets=[(name, len(records), list(contact_sheet(records))) for name, records in readable.items()],
+    )
 
 
 def _print(rows: list[Row], most: int) -> None:
@@ -206,11 +158,11 @@ def check_command(options: Check) -> int:
         checked = check(dataset, slots=config.slots, start=lambda name, total: bars.add(escape(name), total))
     lines = rows_of(checked)
     _print(lines, options.rows)
-    reach = reach_of([(name, r) for name, split in checked.splits.items() for r in split.records], config.model)
+    coverage = coverage_of([(name, r) for name, split in checked.splits.items() for r in split.records], config.model)
     console.print(", ".join(f"{checked.count(s)} {s}{'s' * (checked.count(s) != 1)}" for s in SEVERITIES))
-    console.print(reach.sentence(), markup=False)
+    console.print(coverage.sentence(), markup=False)
     page = options.out or (dataset if dataset.is_dir() else dataset.parent) / "check.html"
     console.print("drawing the page")
-    write_check_page(page, dataset, checked, lines, reach)
+    write_check_page(page, dataset, checked, lines, coverage)
     console.print(f"{page}: pictures, sizes and what the anchors reach", markup=False)
     return 1 if checked.count("error") else 0

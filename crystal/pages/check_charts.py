@@ -1,19 +1,22 @@
-"""The charts of `check.html`: how large, how many and how long the objects are, and where the anchors stand among them.
+"""The charts of `check.html`: sizes, shapes and counts of the objects, and how well the anchors cover them.
 
-Okabe and Ito's colours, and a mark of its own for each state, so that they read in grey as well.
+Each state has a mark of its own as well as a colour, so that they can be told apart in grey.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from crystal.data.anchor_coverage import HALF, WELL
-from crystal.pages.charts import chart
+from crystal.pages.charts import chart, hexadecimal
+from crystal.prediction import overlays
 
-BLUE, ORANGE, VERMILLION, GREY = "#0072b2", "#e69f00", "#d55e00", "#444444"
+BLUE, ORANGE, VERMILLION = map(hexadecimal, (overlays.BLUE, overlays.ORANGE, overlays.VERMILLION))
+GREY = "#444444"
 MARKS = ((BLUE, "o", 12), (ORANGE, "^", 16), (VERMILLION, "x", 22))
 MOST_MARKS = 2000
 
@@ -33,7 +36,7 @@ def _plain(name: str) -> str:
 
 def logarithmic(
     title: str, values: Float[np.ndarray, " n"], label: str, *, marks: Sequence[float], mark_name: str
-) -> str:
+) -> Markup:
     """Histogram over doublings, with dashed lines at `marks`."""
 
     def draw(axes: Axes) -> None:
@@ -51,7 +54,7 @@ def logarithmic(
     return chart(title, draw)
 
 
-def counted(title: str, counts: Mapping[str, Int[np.ndarray, " n"]], label: str) -> str:
+def counted(title: str, counts: Mapping[str, Int[np.ndarray, " n"]], label: str) -> Markup:
     """Histogram of whole numbers, an outline a split, as shares of its images."""
 
     def draw(axes: Axes) -> None:
@@ -72,7 +75,7 @@ def counted(title: str, counts: Mapping[str, Int[np.ndarray, " n"]], label: str)
     return chart(title, draw)
 
 
-def best_overlaps(title: str, best: Float[np.ndarray, " n"]) -> str:
+def best_overlaps(title: str, best: Float[np.ndarray, " n"]) -> Markup:
     """How many objects are reached at each IoU or better."""
 
     def draw(axes: Axes) -> None:
@@ -89,7 +92,7 @@ def best_overlaps(title: str, best: Float[np.ndarray, " n"]) -> str:
     return chart(title, draw)
 
 
-def reach_map(title: str, sides: Float[np.ndarray, "n 2"], best: Float[np.ndarray, " n"]) -> str:
+def reach_map(title: str, sides: Float[np.ndarray, "n 2"], best: Float[np.ndarray, " n"]) -> Markup:
     """Every object by width and height, marked by what its best anchor reaches."""
 
     def draw(axes: Axes) -> None:
@@ -103,10 +106,8 @@ def reach_map(title: str, sides: Float[np.ndarray, "n 2"], best: Float[np.ndarra
         handles, labels = axes.get_legend_handles_labels()
         _doubling(axes, "x")
         _doubling(axes, "y")
-        low, high = (
-            max(float(sides.min()), 0.25),
-            max(float(sides.max()), 1.0),
-        )  # both axes alike: squares on a diagonal
+        # Both axes alike, so that squares lie on the diagonal.
+        low, high = max(float(sides.min()), 0.25), max(float(sides.max()), 1.0)
         axes.set(xlim=(low / 1.5, high * 1.5), ylim=(low / 1.5, high * 1.5), xlabel="width, pixels")
         axes.set_ylabel("height, pixels")
         order = [labels.index(name) for name in names]

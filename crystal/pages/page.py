@@ -1,69 +1,78 @@
-"""A self-contained page: one HTML file with its style, pictures as JPEG and charts as SVG inside, so it can be mailed.
+"""Pages as single HTML files that can be mailed: style, pictures (JPEG) and charts (SVG) are inside.
 
-The layout is a grid that wraps: side by side on a wide screen, one below the other on a telephone.
+The HTML and all prose are jinja2 templates in `templates/`, which extend `base.html` and share `macros.html`; jinja2
+escapes every value, so names of files and classes are text whatever they contain.
 """
 
 import base64
-import html
-from collections.abc import Iterable, Sequence
+import math
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from jaxtyping import UInt8
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from crystal.console import printable
+from crystal.evaluation import outcomes
 from crystal.files import write_atomically
+from crystal.pages.pictures import LEVEL_COLOURS
+from crystal.prediction import overlays
 
-STYLE = """
-:root { color-scheme: light; }
-body { margin: 0 auto; max-width: 1180px; padding: 1rem; background: #fff; color: #1a1a1a;
-       font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.25rem; margin-top: 2.2rem; }
-h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; }
-th, td { padding: .35rem .8rem; border-bottom: 1px solid #ccc; text-align: right; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; } .paper { color: #666; font-style: italic; }
-.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); }
-figure { margin: 0; } figure img, .grid svg { width: 100%; height: auto; display: block; }
-figcaption { font-size: .88rem; color: #333; padding-top: .3rem; }
-.key { margin-right: 1em; white-space: nowrap; }
-.key i { display: inline-block; width: 1.6em; height: .55em; margin-right: .3em; border: 2px solid #222; }
-@media (max-width: 560px) { th, td { padding: .3rem .3rem; font-size: .82rem; } }
-"""
+COLOURS = {
+    "truth": outcomes.TRUTH,
+    "found": outcomes.FOUND,
+    "false": outcomes.FALSE,
+    "missed": outcomes.MISSED,
+    "ignored": outcomes.IGNORED,
+    "concerned": overlays.VERMILLION,
+    "orange": overlays.ORANGE,
+    "sky": overlays.SKY,
+    "levels": LEVEL_COLOURS,
+}
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, paper_columns: int = 0) -> str:
-    """Rows of text; the last `paper_columns` are somebody else's numbers, and look it."""
-
-    def row(cells: Sequence[str], tag: str) -> str:
-        ours = len(cells) - paper_columns
-        return "".join(
-            f"<{tag}{' class=paper' if i >= ours else ''}>{html.escape(cell)}</{tag}>" for i, cell in enumerate(cells)
-        )
-
-    body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in rows)
-    return f"<div class=scroll><table><tr>{row(header, 'th')}</tr>{body}</table></div>"
+def picture(image: UInt8[np.ndarray, "h w 3"]) -> str:
+    """An RGB image as a data URI (JPEG), for the `src` of an `<img>`."""
+    _, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode('ascii')}"
 
 
-def figure(picture: np.ndarray, caption: str, alt: str) -> str:
-    """A picture (uint8 RGB) inside the page."""
-    _, encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
-    data = base64.b64encode(encoded.tobytes()).decode("ascii")
-    source = f'<img alt="{html.escape(alt)}" loading="lazy" src="data:image/jpeg;base64,{data}">'
-    return f"<figure>{source}<figcaption>{html.escape(caption)}</figcaption></figure>"
+def number(value: float | None, form: str = ",") -> str:
+    """A number by Python's format specification; a dash for None and NaN.
+
+    >>> number(1200), number(0.5, ".2f"), number(None)
+    ('1,200', '0.50', '–')
+    """
+    return "–" if value is None or math.isnan(value) else format(value, form)
 
 
-def colour_keys(keys: Iterable[tuple[tuple[int, int, int], str]]) -> str:
-    """What each outline's colour (RGB) means."""
-    return " ".join(f"<span class=key><i style='background:rgb{colour}'></i>{text}</span>" for colour, text in keys)
+def counted(count: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(0, "box"), counted(1, "mask"), counted(1200, "mask")
+    ('no boxes', '1 mask', '1,200 masks')
+    """
+    plural = noun + ("es" if noun.endswith("x") else "s")
+    return f"1 {noun}" if count == 1 else f"{count:,} {plural}" if count else f"no {plural}"
 
 
-def write_page(path: Path, title: str, body: str, *, style: str = "") -> None:
-    """Write the page, replacing an earlier one when it is complete; `style`: more CSS.
+ENVIRONMENT = Environment(
+    loader=PackageLoader("crystal.pages"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+ENVIRONMENT.filters |= {"picture": picture, "number": number, "counted": counted, "printable": printable}
+ENVIRONMENT.globals |= {"colours": COLOURS, "match_iou": outcomes.MATCH_IOU}
+
+
+def write_page(path: Path, template: str, **context: Any) -> None:
+    """Write the page that a template makes of its context, replacing an earlier page when it is complete.
 
     Raises:
         OutputError: it cannot be written.
     """
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    head += f"<title>{html.escape(title)}</title><style>{STYLE}{style}</style>"
-    page = f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n'
-    write_atomically(path, page)
+    write_atomically(path, ENVIRONMENT.get_template(template).render(context) + "\n")

@@ -36,7 +36,7 @@ def main(demo: Path = Path("runs/demo"), out: Path = Path(".pictures"), first: i
     out.mkdir(parents=True, exist_ok=True)
     records = [r for r in load_split(demo / "data", "val").records if len(r.instances) >= 3][first : first + 6]
     images = [read_image(record.path) for record in records]
-    model, clahe = load_run(demo / "clahe")
+    model, clahe = load_run(demo / "table1" / "runs" / "0-clahe")
     tiles = []
     for image, found in zip(images, Predictor(model, clahe=clahe)(images), strict=True):
         shown = [rle for rle, score in zip(found.rles, found.scores, strict=True) if score >= SCORE]

@@ -1,13 +1,14 @@
-"""Table 1 for people: in the terminal, as Markdown, and as a page with plots."""
+"""`crystal table1` and its results: in the terminal, as Markdown, and as a page with plots."""
 
-import html
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -18,7 +19,7 @@ from crystal.data.fingerprint import fingerprint
 from crystal.evaluation.table1 import COMPARISONS, MEASURES, measures
 from crystal.files import write_atomically
 from crystal.pages.charts import LINES, chart, curve, line_chart, smooth
-from crystal.pages.page import table, write_page
+from crystal.pages.page import number, write_page
 from crystal.training.comparison import (
     ARMS,
     Table1Error,
@@ -27,44 +28,37 @@ from crystal.training.comparison import (
     run_experiment,
     training_options,
 )
+from crystal.training.log import read_metrics
 from crystal.training.machine import describe_machine
 from crystal.training.options import Table1
-from crystal.training.run_folder import read_metrics
 from crystal.training.train import resolve
 
 TITLE = "Table 1: what CLAHE changes"
+NOTHING = number(None)
 OVER_ALL = ("map_050_all", "map_065_all")  # what the verdict is about
 NOTE = (
     "mAP as the paper defines it, by mask IoU; ± is the standard deviation over seeds. The 10 and 100 images are drawn "
     "by the seed. Intervals are 95 % percentile bootstraps of the paired difference: each resample draws the same "
     "images for both arms and all seeds, and takes the mean over the seeds; in the last one the seeds are drawn too, "
-    "which with two or three of them is still too narrow. The paper's figures are of MARCO photographs: beside, not "
-    "against, these."
+    "which with two or three of them is still too narrow. The paper's figures are for MARCO photographs: they are not "
+    "comparable one to one."
 )
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
-
-
-def _signed(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:+.3f}"
-
-
-def _spread(spread: Mapping[str, Any] | None, form: Any = _number) -> str:
+def _spread(spread: Mapping[str, Any] | None, form: str = ".3f") -> str:
     if spread is None:
-        return "-"
-    deviation = _number(spread["deviation"])
-    return form(spread["mean"]) + (f" ± {deviation}" if deviation != "-" else "")
+        return NOTHING
+    mean, deviation = number(spread["mean"], form), number(spread["deviation"], ".3f")
+    return mean if deviation == NOTHING else f"{mean} ± {deviation}"
 
 
 def _interval(ends: Sequence[float] | None) -> str:
-    return "-" if ends is None or math.isnan(ends[0]) else f"{ends[0]:+.3f} to {ends[1]:+.3f}"
+    return NOTHING if ends is None or math.isnan(ends[0]) else f"{ends[0]:+.3f} to {ends[1]:+.3f}"
 
 
 def rows(results: Mapping[str, Any], comparison: str = "clahe") -> tuple[list[str], list[list[str]]]:
     """Header and cells of one comparison: measure, number of images, both arms, difference, its intervals, the paper's
-    two figures.
+    two figures; without the columns that would be empty.
     """
     _, first, second = COMPARISONS[comparison]
     header = ["measure", "images", results["arms"][first], results["arms"][second], "difference", "95 %, images"]
@@ -72,25 +66,22 @@ def rows(results: Mapping[str, Any], comparison: str = "clahe") -> tuple[list[st
     cells = []
     for measure in results["measures"].values():
         arms, difference = measure["arms"], measure["differences"].get(comparison, {})
+        over_seeds = difference.get("interval_images_and_seeds") if results["seeds"] > 1 else None
+        paper = measure["paper"] if comparison == "clahe" else None
         cells.append(
             [
                 measure["title"],
                 str(measure["images"]),
                 _spread(arms.get(first)),
                 _spread(arms.get(second)),
-                _spread(difference or None, _signed),
+                _spread(difference or None, "+.3f"),
                 _interval(difference.get("interval_images")),
-                _interval(difference.get("interval_images_and_seeds")) if results["seeds"] > 1 else "-",
-                *((_number(value) for value in measure["paper"]) if measure["paper"] else ("-", "-")),
+                _interval(over_seeds),
+                *(number(value, ".3f") for value in paper or (None, None)),
             ]
         )
-    for column in (-1, -3):  # what has nothing to say is left out: the paper's pair, the interval over seeds
-        if all(row[column] == "-" for row in cells):
-            for row in (header, *cells):
-                del row[column]
-    if comparison != "clahe":
-        header, cells = header[:-2], [row[:-2] for row in cells]
-    return header, cells
+    filled = [any(cell != NOTHING for cell in column) for column in zip(*cells, strict=True)]
+    return list(compress(header, filled)), [list(compress(row, filled)) for row in cells]
 
 
 def verdict(results: Mapping[str, Any], comparison: str = "clahe") -> str:
@@ -103,8 +94,8 @@ def verdict(results: Mapping[str, Any], comparison: str = "clahe") -> str:
             continue
         effect = "no effect is shown" if low <= 0 <= high else "it helps" if low > 0 else "it harms"
         sentences.append(f"{MEASURES[key].title}: {difference['mean']:+.3f} (95 % {low:+.3f} to {high:+.3f}), {effect}")
-    alone = " One seed: the interval knows the images, not how much trainings vary." if results["seeds"] == 1 else ""
-    return "; ".join(sentences) + "." + alone
+    one_seed = " With one seed the interval covers the choice of images, not how much trainings vary."
+    return "; ".join(sentences) + "." + (one_seed if results["seeds"] == 1 else "")
 
 
 def compared(results: Mapping[str, Any]) -> list[str]:
@@ -139,7 +130,7 @@ def print_table(results: Mapping[str, Any]) -> None:
             shown.add_column("the paper", justify="right")
         for row in cells:
             arms = [row[k].partition(" ±")[0] if header[k] in results["arms"].values() else row[k] for k in kept]
-            pair = [", ".join(row[k] for k in papers).replace("-, -", "-")] if papers else []
+            pair = [", ".join(row[k] for k in papers).replace(f"{NOTHING}, {NOTHING}", NOTHING)] if papers else []
             shown.add_row(*(cell.replace(" to ", ", ") for cell in arms), *pair)
         console.print(shown)
         console.print(verdict(results, comparison))
@@ -222,6 +213,18 @@ def _mean_losses(results: Mapping[str, Any], runs: Path) -> dict[str, Any]:
     return curves
 
 
+def _charts(results: Mapping[str, Any], runs: Path) -> Iterator[Markup]:
+    for name in compared(results):
+        yield chart(COMPARISONS[name][0].partition(":")[0], _forest(results, name))
+    for key, measure in MEASURES.items():
+        if measure.iou is not None:
+            yield chart(measure.title, _slopes(results["measures"][key], COMPARISONS["clahe"][1:]))
+    for iou in ("0.50", "0.65"):
+        yield chart(f"AP with CLAHE less without, IoU {iou}", _sorted_images(results, iou))
+    if curves := _mean_losses(results, runs):
+        yield line_chart("total loss, mean over seeds", curves)
+
+
 def write_table_page(path: Path, results: Mapping[str, Any], *, runs: Path) -> Path:
     """The tables with plots: each seed's figures, the intervals, the images one by one, the losses.
 
@@ -233,24 +236,16 @@ def write_table_page(path: Path, results: Mapping[str, Any], *, runs: Path) -> P
     Raises:
         OutputError: it cannot be written.
     """
-    body = [f"<h1>{TITLE}</h1><p>{html.escape(_about(results))}</p>"]
-    for comparison in compared(results):
-        header, cells = rows(results, comparison)
-        papers = sum(column.startswith("paper") for column in header)
-        body.append(f"<h2>{html.escape(COMPARISONS[comparison][0])}</h2>{table(header, cells, paper_columns=papers)}")
-        body.append(f"<p>{html.escape(verdict(results, comparison))}</p>")
-    charts = [chart(COMPARISONS[name][0].partition(":")[0], _forest(results, name)) for name in compared(results)]
-    for key, measure in MEASURES.items():
-        if measure.iou is not None:
-            charts.append(chart(measure.title, _slopes(results["measures"][key], COMPARISONS["clahe"][1:])))
-    for iou in ("0.50", "0.65"):
-        charts.append(chart(f"AP with CLAHE less without, IoU {iou}", _sorted_images(results, iou)))
-    if curves := _mean_losses(results, runs):
-        charts.append(line_chart("total loss, mean over seeds", curves))
-    figures = "".join(f"<figure>{drawn}</figure>" for drawn in charts)
-    body.append(f"<p>{NOTE}</p><h2>Intervals, seeds, images, losses</h2><div class=grid>{figures}</div>")
-    body.append(f"<p><code>{html.escape(results['command'])}</code></p>")
-    write_page(path, TITLE, "".join(body))
+    write_page(
+        path,
+        "table1.html",
+        title=TITLE,
+        about=_about(results),
+        note=NOTE,
+        command=results["command"],
+        tables=[(COMPARISONS[name][0], *rows(results, name), verdict(results, name)) for name in compared(results)],
+        charts=list(_charts(results, runs)),
+    )
     return path
 
 

@@ -1,9 +1,8 @@
 """Pictures for people: outlines over a micrograph, truth beside prediction, contact sheets (OpenCV on uint8 RGB).
 
 Every function returns a new picture and leaves its input alone. Masks come as bool [n, h, w] or as a list of
-compressed COCO RLE. Outlines wear a dark halo, so that they read on bright and on dark ground, in Okabe and Ito's
-colours, which the common kinds of colour blindness tell apart (https://jfly.uni-koeln.de/color); their blue is left
-out: too dark on a drop.
+compressed COCO RLE. Outlines have a dark halo, so that they are seen on bright and on dark ground, in colours that the
+common kinds of colour blindness tell apart.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,14 +19,16 @@ Image = UInt8[np.ndarray, "h w 3"]
 Masks = Bool[np.ndarray, "n h w"] | Sequence[Mapping[str, Any]]
 Colour = tuple[int, int, int]
 
-COLOURS: tuple[Colour, ...] = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (213, 94, 0),
-    (204, 121, 167),
-)
+# Okabe and Ito's palette (https://jfly.uni-koeln.de/color), RGB, for every picture and chart of the package.
+ORANGE: Colour = (230, 159, 0)
+SKY: Colour = (86, 180, 233)
+GREEN: Colour = (0, 158, 115)
+YELLOW: Colour = (240, 228, 66)
+BLUE: Colour = (0, 114, 178)  # too dark on a drop
+VERMILLION: Colour = (213, 94, 0)
+PURPLE: Colour = (204, 121, 167)
+GREY: Colour = (150, 150, 150)
+COLOURS = (ORANGE, SKY, GREEN, YELLOW, VERMILLION, PURPLE)  # of instances, in turn
 HALO: Colour = (16, 16, 16)
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 MAX_LABELS = 25  # more of them hide the picture

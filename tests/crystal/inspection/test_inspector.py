@@ -185,9 +185,9 @@ NOTHING = Prediction(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), [])
 
 def page_of(seen, folder, **changes):
     _, inspection, training, path = seen
-    given = {"image": path, "followed": inspection, "training": training} | changes
+    given = {"image": path, "inspection": inspection, "training": training} | changes
     out = folder / "made" / "page.html"
-    write_inspection(out, given["image"], Path("runs/some"), given["followed"], given["training"])
+    write_inspection(out, given["image"], Path("runs/some"), given["inspection"], given["training"])
     assert [p.name for p in out.parent.iterdir()] == ["page.html"]
     return Page(out)
 
@@ -229,7 +229,7 @@ def test_a_page_without_truth_and_without_detections(seen, tmp_path):
         refined=inspection.refined._replace(valid=np.zeros_like(inspection.refined.valid), filled=none),
         prediction=NOTHING,
     )
-    text = page_of(seen, tmp_path, followed=empty, training=NoGroundTruth("none <was> given")).text
+    text = page_of(seen, tmp_path, inspection=empty, training=NoGroundTruth("none <was> given")).text
     assert "finds no objects" in text
     assert "nothing is detected" in text
     assert "no matches and no losses: none <was> given" in text
@@ -258,7 +258,7 @@ def test_a_page_of_an_image_that_proposes_nothing_or_holds_nothing(seen, tmp_pat
         reached=np.zeros(0),
         proposed=np.zeros(0),
     )
-    text = page_of(seen, tmp_path, followed=nothing, training=alone).text
+    text = page_of(seen, tmp_path, inspection=nothing, training=alone).text
     assert "outlines no objects" in text
 
 
@@ -266,7 +266,7 @@ def test_names_of_files_and_classes_are_text(seen, tmp_path):
     _, inspection, _, _ = seen
     bad = "<img src=x>&amp;"
     config = dataclasses.replace(inspection.config, classes=((0, bad), (1, "<b>crystal</b>")))
-    page = page_of(seen, tmp_path, image=Path("<script>.png"), followed=inspection._replace(config=config))
+    page = page_of(seen, tmp_path, image=Path("<script>.png"), inspection=inspection._replace(config=config))
     assert "<script>.png on its way" in page.text
     assert bad in page.text
     assert "<b>crystal</b>" in page.text
@@ -309,7 +309,7 @@ def weights(tmp_path_factory):
         ("{t}/none.png --weights {w} --out {t}/page.html", "none.png: cannot be read"),
         ("{t}/bad.png --weights {w} --out {t}/page.html", "bad.png: cannot be decoded"),
         ("{t} --weights {w} --out {t}/page.html", "directory"),
-        ("{t}/good.png --weights {t}/none --out {t}/page.html", "no checkpoint folder"),
+        ("{t}/good.png --weights {t}/none --out {t}/page.html", "there is no such folder"),
         ("{t}/good.png --weights {w} --out {t}/good.png", "ends in .html"),
         ("{t}/good.png --weights {w} --out {t}/page.html --truth {t}/none.json", "none.json: cannot be read"),
         ("{t}/good.png --weights {w} --out {t}/page.html --truth {t}/bad.json", "bad.json: is not valid JSON"),

@@ -39,7 +39,7 @@ def test_rows(results):
     assert cells[0][:4] == ["mAP, IoU 0.50, 10 images", "2", "0.325 ± 0.035", "0.450 ± 0.000"]
     assert cells[0][4] == "+0.125 ± 0.035"
     assert cells[0][-2:] == ["0.668", "0.703"]
-    assert cells[-1] == ["recall, score 0.5", "3", *["-"] * 7]
+    assert cells[-1] == ["recall, score 0.5", "3", *["–"] * 7]
     assert compared(results) == ["clahe"]
 
 
@@ -48,9 +48,9 @@ def test_one_seed_has_no_spread_and_no_interval_over_seeds(results):
     header, cells = rows(results | {"seeds": 1, "measures": measures(alone)})
     assert "95 %, images" in header
     assert not any("seeds" in column for column in header)
-    assert cells[2][2:5] == ["0.400", "0.533", "+0.133"]
-    assert "One seed" in verdict(results | {"seeds": 1, "measures": measures(alone)})
-    assert "One seed" not in verdict(results)
+    assert cells[3][2:5] == ["0.400", "0.533", "+0.133"]
+    assert "With one seed" in verdict(results | {"seeds": 1, "measures": measures(alone)})
+    assert "With one seed" not in verdict(results)
 
 
 def test_the_verdict_goes_with_the_interval(results):
@@ -82,5 +82,5 @@ def test_the_files(results, tmp_path, capsys):
             (run / "metrics.jsonl").write_text("".join(f'{{"step": {k}, "loss": {3 - k}}}\n' for k in (1, 2)))
     text = write_table_page(tmp_path / "table1.html", results, runs=tmp_path / "runs").read_text()
     assert "http" not in text
-    assert text.count("<svg") == 1 + 4 + 2 + 1
+    assert text.count("<svg") == 1 + 5 + 2 + 1
     assert "&lt;drops&gt;" in text

@@ -1,7 +1,7 @@
-"""The pictures of `crystal inspect`: boxes over the network's image, feature maps, sampling grids, masks.
+"""The pictures of the pages: boxes over an image, feature maps, sampling grids, masks.
 
-No words are drawn into them; captions say what is shown. Values wear viridis, which rises evenly in brightness and so
-reads the same with any colour vision and in grey; boxes wear Okabe and Ito's colours with a dark halo.
+No words are drawn into them; captions say what is shown. Values are coloured by viridis, which rises evenly in
+brightness and so reads the same with any colour vision and in grey; boxes have a dark halo.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from crystal.prediction.overlays import HALO, Colour, beside
+from crystal.prediction.overlays import GREEN, HALO, ORANGE, PURPLE, SKY, VERMILLION, Colour, beside
 
 Image = UInt8[np.ndarray, "h w 3"]
 Array = np.ndarray | jax.Array  # a model's own bundles are annotated as JAX's, also where they hold NumPy's
@@ -20,7 +20,6 @@ WIDTH = 640  # pixels: sharp where three pictures stand side by side, and where 
 FINE = 960  # of pictures with many lines
 MANY = 30  # boxes; more are drawn with thinner lines
 FINEST = 64  # pixels a cell of a close-up at most
-ORANGE, SKY, GREEN, VERMILLION, PURPLE = (230, 159, 0), (86, 180, 233), (0, 158, 115), (213, 94, 0), (204, 121, 167)
 LEVEL_COLOURS: dict[int, Colour] = {2: ORANGE, 3: SKY, 4: GREEN, 5: VERMILLION, 6: PURPLE}
 PALE = 0.75  # of its distance to white that a picture under boxes keeps
 

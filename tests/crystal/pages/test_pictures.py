@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from crystal.pages.inspect_pictures import (
+from crystal.pages.pictures import (
     FINE,
     ORANGE,
     SKY,
