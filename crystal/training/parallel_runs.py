@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from crystal.console import Bar, Bars
 from crystal.errors import CrystalError
-from crystal.training.options import Train, command_line
 from crystal.training.log import read_metrics
+from crystal.training.options import Train, command_line
 
 GRACE_S = 20  # for a child that was asked to stop to write its checkpoint; compiling it cannot hear
 
@@ -64,10 +64,14 @@ class _Running:
 
     def __init__(self, training: Training, bar: Bar, slot: int, slots: int, environment: dict[str, str]) -> None:
         self.training, self.bar, self.slot = training, bar, slot
-        self.start, self.step = time.monotonic(), 0
+        self.start, self.step = time.time(), 0
         with training.log.open("a") as log:
             self.process = subprocess.Popen(training.command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         _give_cores(self.process, slot, slots)
+
+    def seconds(self) -> float:
+        """From its start to the last line that it printed: when it ends, nobody may be looking."""
+        return max(self.training.log.stat().st_mtime - self.start, 0.0)
 
     def look(self) -> bool:
         """Show how far it is; True when it has ended well. Raises TrainingError when it has ended otherwise."""
@@ -131,8 +135,9 @@ def _terminable() -> Iterator[None]:
 
 def train_side_by_side(
     trainings: Sequence[Training], *, bars: Bars, compiled: Path, at_once: int = 2
-) -> Generator[tuple[Training, float]]:
-    """Train them all, `at_once` at a time; yields each that has ended, with the seconds that it took in this call.
+) -> Generator[tuple[Training, float | None]]:
+    """Train them all, `at_once` at a time; yields each that has ended, with the seconds that it took, or None where it
+    went on from an earlier call.
 
     Args:
         trainings: in the order in which they start.
@@ -169,7 +174,7 @@ def train_side_by_side(
                 for one in ended:
                     running.remove(one)
                     done += one.training.steps - before[one.training.out]
-                    yield one.training, time.monotonic() - one.start
+                    yield one.training, None if before[one.training.out] else one.seconds()
     finally:
         _stop(one.process for one in running)
 

@@ -1,49 +1,61 @@
 """The demo's own parts, and all of it once on a handful of drops."""
 
 import json
+import shutil
+from collections import namedtuple
 
 import pytest
 
-from crystal import demo
-from crystal.demo import DemoError
+from crystal.demo import Demo, DemoError, demo, render, table1_options
+from crystal.training.comparison import ARMS, training_options
+from crystal.training.options import command_line
 
 
-def test_the_two_commands_differ_in_clahe_and_folder_only(tmp_path):
-    plain, clahe = (demo._training(tmp_path, name, steps=10, seed=4).command for name in ("plain", "clahe"))
-    differing = [(a, b) for a, b in zip(plain, clahe, strict=True) if a != b]
-    assert differing == [(str(tmp_path / "plain"), str(tmp_path / "clahe")), ("--no-clahe", "--clahe")]
+def test_the_trainings_are_those_of_table1_and_differ_in_clahe_alone(tmp_path):
+    options = table1_options(Demo(out=tmp_path))
+    commands = [
+        command_line(training_options(ARMS[arm], options, seed=0, out=tmp_path / "run")) for arm in ("plain", "clahe")
+    ]
+    words = f"--data {tmp_path}/data --out {tmp_path}/run --preset tiny --init shapes --steps 420 --seed 0"
+    assert " ".join(commands[0]) == f"{words} --no-clahe --set validate_every=84"
+    assert " ".join(commands[1]) == f"{words} --set validate_every=84"
+    assert table1_options(Demo(steps=2)).set == ("validate_every=1",)
 
 
 def test_drops_of_another_command_are_not_trained_on(tmp_path):
     settings = dict(train=1, val=1, seed=0, light=0.5)
-    demo.render(tmp_path / "data", **settings)
+    render(tmp_path / "data", **settings)
     drawn = (tmp_path / "data" / "train.json").stat().st_mtime_ns
-    demo.render(tmp_path / "data", **settings)
+    render(tmp_path / "data", **settings)
     assert (tmp_path / "data" / "train.json").stat().st_mtime_ns == drawn
     with pytest.raises(DemoError, match="other drops"):
-        demo.render(tmp_path / "data", **{**settings, "light": 0.9})
+        render(tmp_path / "data", **{**settings, "light": 0.9})
+
+
+def test_a_full_disk_is_refused(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")(2**40, 2**40 - 2**29, 2**29)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(DemoError, match="less than 1 GiB free"):
+        demo(Demo(out=tmp_path / "demo"))
 
 
 @pytest.mark.slow
 def test_the_whole_demo_on_a_handful_of_drops(tmp_path, capsys):
-    demo.demo(tmp_path, steps=1, train=2, val=2, seed=0, light=0.5)
+    options = Demo(out=tmp_path, steps=1, train=2, val=2)
+    demo(options)
     numbers = json.loads((tmp_path / "metrics.json").read_text())
-    wanted = {
-        "map_050_10",
-        "map_065_100",
-        "map_050_100",
-        "coco_segm_ap",
-        "coco_segm_ap50",
-        "coco_bbox_ap",
-        "steps",
-        "seconds",
-    }
+    wanted = {"map_050_10", "map_065_100", "map_050_100", "coco_segm_ap", "coco_segm_ap50", "coco_bbox_ap", "seconds"}
     for name in ("plain", "clahe"):
+        run = tmp_path / "table1" / "runs" / f"0-{name}"
         assert wanted <= set(numbers[name])
         assert numbers[name]["steps"] == 1
-        assert (tmp_path / name / "checkpoints" / "1" / "model").is_dir()
-    assert json.loads((tmp_path / "plain" / "config.json").read_text())["train"]["clahe"] is False
+        assert (run / "checkpoints" / "1" / "model").is_dir()
+        assert json.loads((run / "config.json").read_text())["train"]["clahe"] is (name == "clahe")
     assert (tmp_path / "report.html").stat().st_size > 10_000
     said = capsys.readouterr().out
     assert "with CLAHE" in said
+    for row in ("IoU 0.50, 10 images", "IoU 0.65, 100 images", "IoU 0.50, 100 images"):
+        assert row in said
     assert "0.668" in said  # the paper's figure beside ours
+    demo(options)  # nothing is done again
+    assert json.loads((tmp_path / "metrics.json").read_text()) == numbers
