@@ -278,7 +278,7 @@ class MaskRCNN(nnx.Module):
         *,
         axis: str | None = None,
     ) -> Supervision:
-        """Like `losses`, together with the targets."""
+        """Like `losses`, with the targets that they are computed from."""
         windows = self._windows(images, windows)
         _, pyramid = self.features(images, windows)
         size = (images.shape[1], images.shape[2])

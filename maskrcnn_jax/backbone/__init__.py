@@ -1,1 +1,1 @@
-
+"""Backbone: ResNet and the feature pyramid."""

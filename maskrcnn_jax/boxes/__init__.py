@@ -1,1 +1,1 @@
-
+"""Boxes: geometry, deltas, IoU matching, sampling and non-maximum suppression."""

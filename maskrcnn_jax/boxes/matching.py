@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 class Label(enum.IntEnum):
-    """What a candidate is trained as."""
+    """Training label of a candidate."""
 
     IGNORE = -1
     NEGATIVE = 0

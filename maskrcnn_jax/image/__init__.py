@@ -1,1 +1,1 @@
-
+"""Image preparation before the network: CLAHE, colour conversion and letterbox."""

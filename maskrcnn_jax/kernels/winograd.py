@@ -1,7 +1,7 @@
 """3x3 convolution with a quarter of the multiplications (Lavin and Gray 2016, section 4: F(4x4, 3x3)).
 
 Four neighbouring outputs y of a 1-D convolution with three weights g depend on six inputs d, and take twelve products.
-They are the middle coefficients of a product of polynomials, which its values at six points, six products, determine:
+They are the middle coefficients of a product of polynomials, which six products determine, its values at six points:
 
     y = A^T ((G g) * (B^T d))
 

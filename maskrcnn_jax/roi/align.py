@@ -131,7 +131,7 @@ def roi_align(
     reduce: str = "mean",
     max_samples: int = ADAPTIVE_LIMIT,
 ) -> Float[Array, "r o o c"]:
-    """Pool each box to `output_size` x `output_size` bins; o below. Equals torchvision's for "mean".
+    """Pool each box to o x o bins, o = `output_size`. Equals torchvision's `roi_align` for "mean".
 
     Args:
         features: one map.

@@ -1,1 +1,1 @@
-
+"""Region proposal network: anchors, head, targets, losses and proposals."""

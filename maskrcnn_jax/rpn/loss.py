@@ -6,10 +6,10 @@ over the sampled anchors i of the whole batch: p the objectness, p* 1 for positi
 and t* the target deltas; L_cls is the binary cross entropy, L_reg smooth L1 summed over the four deltas. The sources
 differ in the normalisers:
 
-    |             | N_cls          | N_reg                   | beta of L_reg |
-    | Matterport  | sampled        | 4 x positive anchors    | 1             |
-    | torchvision | sampled        | sampled anchors         | 1/9           |
-    | Detectron2  | 256 x images   | 256 x images            | 0 (L1)        |
+    |             | N_cls           | N_reg                | beta of L_reg |
+    | Matterport  | sampled anchors | 4 x positive anchors | 1             |
+    | torchvision | sampled anchors | sampled anchors      | 1/9           |
+    | Detectron2  | 256 x images    | 256 x images         | 0 (L1)        |
 
 lambda is 1 in all three.
 """

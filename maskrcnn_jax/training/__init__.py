@@ -1,1 +1,1 @@
-
+"""Training: optimizer, state, step, data parallelism and transfer to other classes."""

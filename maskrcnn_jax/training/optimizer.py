@@ -1,4 +1,4 @@
-"""Optimizer and learning-rate schedule: warm-up, decay, clipping, and weight decay that spares norms and biases."""
+"""Optimizer and learning-rate schedule: warm-up and decay, gradient clipping, and weight decay of kernels only."""
 
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ Rule = Literal["sgd", "adamw"]
 
 
 def make_schedule(learning_rate: float, *, steps: int, warmup: int = 0, decay: Schedule = "cosine") -> optax.Schedule:
-    """Linear from 0 over `warmup` steps, then constant, or half a cosine down to 0 at `steps` (SGDR eq. 5).
+    """Linear from 0 over `warmup` steps, then constant, or a half cosine down to 0 at `steps` (SGDR eq. 5).
 
     >>> rate = make_schedule(1.0, steps=110, warmup=10)
     >>> [round(float(rate(step)), 3) for step in (0, 5, 10, 60, 110)]
@@ -25,7 +25,7 @@ def make_schedule(learning_rate: float, *, steps: int, warmup: int = 0, decay: S
 
 
 def is_kernel(params: Any) -> Any:
-    """A tree of booleans: True where weight decay applies, that is at kernels (rank 2 or 4), not norms or biases.
+    """A tree of booleans: True for kernels (rank 2 or 4), False for norms and biases.
 
     >>> is_kernel({"kernel": jnp.zeros((3, 3, 1, 1)), "bias": jnp.zeros(1)})
     {'bias': False, 'kernel': True}
@@ -41,12 +41,12 @@ def make_optimizer(
     momentum: float = 0.9,
     clip_norm: float = 5.0,
 ) -> optax.GradientTransformation:
-    """Gradients are clipped by their global norm, then SGD with momentum (Matterport: 0.9, clip 5, decay 1e-4) or
-    AdamW (Loshchilov and Hutter 2019), which networks with group norm that start from scratch want.
+    """Clipping of gradients by their global norm, then SGD with momentum (the defaults are Matterport's) or AdamW
+    (Loshchilov and Hutter 2019), for training from scratch with group norm.
 
-    SGD adds the decay to the gradient (L2), AdamW takes it off the weights beside the gradient.
+    SGD adds the weight decay to the gradient (L2 regularisation); AdamW subtracts it from the weights directly.
 
-    A gradient of length 50 is cut to 5, times a learning rate of 0.1:
+    A gradient of norm 50 is scaled to norm 5, at a learning rate of 0.1:
 
     >>> rule = make_optimizer(optax.constant_schedule(0.1), weight_decay=0.0)
     >>> weights = jnp.zeros(2)
