@@ -9,25 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import UInt8
 
 from crystal.console import brief, printable
 from crystal.data.coco_file import DatasetError, Images, find_json, load_json
 from crystal.data.images import MAX_PIXELS
 from crystal.data.problems import Effect, Problem
-from crystal.data.segmentation import Segmentation, SegmentationError, check_segmentation, draw_cells, draw_pixels
-
-__all__ = [
-    "DatasetError",
-    "Instance",
-    "Problem",
-    "Record",
-    "Split",
-    "box_mask",
-    "full_mask",
-    "load_split",
-    "read_instance",
-]
+from crystal.data.segmentation import Segmentation, SegmentationError, check_segmentation, draw_cells
 
 BACKGROUND_NAMES = {"background", "_background_", "__background__"}
 BOX_TOLERANCE = 2.0  # pixels by which a file's box may differ from its outline's extent before the extent is used
@@ -129,23 +117,26 @@ def _file_box(bbox: Any, height: int, width: int) -> tuple[float, float, float, 
 def read_instance(
     entry: dict[str, Any], record: Record, category: int
 ) -> tuple[Instance | None, list[tuple[str, Effect]]]:
-    """One of COCO's annotations as an instance of that category, or None, and what is to be said about it."""
+    """One of COCO's annotations as an instance of that category, or None, and (problem, effect) pairs about it."""
     if category == 0:
         return None, [("its category is background", Effect.LEFT_OUT)]
     try:
-        outline, extent, said = check_segmentation(entry.get("segmentation"), record.height, record.width)
+        checked = check_segmentation(entry.get("segmentation"), record.height, record.width)
     except SegmentationError as error:
         return None, [(str(error), Effect.LEFT_OUT)]
+    problems = [(reason, Effect.REST_USED) for reason in checked.left_out]
+    if checked.clipped:
+        problems.append(("the polygon reaches outside the image", Effect.CLIPPED))
     box = _file_box(entry.get("bbox"), record.height, record.width)
     # The box counts if it fits: it is what COCO's evaluation uses. Otherwise the outline is right by definition.
-    if box is None or max(abs(a - b) for a, b in zip(box, extent, strict=True)) > BOX_TOLERANCE:
-        said = [*said, ("its bbox does not fit its outline", Effect.MENDED)]
-        box = extent
+    if box is None or max(abs(a - b) for a, b in zip(box, checked.extent, strict=True)) > BOX_TOLERANCE:
+        problems.append(("its bbox does not fit its outline", Effect.MENDED))
+        box = checked.extent
     crowd, area = entry.get("iscrowd", 0), entry.get("area")
     if crowd not in (0, 1):
-        said = [*said, ("its iscrowd is neither 0 nor 1", Effect.AN_OBJECT)]
+        problems.append(("its iscrowd is neither 0 nor 1", Effect.AN_OBJECT))
     area = float(area) if isinstance(area, int | float) and abs(area) < 1e15 else None
-    return Instance(category, box, outline, crowd == 1, _number(entry) or 0, area), said
+    return Instance(category, box, checked.outline, crowd == 1, _number(entry) or 0, area), problems
 
 
 def read_split(source: Path, split: str) -> Split:
@@ -184,8 +175,8 @@ def read_split(source: Path, split: str) -> Split:
             text = f"the category {brief(category)} is not among the file's; add it there or correct the annotation"
             problems.append(Problem(where, number, text, Effect.REFUSED))
         elif record:
-            instance, said = read_instance(entry, record, index[int(category)])
-            problems += [Problem(where, number, *what) for what in said]
+            instance, own = read_instance(entry, record, index[int(category)])
+            problems += [Problem(where, number, text, effect) for text, effect in own]
             instances[record.image_id] += [instance] if instance else []
         elif type(image_id) is not int or image_id not in refused:
             problems.append(Problem(where, number, f"no image has the id {brief(image_id)}", Effect.LEFT_OUT))
@@ -241,11 +232,6 @@ def fits_pixels(instance: Instance, pixels: int) -> bool:
         return False
     x1, y1, x2, y2 = instance.box
     return abs(instance.area - pixels) <= AREA_SHARE * pixels + (x2 - x1) + (y2 - y1)
-
-
-def full_mask(instance: Instance, height: int, width: int) -> Bool[np.ndarray, "h w"]:
-    """The instance's pixels in its whole image."""
-    return draw_pixels(instance.segmentation, height, width).astype(bool)
 
 
 def box_mask(instance: Instance, height: int, width: int, size: int) -> UInt8[np.ndarray, "m m"]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crystal.console import printable
-from crystal.data.dataset import DatasetError, Instance, Record, read_instance, read_split
+from crystal.data.coco_file import DatasetError
+from crystal.data.dataset import Instance, Record, read_instance, read_split
 from crystal.data.labelme.coco import convert_file
 from crystal.data.labelme.document import LabelmeError
 from crystal.errors import CrystalError
@@ -64,8 +65,8 @@ def _from_labelme(source: Path, record: Record, classes: Sequence[tuple[int, str
     problems = [str(problem) for problem in converted.problems]
     for number, annotation in enumerate(converted.annotations, 1):
         category = _index(annotation["category"], source, classes)
-        instance, said = read_instance({"id": number, **annotation}, record, category)
-        problems += [f"{source}: object {number}: {text}" for text, _ in said]
+        instance, own = read_instance({"id": number, **annotation}, record, category)
+        problems += [f"{source}: object {number}: {text}" for text, _ in own]
         instances += [instance] if instance else []
     return ImageGroundTruth(source, record._replace(instances=tuple(instances)), problems)
 

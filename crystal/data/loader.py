@@ -1,38 +1,32 @@
-"""Batches for training and evaluation, by Grain, from the records of `dataset.py`.
+"""Batches for training, by Grain, from the records of `dataset.py`.
 
-The i-th training example is a pure function of the seed and i: which image, and how it is varied. So the place in the
-input is one number, and a run that is taken up again goes on with the very next batch at no cost.
+The i-th training example is a pure function of the seed and i: which image, and how it is varied. So the position in
+the input is one number, and a run that is resumed continues with the very next batch at no cost.
 
-With `workers` = 0 threads of this process prepare images and share the memory of those already prepared (OpenCV lets go
-of the interpreter); otherwise that many processes do, each with its own share of it. Nothing here computes with JAX.
-Grain itself imports it, for its trees of arrays, but starts no backend, and its processes are spawned, not forked: no
-worker hangs on XLA's threads or takes the GPU.
+With `workers` = 0, threads of this process prepare images and share the cache of prepared ones (OpenCV releases the
+interpreter's lock); otherwise that many processes do, each with its share of the cache. Nothing here computes with JAX.
+Grain imports it, for its trees of arrays, but starts no backend, and its processes are spawned, not forked: no worker
+hangs on XLA's threads or takes the GPU.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import cv2
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Float32, UInt8
 
 from crystal.data.augment import Augmentation
-from crystal.data.dataset import DatasetError, Record, Split
-from crystal.data.preparation import Batch, Collate, Examples, Vary, read_prepared
-from maskrcnn_jax.image.letterbox import Letterbox
+from crystal.data.coco_file import DatasetError
+from crystal.data.dataset import Split
+from crystal.data.preparation import Batch, Collate, Examples, Vary
 
-# Cells a side. Of 1,610 rendered objects over 12 pixels the worst keeps an IoU of 0.977, a needle from corner to corner
-# of a box of 272 x 245 pixels; a hundredth fall below 0.994. With 112 cells the worst kept 0.947.
-MASK_SIZE = 176
+MASK_SIZE = 176  # cells a side: a needle across a box of 272 x 245 pixels still keeps a mask IoU of 0.97
 CACHE_BYTES = 2 * 2**30
 EPOCHS = 2**31  # endless; Grain's own endlessness overflows when it is cut into batches of one
 THREADS, AHEAD = 2, 4  # threads that prepare batches, and batches prepared ahead
-
-
-__all__ = ["Batch", "EvaluationBatch", "TrainingIterator", "evaluation_loader", "training_loader"]
 
 
 def _one_core(worker: int, workers: int) -> None:
@@ -52,13 +46,13 @@ def _stream(batches: grain.MapDataset, workers: int) -> grain.IterDataset:
 
 
 class TrainingIterator(Iterator[Batch]):
-    """Endless batches, with a place in them that can be saved and returned to."""
+    """Endless batches, with a position that can be saved and returned to."""
 
     def __init__(
         self, batches: grain.MapDataset, settings: dict[str, Any], workers: int, file_names: Mapping[int, str]
     ):
         self._batches, self._settings, self._workers, self._file_names = batches, settings, workers, file_names
-        self._given = 0
+        self._position = 0  # batches given so far
         self._iterator: grain.DatasetIterator | None = None  # threads and processes start with the first batch
 
     def __iter__(self) -> "TrainingIterator":
@@ -66,11 +60,11 @@ class TrainingIterator(Iterator[Batch]):
 
     def __next__(self) -> Batch:
         if self._iterator is None:
-            self._iterator = iter(_stream(self._batches.slice(slice(self._given, None)), self._workers))
+            self._iterator = iter(_stream(self._batches.slice(slice(self._position, None)), self._workers))
         batch: Batch = next(self._iterator)
-        if self._workers:  # out of the shared memory, which may be gone when a caller that keeps batches ends
+        if self._workers:  # out of the shared memory, which may end before a caller that keeps batches does
             batch = Batch(*(np.array(array) for array in batch))
-        self._given += 1
+        self._position += 1
         return batch
 
     def names(self, image_ids: Iterable[int]) -> list[str]:
@@ -78,17 +72,17 @@ class TrainingIterator(Iterator[Batch]):
         return [self._file_names[int(i)] for i in image_ids]
 
     def close(self) -> None:
-        """Stop the threads or processes; the place is kept."""
+        """Stop the threads or processes; the position stays."""
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = None
 
     def get_state(self) -> dict[str, Any]:
-        """The place after the batches given so far, ready for JSON. The number of workers is not part of it."""
-        return {"batches": self._given, **self._settings}
+        """The position after the batches given so far, ready for JSON. The number of workers is not part of it."""
+        return {"batches": self._position, **self._settings}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on after the batch where `state` was taken, at no cost.
+        """Continue after the batch where `state` was taken, at no cost.
 
         Raises:
             DatasetError: the state is of another dataset, seed or batch size, so there is no "next batch".
@@ -100,7 +94,7 @@ class TrainingIterator(Iterator[Batch]):
                     "settings, or start a new run"
                 )
         self.close()
-        self._given = int(state["batches"])
+        self._position = int(state["batches"])
 
 
 def training_loader(
@@ -123,7 +117,7 @@ def training_loader(
         split: at least one record; images without objects are shown too.
         size: side of the letterbox or its (height, width).
         batch_size: images a batch (of this shard).
-        slots: g; of an image with more instances the largest are kept, which is said once.
+        slots: g; of an image with more instances the largest are used, with one warning.
         mask_size: m.
         seed: for order and variations.
         clahe: whether to equalise.
@@ -131,7 +125,8 @@ def training_loader(
         workers: processes besides this one; 0: threads. With processes the script needs an `if __name__ == "__main__"`.
         cache_bytes: memory for prepared images, over all workers.
         shard: (index, count) of this process among those that train together. Their j-th batches one after the other
-            are the same images in the same order whatever the count, if batch_size * count is; so is the saved place.
+            are the same images in the same order whatever the count, if batch_size * count is, and so is the saved
+            position.
 
     Raises:
         DatasetError: no records.
@@ -166,37 +161,3 @@ def training_loader(
     )
     settings = {"records": len(split.records), "seed": seed, "batch_size": batch_size * count}
     return TrainingIterator(batches, settings, workers, {r.image_id: r.file_name for r in split.records})
-
-
-class EvaluationBatch(NamedTuple):
-    """Images in order. `records` lists the real ones and where they lie; repeats of the last fill the batch."""
-
-    images: UInt8[np.ndarray, "b h w 3"]
-    windows: Float32[np.ndarray, "b 4"]
-    records: list[tuple[Record, Letterbox]]
-
-
-def evaluation_loader(
-    split: Split | Sequence[Record], *, size: int | tuple[int, int], batch_size: int, clahe: bool
-) -> Iterator[EvaluationBatch]:
-    """Every record once, in order, in batches of one size; two are read ahead while the network works.
-
-    Raises:
-        ImageError: an image cannot be read.
-        DatasetError: it has another size than the file says.
-    """
-    records = split.records if isinstance(split, Split) else list(split)
-
-    def load(start: int) -> EvaluationBatch:
-        real = [(r, *read_prepared(r, size=size, clahe=clahe)) for r in records[start : start + batch_size]]
-        filled = real + real[-1:] * (batch_size - len(real))
-        return EvaluationBatch(
-            np.stack([image for _, image, _ in filled]),
-            np.stack([place.window for _, _, place in filled]).astype(np.float32),
-            [(record, place) for record, _, place in real],
-        )
-
-    if not records:
-        return
-    starts = grain.MapDataset.range(0, len(records), batch_size)
-    yield from starts.map(load).to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2))

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
 from crystal.data.augment import Augmentation, View, augment
-from crystal.data.dataset import DatasetError, Instance, Record, box_mask
+from crystal.data.coco_file import DatasetError
+from crystal.data.dataset import Instance, Record, box_mask
 from crystal.data.images import prepare, read_image
 from maskrcnn_jax.image.letterbox import Letterbox
 

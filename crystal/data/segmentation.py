@@ -14,7 +14,6 @@ from jaxtyping import Float, Int64, Shaped, UInt8
 from pycocotools import mask as coco_mask
 
 from crystal.console import brief
-from crystal.data.problems import Effect
 
 LEAST_AREA = 1e-3  # square pixels of a polygon's convex hull: below, its points lie on a line
 # Pixels along it. pycocotools takes some 40 bytes for each; a 100-megapixel image is 40,000 round.
@@ -29,14 +28,20 @@ class SegmentationError(ValueError):
     """Why an outline cannot be used; dataset.py adds which one it is."""
 
 
-class Checked(NamedTuple):
-    """What can be used of an outline: polygons clipped to the image, bad parts left out, or run lengths as they are;
-    its extent as a box in pixels; and what is to be said about it.
+class CheckedSegmentation(NamedTuple):
+    """What can be used of an outline.
+
+    Attributes:
+        outline: polygons clipped to the image, bad parts left out, or run lengths as they are.
+        extent: its box, in pixels.
+        left_out: for each part that was left out, why.
+        clipped: whether the outline reached outside the image.
     """
 
     outline: Segmentation
     extent: Extent
-    said: list[tuple[str, Effect]]
+    left_out: tuple[str, ...] = ()
+    clipped: bool = False
 
 
 def _halfplane(points: Float[np.ndarray, "n 2"], axis: int, limit: float, sign: int) -> Float[np.ndarray, "k 2"]:
@@ -136,7 +141,7 @@ def _runs_extent(runs: Int64[np.ndarray, " n"], height: int) -> Extent:
     return float(x1), float((first % height).min()), float(x2), float((last % height).max() + 1)
 
 
-def check_segmentation(segmentation: Any, height: int, width: int) -> Checked:
+def check_segmentation(segmentation: Any, height: int, width: int) -> CheckedSegmentation:
     """What can be used of an outline as a file gives it.
 
     Args:
@@ -149,27 +154,26 @@ def check_segmentation(segmentation: Any, height: int, width: int) -> Checked:
     """
     if isinstance(segmentation, dict):
         runs = _runs(segmentation, height, width)
-        return Checked({"size": [height, width], "counts": segmentation["counts"]}, _runs_extent(runs, height), [])
+        outline: Segmentation = {"size": [height, width], "counts": segmentation["counts"]}
+        return CheckedSegmentation(outline, _runs_extent(runs, height))
     if not isinstance(segmentation, list) or not segmentation:
         raise SegmentationError("there is no outline")
     if not isinstance(segmentation[0], list):
         segmentation = [segmentation]  # one part, without the list of parts around it
-    parts, complaints, over = [], [], False
+    parts, left_out, clipped = [], [], False
     for part in segmentation:
         try:
             polygon, beyond = _polygon(part, height, width)
         except SegmentationError as error:
-            complaints.append(str(error))
+            left_out.append(str(error))
             continue
         parts.append(polygon)
-        over |= beyond
+        clipped |= beyond
     if not parts:
-        raise SegmentationError(complaints[0])
+        raise SegmentationError(left_out[0])
     points = np.concatenate([np.reshape(part, (-1, 2)) for part in parts])
     (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
-    said = [(complaint, Effect.REST_USED) for complaint in complaints]
-    said += [("the polygon reaches outside the image", Effect.CLIPPED)] if over else []
-    return Checked(parts, (x1, y1, x2, y2), said)
+    return CheckedSegmentation(parts, (x1, y1, x2, y2), tuple(left_out), clipped)
 
 
 def to_rle(segmentation: Segmentation, height: int, width: int) -> dict[str, Any]:

@@ -99,8 +99,9 @@ def test_convert_does_the_good_files_lists_the_bad_and_fails(monkeypatch, capsys
     assert "3 instances of crystal" in output
     sizes = [len(json.loads((tmp_path / "out" / f"{s}.json").read_text())["images"]) for s in ("train", "val")]
     assert sorted(sizes) == [0, 2]  # one drop is not parted
-    (tmp_path / "in" / "bad.json").unlink()
-    assert crystal(monkeypatch, capsys, "convert", tmp_path / "in", *arguments)[0] == 0
+    code, _, errors = crystal(monkeypatch, capsys, "convert", tmp_path / "in", *arguments)
+    assert code == 1
+    assert errors.endswith("already exists and is not empty; name another folder or remove this one\n")
 
 
 def coco(images=(), annotations=()):

@@ -89,10 +89,10 @@ def part_of(shape: Shape, height: int, width: int) -> Part:
         part = encode_patch(patch, top, left, height=height, width=width) if patch.any() else None
     else:
         try:
-            polygons, _, _ = check_segmentation([_corners(shape).ravel().tolist()], height, width)
+            [polygon] = check_segmentation([_corners(shape).ravel().tolist()], height, width).outline
         except SegmentationError as error:
             raise LabelmeError(str(error)) from None
-        return [round(v, 3) for v in polygons[0]]  # type: ignore[index]
+        return [round(v, 3) for v in polygon]  # type: ignore[arg-type]
     if part is None or not rle_tools.area(part):  # type: ignore[arg-type]
         raise LabelmeError(f"the {shape.kind} covers no pixel of the image")
     return part
@@ -120,7 +120,7 @@ def draw_shape(canvas: Image.Image, shape: Shape, value: int) -> None:
     else:
         points = _corners(shape)
         if (np.abs(points) > 4 * max(height, width)).any():  # PIL walks along every pixel of a line, however far out
-            (flat,), _, _ = check_segmentation([points.ravel().tolist()], height, width)
+            [flat] = check_segmentation([points.ravel().tolist()], height, width).outline
             points = np.reshape(flat, (-1, 2))
         if shape.kind == "rectangle":
             draw.rectangle((*points.min(0).tolist(), *points.max(0).tolist()), fill=value, outline=value)

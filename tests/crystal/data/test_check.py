@@ -12,7 +12,8 @@ import pytest
 
 from crystal.cli import main
 from crystal.data.check import check, rows_of
-from crystal.data.dataset import DatasetError, load_split, raise_if_left_out
+from crystal.data.coco_file import DatasetError
+from crystal.data.dataset import load_split, raise_if_left_out
 from crystal.data.loader import training_loader
 from crystal.data.problems import Effect
 

@@ -10,9 +10,11 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from crystal.data.dataset import DatasetError, Instance, Problem, box_mask, full_mask, load_split
+from crystal.data.coco_file import DatasetError
+from crystal.data.dataset import Instance, box_mask, load_split
 from crystal.data.loader import MASK_SIZE
-from crystal.data.problems import Effect
+from crystal.data.problems import Effect, Problem
+from crystal.data.segmentation import draw_pixels
 from crystal.drops.dataset import render_dataset
 from maskrcnn_jax.roi.masks import paste
 
@@ -105,7 +107,7 @@ def test_run_lengths(tmp_path, write, mask):
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     (crowd,), problems = only(tmp_path, annotation(segmentation=write(mask), bbox=None, iscrowd=1))
     assert crowd.crowd
-    assert np.array_equal(full_mask(crowd, HEIGHT, WIDTH), mask)
+    assert np.array_equal(draw_pixels(crowd.segmentation, HEIGHT, WIDTH).astype(bool), mask)
     assert crowd.box == (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
     assert problems == ["a.png: annotation 1: its bbox does not fit its outline; the outline's extent is used"]
 
@@ -115,7 +117,7 @@ def test_several_parts_are_united(tmp_path):
     (one,), problems = only(tmp_path, annotation(segmentation=[*SQUARE, second], bbox=[10, 5, 40, 25]))
     assert not problems
     assert one.box == (10, 5, 50, 30)
-    mask = full_mask(one, HEIGHT, WIDTH)
+    mask = draw_pixels(one.segmentation, HEIGHT, WIDTH).astype(bool)
     assert mask[15, 15]
     assert mask[7, 45]
     assert not mask[15, 30]
@@ -212,7 +214,7 @@ def test_partly_outside_is_clipped(tmp_path):
     (one,), problems = only(tmp_path, annotation(segmentation=outline, bbox=[50, 10, 10, 10]))
     assert problems == ["a.png: annotation 1: the polygon reaches outside the image; what lies inside is used"]
     assert one.box == (50, 10, 60, 20)
-    mask = full_mask(one, HEIGHT, WIDTH)
+    mask = draw_pixels(one.segmentation, HEIGHT, WIDTH).astype(bool)
     assert mask[10:20, 50:].all()
     assert mask.sum() == 100
 
@@ -330,7 +332,7 @@ def test_box_mask_is_the_mean_over_each_cell():
 
 
 def reconstruction(instance: Instance, height: int, width: int, size: int) -> float:
-    mask = full_mask(instance, height, width)
+    mask = draw_pixels(instance.segmentation, height, width).astype(bool)
     cells = box_mask(instance, height, width, size).astype(np.float64)
     back = paste(cells, np.array(instance.box), height=height, width=width)
     return float((back & mask).sum() / (back | mask).sum())
@@ -389,7 +391,10 @@ def test_rendered_set_is_read_as_pycocotools_reads_it(rendered, capsys):
         assert len(record.instances) == len(coco.getAnnIds(imgIds=record.image_id))
         for instance in record.instances:
             truth = coco.anns[instance.annotation_id]
-            assert np.array_equal(full_mask(instance, record.height, record.width), coco.annToMask(truth).astype(bool))
+            assert np.array_equal(
+                draw_pixels(instance.segmentation, record.height, record.width).astype(bool),
+                coco.annToMask(truth).astype(bool),
+            )
             assert instance.crowd == bool(truth["iscrowd"])
             x, y, w, h = truth["bbox"]
             assert instance.box == (x, y, x + w, y + h)
@@ -410,4 +415,4 @@ def test_coco_tiny(capsys):
     for record in split.records:
         for instance in record.instances:
             truth = coco.annToMask(coco.anns[instance.annotation_id]).astype(bool)
-            assert np.array_equal(full_mask(instance, record.height, record.width), truth)
+            assert np.array_equal(draw_pixels(instance.segmentation, record.height, record.width).astype(bool), truth)

@@ -12,9 +12,12 @@ from pycocotools import mask as coco_mask
 
 from crystal.data import preparation as examples
 from crystal.data.augment import Augmentation
-from crystal.data.dataset import DatasetError, Split, full_mask, load_split
+from crystal.data.coco_file import DatasetError
+from crystal.data.dataset import Split, load_split
 from crystal.data.images import ImageError, prepare, read_image
-from crystal.data.loader import Batch, evaluation_loader, training_loader
+from crystal.data.loader import training_loader
+from crystal.data.preparation import Batch
+from crystal.data.segmentation import draw_pixels
 from maskrcnn_jax.roi.masks import paste
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -103,7 +106,7 @@ def test_each_image_comes_with_its_own_objects(split, clahe):
                 if not instance.crowd:
                     cells = batch.masks[row, slot].astype(float)
                     back = paste(cells, place.to_original(batch.boxes[row, slot]), height=HEIGHT, width=WIDTH)
-                    truth = full_mask(instance, HEIGHT, WIDTH)
+                    truth = draw_pixels(instance.segmentation, HEIGHT, WIDTH).astype(bool)
                     assert (back & truth).sum() / (back | truth).sum() > 0.97
             assert not batch.boxes[row, count:].any()
 
@@ -310,39 +313,8 @@ def test_image_of_another_size(tmp_path):
     split = load_split(root, "train")
     with pytest.raises(DatasetError, match=r"3\.png: is 60 x 80 pixels \(upright\), but the annotations say 80 x 60"):
         take(split, IMAGES)
-    with pytest.raises(DatasetError, match=r"3\.png: is 60 x 80"):
-        list(evaluation_loader(split, size=64, batch_size=2, clahe=False))
 
 
 def test_no_images(split):
     with pytest.raises(DatasetError, match="nothing to train on"):
         training_loader(split._replace(records=()), **OPTIONS)
-    assert list(evaluation_loader([], size=64, batch_size=2, clahe=False)) == []
-
-
-# --- evaluation -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 7, 10])
-def test_evaluation_gives_every_record_once_in_order(split, batch_size):
-    batches = list(evaluation_loader(split, size=(48, 64), batch_size=batch_size, clahe=True))
-    assert all(batch.images.shape == (batch_size, 48, 64, 3) for batch in batches)
-    assert all(batch.windows.shape == (batch_size, 4) for batch in batches)
-    seen = [
-        (record, place, image)
-        for batch in batches
-        for (record, place), image in zip(batch.records, batch.images, strict=False)
-    ]
-    assert [record for record, _, _ in seen] == list(split.records)
-    for record, place, image in seen:
-        expected, where = prepare(read_image(record.path), size=(48, 64), clahe=True)
-        assert place == where
-        assert np.array_equal(image, expected)
-    last = batches[-1]
-    assert all(np.array_equal(image, last.images[len(last.records) - 1]) for image in last.images[len(last.records) :])
-
-
-def test_evaluation_of_chosen_records(split):
-    chosen = [split.records[4], split.records[1]]
-    (batch,) = evaluation_loader(chosen, size=64, batch_size=4, clahe=False)
-    assert [record.image_id for record, _ in batch.records] == [104, 101]

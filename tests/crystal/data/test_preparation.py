@@ -8,7 +8,8 @@ import pytest
 
 from crystal.data import preparation as examples
 from crystal.data.augment import Augmentation
-from crystal.data.dataset import DatasetError, Instance, Record
+from crystal.data.coco_file import DatasetError
+from crystal.data.dataset import Instance, Record
 from crystal.data.preparation import Collate, Examples, Vary, read_prepared
 
 SQUARE = [[10.0, 10.0, 20.0, 10.0, 20.0, 30.0, 10.0, 30.0]]

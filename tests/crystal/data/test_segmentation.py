@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from crystal.data.problems import Effect
 from crystal.data.segmentation import SegmentationError, check_segmentation, draw_cells, draw_pixels, to_rle
 
 HEIGHT, WIDTH = 40, 60
@@ -31,7 +30,7 @@ def test_random_run_lengths_equal_pycocotools():
         mask = rng.random(shape) < rng.choice([0.01, 0.3, 0.99])
         mask[rng.integers(shape[0]), rng.integers(shape[1])] = True
         for write in (packed, unpacked):
-            rle, extent, _ = check_segmentation(write(mask), *mask.shape)
+            rle, extent, *_ = check_segmentation(write(mask), *mask.shape)
             assert np.array_equal(draw_pixels(rle, *mask.shape), mask)
             x, y, w, h = coco_mask.toBbox(coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))))
             if (
@@ -61,7 +60,7 @@ def test_run_lengths_of_an_outline_are_its_pixels():
         polygons = [rng.uniform(-5, 60, 2 * int(rng.integers(3, 9))).tolist() for _ in range(int(rng.integers(1, 3)))]
         mask = rng.random((HEIGHT, WIDTH)) < 0.3
         for outline in (polygons, packed(mask), unpacked(mask)):
-            outline, _, _ = check_segmentation(outline, HEIGHT, WIDTH)
+            outline = check_segmentation(outline, HEIGHT, WIDTH).outline
             pixels = draw_pixels(outline, HEIGHT, WIDTH)
             assert np.array_equal(coco_mask.decode(to_rle(outline, HEIGHT, WIDTH)), pixels)
             if isinstance(outline, dict):
@@ -74,7 +73,7 @@ def test_an_endless_outline_is_refused():
     corners = np.stack([np.linspace(0, side, 50_000), np.tile([0.0, side], 25_000)], 1)
     with pytest.raises(SegmentationError, match="longer than any object's"):
         check_segmentation([corners.ravel().tolist()], side, side)
-    outline, _, _ = check_segmentation([[0, 0, side, 0, side, side, 0, side]], side, side)
+    outline = check_segmentation([[0, 0, side, 0, side, side, 0, side]], side, side).outline
     assert int(coco_mask.area(to_rle(outline, side, side))) == side * side
 
 
@@ -92,9 +91,11 @@ def test_cells_by_hand():
 
 def test_polygons_are_clipped_at_every_side():
     far = 1e9
-    outline, extent, said = check_segmentation([[-far, -far, far, -far, far, far, -far, far]], HEIGHT, WIDTH)
+    outline, extent, left_out, clipped = check_segmentation(
+        [[-far, -far, far, -far, far, far, -far, far]], HEIGHT, WIDTH
+    )
     assert extent == (0, 0, WIDTH, HEIGHT)
-    assert said == [("the polygon reaches outside the image", Effect.CLIPPED)]
+    assert (left_out, clipped) == ((), True)
     assert draw_pixels(outline, HEIGHT, WIDTH).all()
 
 
@@ -113,7 +114,7 @@ def test_noise_is_refused_or_drawn(seed):
         counts = bytearray(sound["counts"].encode())
         counts[rng.integers(len(counts))] = rng.integers(30, 127)
         try:
-            outline, _, _ = check_segmentation(sound | {"counts": bytes(counts)}, HEIGHT, WIDTH)
+            outline = check_segmentation(sound | {"counts": bytes(counts)}, HEIGHT, WIDTH).outline
         except SegmentationError:
             refused += 1
             continue

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from crystal.data.dataset import full_mask, load_split
+from crystal.data.dataset import load_split
+from crystal.data.segmentation import draw_pixels
 from crystal.evaluation.assessment import coco_truth, truth_of
 from crystal.evaluation.metrics import coco_metrics
 
@@ -35,7 +36,9 @@ def test_the_checked_split_is_what_is_measured(tmp_path):
     assert len(record.instances) == 3
     truth = truth_of(record)
     for instance, mask in zip(record.instances, truth["masks"], strict=True):
-        assert np.array_equal(coco_mask.decode(mask).astype(bool), full_mask(instance, 60, 80))
+        assert np.array_equal(
+            coco_mask.decode(mask).astype(bool), draw_pixels(instance.segmentation, 60, 80).astype(bool)
+        )
     checked = coco_truth(split, [truth])
     assert [a["id"] for a in checked["annotations"]] == [1, 2, 3]
     assert [a["area"] for a in checked["annotations"]] == [50 * 25, 200, 600]

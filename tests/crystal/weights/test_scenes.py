@@ -37,7 +37,8 @@ def test_nothing_is_shared_with_the_painters_of_drops(module):
 
 
 def test_scenes_are_written_as_a_dataset(tmp_path):
-    from crystal.data.dataset import full_mask, load_split
+    from crystal.data.dataset import load_split
+    from crystal.data.segmentation import draw_pixels
 
     pretrain.write_scenes(tmp_path / "scenes", 2, seed=5)
     split = load_split(tmp_path / "scenes", "train")
@@ -46,5 +47,7 @@ def test_scenes_are_written_as_a_dataset(tmp_path):
     record = split.records[0]
     assert len(record.instances) == len(scene.masks)
     for instance, mask, crowd in zip(record.instances, scene.masks, scene.crowd, strict=True):
-        np.testing.assert_array_equal(full_mask(instance, record.height, record.width), mask)
+        np.testing.assert_array_equal(
+            draw_pixels(instance.segmentation, record.height, record.width).astype(bool), mask
+        )
         assert instance.crowd == crowd
