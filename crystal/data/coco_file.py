@@ -1,4 +1,4 @@
-"""Where a dataset's COCO files and images lie, and a COCO file's outermost layer.
+"""Where a dataset's COCO files and images lie, a COCO file's outermost layer, and how such files are written.
 
 `DATASET/{split}.json` with `DATASET/{split}/images/`, as `crystal render` and `crystal convert` write it, or COCO's own
 `annotations/instances_{split}2017.json` with `{split}2017/`, or most mixtures of the two. Nothing outside the dataset's
@@ -7,9 +7,11 @@ folder is looked at, whatever a file's names say. Runs in input workers: no JAX.
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
+
+from pycocotools import mask as rle_tools
 
 from crystal.errors import CrystalError
 
@@ -95,6 +97,55 @@ def load_json(path: Path) -> dict[str, Any]:
         entries = document.get(key) if isinstance(document, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise DatasetError(f"{path}: has no list of {key}; it must be a COCO instances file")
+    return document
+
+
+def coco_annotation(
+    rle: Mapping[str, Any], category: int | str, *, polygons: Sequence[Sequence[float]] = (), crowd: bool = False
+) -> dict[str, Any]:
+    """One of COCO's annotations, without ids; `area` and `bbox` are those of the pixels.
+
+    Args:
+        rle: the mask in compressed run lengths (`counts` bytes), not empty.
+        category: its id; in `coco_document` its name.
+        polygons: outlines that say what the mask says, written in its place.
+        crowd: whether it is a region to ignore; COCO wants run lengths then.
+    """
+    packed: Any = rle  # pycocotools' own annotations know only one of the forms it takes
+    run_lengths = {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
+    return {
+        "category_id": category,
+        "segmentation": list(polygons) if polygons and not crowd else run_lengths,
+        "area": int(rle_tools.area(packed)),
+        "bbox": rle_tools.toBbox(packed).astype(int).tolist(),
+        "iscrowd": int(crowd),
+    }
+
+
+def coco_document(
+    images: Iterable[tuple[dict[str, Any], Iterable[dict[str, Any]]]], names: Sequence[str], **info: Any
+) -> dict[str, Any]:
+    """A COCO document of images and their annotations, all numbered from 1.
+
+    Args:
+        images: each without an id, and its annotations from `coco_annotation`, their categories by name.
+        names: of the categories.
+        info: the document's `info`.
+    """
+    ids = {name: number for number, name in enumerate(names, 1)}
+    document: dict[str, Any] = {
+        "info": info,
+        "licenses": [],
+        "images": [],
+        "categories": [{"id": number, "name": name, "supercategory": ""} for name, number in ids.items()],
+        "annotations": [],
+    }
+    for number, (image, own) in enumerate(images, 1):
+        document["images"].append({"id": number, **image})
+        for annotation in own:
+            placed = {"id": len(document["annotations"]) + 1, "image_id": number}
+            category = {"category_id": ids[annotation["category_id"]]}
+            document["annotations"].append(placed | annotation | category)
     return document
 
 

@@ -21,8 +21,9 @@ from rich.table import Table
 from rich.text import Text
 
 from crystal.console import console, one_bar
+from crystal.data.coco_file import coco_document
 from crystal.data.images import encode_png
-from crystal.data.labelme.coco import convert_file, explain, find_labelme, to_dataset
+from crystal.data.labelme.coco import INFO, convert_file, explain, find_labelme
 from crystal.data.labelme.document import LabelmeError, Problem, printable
 from crystal.data.labelme.folder import write_folder
 from crystal.data.labelme.labels import LabelRules
@@ -49,7 +50,7 @@ class ConvertedImage(NamedTuple):
         name: of its files in the dataset, without suffix.
         content: a hash of the pixels.
         image: COCO's image, without id.
-        annotations: COCO's, without ids, `category` by name.
+        annotations: COCO's, without ids, categories by name.
         problems: what was left out.
     """
 
@@ -107,7 +108,7 @@ def _write_split(folder: Path, new: Path, images: Sequence[ConvertedImage], cate
         file_name = one.image["file_name"]
         (new / file_name).rename(folder / "images" / file_name)
         (new / f"{one.name}_json").rename(folder / "labelme" / f"{one.name}_json")
-    document = to_dataset([(one.image, one.annotations) for one in images], categories)
+    document = coco_document([(one.image, one.annotations) for one in images], categories, **INFO)
     folder.with_suffix(".json").write_text(json.dumps(document), encoding="utf-8")
 
 
@@ -174,7 +175,7 @@ def convert_dataset(
             for split, share in shares.items()
             if share > 0 or split in ("train", "val")
         }
-        categories = sorted({annotation["category"] for one in images for annotation in one.annotations})
+        categories = sorted({annotation["category_id"] for one in images for annotation in one.annotations})
         for split, own in splits.items() if images else ():
             _write_split(partial / split, new, own, categories)
         shutil.rmtree(new)
@@ -197,7 +198,7 @@ def _table(problems: Sequence[Problem]) -> Table:
 
 def _summary(out: Path, result: Conversion) -> str:
     counts = ", ".join(f"{split} {len(images)}" for split, images in result.splits.items())
-    names = [a["category"] for images in result.splits.values() for one in images for a in one.annotations]
+    names = [a["category_id"] for images in result.splits.values() for one in images for a in one.annotations]
     categories = sorted(set(names))
     named = ", ".join(categories[:10]) + (", ..." if len(categories) > 10 else "")
     return f"{out}: {counts} images; {len(names)} instances of {named or 'no category'}"

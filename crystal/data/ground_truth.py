@@ -64,7 +64,7 @@ def _from_labelme(source: Path, record: Record, classes: Sequence[tuple[int, str
     instances: list[Instance] = []
     problems = [str(problem) for problem in converted.problems]
     for number, annotation in enumerate(converted.annotations, 1):
-        category = _index(annotation["category"], source, classes)
+        category = _index(annotation["category_id"], source, classes)
         instance, own = read_instance({"id": number, **annotation}, record, category)
         problems += [f"{source}: object {number}: {text}" for text, _ in own]
         instances += [instance] if instance else []

@@ -4,15 +4,13 @@ import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
-import numpy as np
-from pycocotools import mask as rle
 
 from crystal.console import console, one_bar
+from crystal.data.coco_file import coco_annotation, coco_document
 from crystal.data.labelme.export import instance_shapes
-from crystal.data.outlines import polygons
+from crystal.data.outlines import cut, encode_patch, polygons
 from crystal.data.pool import in_processes
 from crystal.drops.drop import DrawnCrystal, Drop, draw_drop
 from crystal.drops.options import Render
@@ -20,27 +18,16 @@ from crystal.files import explained_writing, folder_written_whole
 
 JPEG_QUALITY = 88
 SPLITS = ("train", "val")
+INFO = {"description": "Crystallization drops drawn from a seed", "version": "1.0"}
 
 
 def _annotate(instance: DrawnCrystal) -> tuple[dict, list[list[float]]]:
     """The instance's COCO annotation, without ids, and its outlines for LabelMe; none where they do not say it all."""
-    rows, columns = np.flatnonzero(instance.mask.any(1)), np.flatnonzero(instance.mask.any(0))
-    top, left, bottom, right = int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
-    crop = instance.mask[top:bottom, left:right]
+    height, width = instance.mask.shape
     outlines, exact = polygons(instance.mask)
-    segmentation: list | dict = outlines
-    if instance.ignored or not exact:  # COCO wants a crowd as RLE; a hole needs it
-        packed: dict[str, Any] = dict(rle.encode(np.asfortranarray(instance.mask.astype(np.uint8))))
-        segmentation = {"size": list(packed["size"]), "counts": packed["counts"].decode()}
-    box = [left, top, right - left, bottom - top]
-    annotation = {
-        "category_id": 1,
-        "segmentation": segmentation,
-        "area": int(crop.sum()),
-        "bbox": box,
-        "iscrowd": int(instance.ignored),
-    }
-    return annotation, outlines if exact else []
+    outlines = outlines if exact else []  # a hole needs run lengths
+    rle = encode_patch(*cut(instance.mask), height=height, width=width)
+    return coco_annotation(rle, "crystal", polygons=outlines, crowd=instance.ignored), outlines
 
 
 def _labelme(name: str, drop: Drop, outlines: list[list[list[float]]]) -> dict:
@@ -74,28 +61,6 @@ def _render_one(task: tuple) -> tuple[dict, list[dict]]:
         (folder / f"{name}.jpg").write_bytes(jpeg.tobytes())
         (folder / f"{name}.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
     return {"file_name": f"{name}.jpg", "height": height, "width": width}, [annotation for annotation, _ in annotated]
-
-
-def _coco(results: list[tuple[dict, list[dict]]], seed: int, light: float) -> dict:
-    """One split's COCO document, ids counted from 1."""
-    images = [{"id": number, **image} for number, (image, _) in enumerate(results, start=1)]
-    flat = [
-        (number, annotation) for number, (_, annotations) in enumerate(results, start=1) for annotation in annotations
-    ]
-    return {
-        "info": {
-            "description": "Crystallization drops drawn from a seed",
-            "version": "1.0",
-            "seed": seed,
-            "light": light,
-        },
-        "licenses": [],
-        "images": images,
-        "categories": [{"id": 1, "name": "crystal", "supercategory": "crystal"}],
-        "annotations": [
-            {"id": i, "image_id": number, **annotation} for i, (number, annotation) in enumerate(flat, start=1)
-        ],
-    }
 
 
 def render_dataset(
@@ -146,7 +111,8 @@ def render_dataset(
                 results.append(result)
                 progress(len(results), len(tasks))
         for split, part in zip(SPLITS, (results[:train], results[train:]), strict=True):
-            (partial / f"{split}.json").write_text(json.dumps(_coco(part, seed, light)), encoding="utf-8")
+            document = coco_document(part, ["crystal"], **INFO, seed=seed, light=light)
+            (partial / f"{split}.json").write_text(json.dumps(document), encoding="utf-8")
 
 
 def render_command(options: Render) -> int:

@@ -23,8 +23,8 @@ from typing import Any, Self
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from pycocotools import mask as rle_tools
 
+from crystal.data.coco_file import coco_annotation
 from crystal.data.labelme.export import is_edited, labelme_document, labelme_shapes
 from crystal.files import OutputName, explained_writing
 from crystal.prediction.measurements import measure
@@ -109,18 +109,11 @@ class OutputFolder:
     def _add_annotations(self, image_id: int, prediction: Prediction) -> None:
         for box, score, index, rle in zip(*prediction, strict=True):
             x1, y1, x2, y2 = (round(float(v), 3) for v in box)
-            annotation = {
-                "id": (number := self._annotations + 1),
-                "image_id": image_id,
-                "category_id": self.classes[index][0],
-                "score": round(float(score), 6),
-                "bbox": [x1, y1, round(x2 - x1, 3), round(y2 - y1, 3)],
-                "area": int(rle_tools.area(rle)),
-                "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")},
-                "iscrowd": 0,
-            }
+            annotation = coco_annotation(rle, self.classes[index][0])
+            annotation["bbox"] = [x1, y1, round(x2 - x1, 3), round(y2 - y1, 3)]  # the network's, not that of the pixels
+            annotation |= {"id": self._annotations + 1, "image_id": image_id, "score": round(float(score), 6)}
             self._json.write(("," if self._annotations else "") + "\n" + json.dumps(annotation))
-            self._annotations = number
+            self._annotations += 1
 
     def _add_rows(self, file_name: str, prediction: Prediction, shown: np.ndarray) -> None:
         for number, i in enumerate(shown, 1):

@@ -9,19 +9,18 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import cv2
 import jax.numpy as jnp
-import numpy as np
 import tyro
 from flax import nnx
-from pycocotools import mask as rle
 
 from crystal.console import one_bar
+from crystal.data.coco_file import coco_annotation, coco_document
 from crystal.data.dataset import load_split
 from crystal.data.images import apply_clahe
 from crystal.data.loader import training_loader
+from crystal.data.outlines import cut, encode_patch
 from crystal.training.config import Phase, TrainConfig
 from crystal.training.run_folder import claim
 from crystal.training.trainer import Trainer
@@ -37,7 +36,7 @@ def write_scenes(out: Path, count: int, *, seed: int = 0) -> None:
     """`count` scenes as PNG files and OUT/train.json."""
     folder = out / "train" / "images"
     folder.mkdir(parents=True)
-    images, annotations = [], []
+    images = []
     with one_bar("drawing shapes", count) as bar:
         for i in range(count):
             scene = draw_scene((seed, i))
@@ -45,23 +44,13 @@ def write_scenes(out: Path, count: int, *, seed: int = 0) -> None:
             name = f"scene_{i:06d}.png"
             cv2.imwrite(str(folder / name), picture[..., ::-1])
             height, width = picture.shape[:2]
-            images.append({"id": i + 1, "file_name": name, "height": height, "width": width})
-            for mask, crowd in zip(scene.masks, scene.crowd, strict=True):
-                packed: Any = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": i + 1,
-                        "category_id": 1,
-                        "iscrowd": int(crowd),
-                        "area": float(mask.sum()),
-                        "bbox": rle.toBbox(packed).tolist(),
-                        "segmentation": {"size": packed["size"], "counts": packed["counts"].decode("ascii")},
-                    }
-                )
+            annotations = [
+                coco_annotation(encode_patch(*cut(mask), height=height, width=width), "shape", crowd=bool(crowd))
+                for mask, crowd in zip(scene.masks, scene.crowd, strict=True)
+            ]
+            images.append(({"file_name": name, "height": height, "width": width}, annotations))
             bar(i + 1)
-    dataset = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "shape"}]}
-    (out / "train.json").write_text(json.dumps(dataset))
+    (out / "train.json").write_text(json.dumps(coco_document(images, ["shape"])))
 
 
 def main(out: Path, work: Path = Path("runs/shapes"), scenes: int = 6000, steps: int = 3000, seed: int = 0) -> None:

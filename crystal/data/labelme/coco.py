@@ -7,7 +7,7 @@ of the pixels that pycocotools gives the annotation.
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from pycocotools import mask as rle_tools
 
+from crystal.data.coco_file import coco_annotation, coco_document
 from crystal.data.dataset import BOX_TOLERANCE
 from crystal.data.images import ImageError, decode_image, stated_size
 from crystal.data.labelme.document import Document, LabelmeError, Problem, Shape, printable, read_document
@@ -26,6 +27,7 @@ from crystal.files import distinct_stem
 
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
 NO_RULES = LabelRules()
+INFO = {"description": "Converted from LabelMe by crystal", "version": "1.0"}
 
 
 class Converted(NamedTuple):
@@ -36,7 +38,7 @@ class Converted(NamedTuple):
         encoded: an image file of those pixels that any program shows the same way, if the source was one.
         suffix: of the image file to write, ".jpg" or ".png".
         content: a hash of the pixels.
-        annotations: of COCO's format, without ids, `category` instead of `category_id`.
+        annotations: of COCO's format, without ids, categories by name.
         instances: the objects, one an annotation, with the shapes that were used.
         rles: their pixels, one an annotation.
         problems: what was left out.
@@ -87,32 +89,27 @@ def _decode(document: Document) -> UInt8[np.ndarray, "h w 3"]:
     return pixels
 
 
-def _box(parts: list[Part], rle: Rle, polygons: bool) -> list[float]:
+def _spiked_box(parts: list[list[float]], box: list[int]) -> list[float]:
     """COCO's x, y, width, height: of the pixels, or of the outline where a spike too thin for pixels leads far beyond
     them: the loader takes a box that strays from its outline for a mistake.
     """
-    x, y, w, h = (int(v) for v in rle_tools.toBbox(rle))  # type: ignore[arg-type]
-    if polygons:
-        points = np.concatenate([np.reshape(part, (-1, 2)) for part in parts if isinstance(part, list)])
-        (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
-        if max(abs(x1 - x), abs(y1 - y), abs(x2 - x - w), abs(y2 - y - h)) > BOX_TOLERANCE:
-            return [x1, y1, round(x2 - x1, 3), round(y2 - y1, 3)]
-    return [x, y, w, h]
+    points = np.concatenate([np.reshape(part, (-1, 2)) for part in parts])
+    (x1, y1), (x2, y2), (x, y, w, h) = points.min(0).tolist(), points.max(0).tolist(), box
+    if max(abs(x1 - x), abs(y1 - y), abs(x2 - x - w), abs(y2 - y - h)) <= BOX_TOLERANCE:
+        return [*box]
+    return [x1, y1, round(x2 - x1, 3), round(y2 - y1, 3)]
 
 
 def _annotation(instance: Instance, parts: list[Part], height: int, width: int) -> tuple[dict[str, Any], Rle]:
     rle = run_lengths(parts, height, width)
-    polygons = not instance.crowd and all(isinstance(part, list) for part in parts)
+    polygons = [part for part in parts if isinstance(part, list)]
     if not rle_tools.area(rle):  # type: ignore[arg-type]
-        rle, polygons = drawn_as_labelme(instance.shapes, height, width), False
-    packed = {"size": [height, width], "counts": rle["counts"].decode("ascii")}
-    annotation = {
-        "category": instance.category,
-        "segmentation": parts if polygons else packed,
-        "area": int(rle_tools.area(rle)),  # type: ignore[arg-type]
-        "bbox": _box(parts, rle, polygons),
-        "iscrowd": int(instance.crowd),
-    }
+        rle, polygons = drawn_as_labelme(instance.shapes, height, width), []
+    if len(polygons) < len(parts) or instance.crowd:
+        polygons = []
+    annotation = coco_annotation(rle, instance.category, polygons=polygons, crowd=instance.crowd)
+    if polygons:
+        annotation["bbox"] = _spiked_box(polygons, annotation["bbox"])
     return annotation, rle
 
 
@@ -181,23 +178,6 @@ def find_labelme(paths: Iterable[str | Path]) -> tuple[list[Path], list[Problem]
     return list(found), problems
 
 
-def to_dataset(images: Sequence[tuple[dict[str, Any], list[dict[str, Any]]]], names: Sequence[str]) -> dict[str, Any]:
-    """A COCO document of images and their annotations (both without ids) and categories by name."""
-    ids = {name: number for number, name in enumerate(names, 1)}
-    flat = [(number, annotation) for number, (_, own) in enumerate(images, 1) for annotation in own]
-    return {
-        "info": {"description": "Converted from LabelMe by crystal", "version": "1.0"},
-        "licenses": [],
-        "images": [{"id": number, **image} for number, (image, _) in enumerate(images, 1)],
-        "categories": [{"id": number, "name": name, "supercategory": ""} for name, number in ids.items()],
-        "annotations": [
-            {"id": i, "image_id": number, "category_id": ids[annotation["category"]]}
-            | {key: value for key, value in annotation.items() if key != "category"}
-            for i, (number, annotation) in enumerate(flat, 1)
-        ],
-    }
-
-
 def to_coco(
     paths: Iterable[str | Path] | str | Path, *, rules: LabelRules = NO_RULES
 ) -> tuple[dict[str, Any], list[Problem]]:
@@ -224,5 +204,5 @@ def to_coco(
         height, width = converted.pixels.shape[:2]
         name = distinct_stem(path, taken) + converted.suffix
         images.append(({"file_name": name, "height": height, "width": width}, converted.annotations))
-    names = sorted({annotation["category"] for _, own in images for annotation in own})
-    return to_dataset(images, names), problems
+    names = sorted({annotation["category_id"] for _, own in images for annotation in own})
+    return coco_document(images, names, **INFO), problems
