@@ -14,6 +14,7 @@ from crystal.prediction.predictor import Predictor
 from crystal.training import processes
 from crystal.training.compilation_cache import use_compilation_cache
 from crystal.training.config import PRESETS, TrainConfig, override
+from crystal.training.machine import versions
 from crystal.training.options import Train
 from crystal.training.run_folder import claim
 from crystal.training.starting_weights import initial_config, initial_model
@@ -36,10 +37,10 @@ def resolve(split: Split, options: Train) -> TrainConfig:
     return override(config, list(options.set))
 
 
-@processes.together()
 def train_command(options: Train) -> int:
     """`crystal train`."""
     data, out = options.data, options.out
+    processes.connect()
     use_compilation_cache()
     split = load_split(data, "train")
     for problem in split.problems[:5]:
@@ -59,10 +60,10 @@ def train_command(options: Train) -> int:
         workers=config.workers,
         shard=(jax.process_index(), jax.process_count()),
     )
-    if processes.is_first():
-        # only now: what is refused above leaves no folder behind
-        claim(out, config, options.init, {"train": fingerprint(split)}, resume=options.resume)
-    alike = {"settings": config.to_dict(), "images": len(split.records), "versions": jax.__version__}
+    contents = {"train": fingerprint(split)}
+    if processes.is_first():  # not earlier: what is refused above leaves no folder behind
+        claim(out, config, options.init, contents, resume=options.resume)
+    alike = {"settings": config.to_dict(), "data": contents, "versions": versions()}
     processes.check_alike(alike, out / "config.json")
     console.print(origin)
     with one_bar("training", config.steps) as bar:
@@ -84,7 +85,7 @@ def _validation(data: Path, config: TrainConfig) -> Validate | None:
     records = records[: config.validate_images]
     truths = [truth_of(record) for record in records]
 
-    def validate(now: MaskRCNN) -> dict[str, float]:
-        return {"val_map": map_at_50(Predictor(now, clahe=config.clahe), records, truths)}
+    def validate(model: MaskRCNN) -> dict[str, float]:
+        return {"val_map": map_at_50(Predictor(model, clahe=config.clahe), records, truths)}
 
     return validate if records else None
