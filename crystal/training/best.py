@@ -7,7 +7,7 @@ from flax import nnx
 
 from crystal.files import write_atomically
 from crystal.training import processes
-from crystal.training.checkpoints import explained, require_room
+from crystal.training.checkpoints import explained_saving, require_room
 from crystal.training.log import read_metrics
 from maskrcnn_jax import checkpoint
 from maskrcnn_jax.model import MaskRCNN
@@ -46,7 +46,7 @@ class Best:
         if new.exists():  # of a run that was killed after it and has come to the same step again
             shutil.rmtree(new)
         require_room(folder, nnx.state(model))
-        with explained(folder):
+        with explained_saving(folder):
             checkpoint.save(model, new)
         for old in folder.iterdir():
             if old != new:

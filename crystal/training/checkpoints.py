@@ -1,54 +1,66 @@
-"""RUN/checkpoints: where a run can go on, and how a damaged place is noticed and passed over.
+"""RUN/checkpoints: what a run goes on from, and how damaged checkpoints are noticed and passed over.
 
-Orbax writes beside the training and renames when all is there, so a folder with a step's name is whole when it is
-written. What happens to it later, a disk that loses a block or a copy that breaks off, is found by a checksum of the
-arrays: the sum of their bits, taken on the device when they are saved and again when they are read.
+Orbax writes while the training goes on and renames the folder when all is written, so that a folder named by a step is
+complete. Damage that comes later, from a failing disk or an interrupted copy, is noticed by a checksum of the arrays.
 """
 
 import contextlib
 import logging
 import shutil
+import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from crystal.console import console
 from crystal.errors import RunError
 from crystal.training import processes
 from maskrcnn_jax.model import MaskRCNN
-from maskrcnn_jax.training.state import TrainState
+from maskrcnn_jax.training.mesh import on_one_device, replicated
 
-KEPT = 2
-PIECE = 1 << 16  # words that a checksum adds up at a time
-DAMAGED = "damaged-checkpoints"  # beside `checkpoints`: nothing is deleted that a person might want to look at
-
-
-@jax.jit
-def _checksum(tree: Any) -> jax.Array:
-    """The sum modulo 2^32 of all 32-bit words. Any single flipped bit changes it; the order of the arrays does not."""
-    return sum((_sum_of_words(leaf.reshape(-1)) for leaf in jax.tree.leaves(tree)), jnp.zeros((), jnp.uint32))
+MAX_TO_KEEP = 2
+DAMAGED = "damaged-checkpoints"  # beside `checkpoints`: nothing is deleted
+# What Orbax raises for files that are missing, cut short or hold something else; for some arrays a plain Exception. All
+# other errors are the system's or the device's, and say nothing about the checkpoint.
+DAMAGE = (ValueError, KeyError, TypeError, FileNotFoundError)
 
 
-def _sum_of_words(array: jax.Array) -> jax.Array:
-    """In pieces: XLA's CPU compiler copies what it reinterprets, which would be the whole state once more."""
-    pieces, rest = divmod(array.size, PIECE)
+class Saved(NamedTuple):
+    """A checkpoint that was read; the arrays lie on one device.
 
-    def add(so_far: jax.Array, start: Any, size: int) -> jax.Array:
-        piece = jax.lax.dynamic_slice_in_dim(array, start, size)
-        return so_far + jnp.sum(jax.lax.bitcast_convert_type(piece, jnp.uint32), dtype=jnp.uint32)
+    Attributes:
+        step: steps made.
+        model: the model after them.
+        optimizer: the optimizer's state.
+        position: the other values that were saved.
+    """
 
-    total = add(jnp.zeros((), jnp.uint32), pieces * PIECE, rest)
-    return jax.lax.fori_loop(0, pieces, lambda i, total: add(total, i * PIECE, PIECE), total) if pieces else total
+    step: int
+    model: MaskRCNN
+    optimizer: Any
+    position: dict[str, Any]
+
+
+def checksum(tree: Any) -> int:
+    """CRC-32 of the bytes of all arrays, in the order of the tree."""
+    found = 0
+    for leaf in jax.tree.leaves(tree):
+        found = zlib.crc32(np.asarray(leaf).tobytes(), found)
+    return found
 
 
 def require_room(folder: Path, tree: Any) -> None:
     """Raise RunError if the disk of `folder` has no room for the arrays of `tree`.
 
-    Asked before writing, because TensorStore prints stack traces of its own when a disk fills up under it.
+    To be called before writing: TensorStore prints stack traces of its own when the disk fills up.
     """
     needed = 1.1 * sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
     free = shutil.disk_usage(folder).free
@@ -60,136 +72,136 @@ def require_room(folder: Path, tree: Any) -> None:
 
 
 @contextlib.contextmanager
-def explained(folder: Path) -> Iterator[None]:
-    """A failed write to `folder` leaves nothing half-written, and ends in a sentence: RunError."""
+def explained_saving(folder: Path) -> Iterator[None]:
+    """Turn a failed write to `folder` into a RunError, and remove what is only partly written."""
     try:
         yield
-    except Exception as error:  # Orbax and TensorStore raise many kinds; a write of before may surface here
+    except Exception as error:  # Orbax and TensorStore raise many kinds, also for a write that began earlier
         for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(unfinished, ignore_errors=True)
-        text = str(error)
-        full = "RESOURCE_EXHAUSTED" in text or "No space left" in text
         raise RunError(
-            f"cannot write a checkpoint to {folder}: {'the disk is full' if full else text[:200]}; the last finished "
-            "one is kept: make room and repeat the command"
+            f"cannot write a checkpoint to {folder} ({_first_line(error)}); the last finished one is kept: see that "
+            "the disk has room and can be written, and repeat the command"
         ) from error
 
 
 class Checkpoints:
-    """The newest two places of a run, written asynchronously and atomically."""
+    """The newest two checkpoints of a run.
 
-    def __init__(self, out: Path, model: MaskRCNN) -> None:
-        # What fails in Orbax's writing tasks is raised here as well; their own reports of it would come on top.
+    Args:
+        out: the run folder.
+        mesh: the devices over which the run's arrays are replicated.
+    """
+
+    def __init__(self, out: Path, mesh: Mesh) -> None:
+        # Errors of Orbax's tasks are raised here as well; their own reports of them would only repeat it.
         for logger in ("asyncio", "absl"):
             logging.getLogger(logger).setLevel(logging.CRITICAL)
-        self._config = model.config.to_dict()
-        self._folder = (out / "checkpoints").absolute()
-        self._manager = self._open()
+        self._folder, self._mesh = (out / "checkpoints").absolute(), mesh
+        options = ocp.CheckpointManagerOptions(max_to_keep=MAX_TO_KEEP, cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
 
-    def _open(self) -> ocp.CheckpointManager:
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=KEPT, enable_async_checkpointing=True, cleanup_tmp_directories=True
-        )
-        return ocp.CheckpointManager(self._folder, options=options)
+    def save(self, step: int, model: MaskRCNN, optimizer: Any, position: dict[str, Any]) -> None:
+        """Begin to write a checkpoint; returns as soon as the arrays are copied.
 
-    def save(self, step: int, state: TrainState, position: dict[str, Any]) -> None:
-        """Begin to write; returns as soon as the arrays are copied. `position`, plain values, is what else a run needs
-        to go on: its place in the input, and what it has not yet logged.
+        Args:
+            step: steps made.
+            model: the model after them.
+            optimizer: the optimizer's state.
+            position: what else a run needs to go on, ready for JSON: its place in the input, for one.
+
+        Raises:
+            RunError: the disk does not take it, or did not take the one before.
         """
         if step == self._manager.latest_step():
             return
-        model = _joined(state.params, state.frozen)
+        arrays = {"model": nnx.to_pure_dict(nnx.state(model)), "optimizer": optimizer}
         items = ocp.args.Composite(
-            model=ocp.args.StandardSave(model),
-            config=ocp.args.JsonSave(self._config),
-            optimizer=ocp.args.StandardSave(state.optimizer),
+            **{name: ocp.args.StandardSave(tree) for name, tree in arrays.items()},
+            config=ocp.args.JsonSave(model.config.to_dict()),
             position=ocp.args.JsonSave(position),
-            checksums=ocp.args.JsonSave({"model": int(_checksum(model)), "optimizer": int(_checksum(state.optimizer))}),
+            checksums=ocp.args.JsonSave({name: checksum(tree) for name, tree in arrays.items()}),
         )
-        require_room(self._folder, state)
-        with explained(self._folder):
+        require_room(self._folder, arrays)
+        with explained_saving(self._folder):
             self._manager.save(step, args=items)
 
-    def newest_whole(
-        self, fresh: Callable[[int], tuple[TrainState, bool]]
-    ) -> tuple[int, tuple[TrainState, dict[str, Any]] | None]:
-        """The newest step whose checkpoint is whole, and what it holds; (0, None) where none was written yet.
+    def newest_whole(self, model: MaskRCNN, optimizer_after: Callable[[int], Any]) -> Saved | None:
+        """The newest checkpoint that is whole; None if the run has none yet.
 
-        Newer ones that are damaged are said, and moved out of the way. `fresh(step)` is a state as the run has it after
-        `step`, and whether its optimizer is the saved one: a new phase begins with a new one.
+        Newer ones that are damaged are moved to RUN/damaged-checkpoints, with a note: Orbax would refuse to write
+        their steps again.
 
-        Raises RunError if there are some and none can be read: whether to begin anew is for a person to say.
+        Args:
+            model: of the run's config; its weights do not matter.
+            optimizer_after: the optimizer's state after a number of steps, as shapes and types.
+
+        Raises:
+            RunError: there are checkpoints, but none can be read.
         """
         damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
-            state, with_optimizer = fresh(step)
+            optimizer = optimizer_after(step)
+            self._require_permission(step)
             try:
-                found = self._restore(step, state, with_optimizer=with_optimizer)
-            except Exception as error:  # Orbax and TensorStore raise many kinds
-                damaged[step] = (str(error).strip().splitlines() or [repr(error)])[0][:120]
+                saved = self._restore(step, model, optimizer)
+            except Exception as error:
+                if not (isinstance(error, DAMAGE) or type(error) is Exception):
+                    raise
+                damaged[step] = _first_line(error)
                 continue
-            if damaged:
-                self._put_aside(damaged)
-            return step, found
+            self._move_aside(damaged)
+            return saved
         if damaged:
+            reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
             raise RunError(
-                f"no checkpoint in {self._folder} can be read "
-                f"({'; '.join(f'step {step}: {why}' for step, why in damaged.items())}): if they are damaged, remove "
-                "that folder to begin anew; if another version wrote them, go on with that one"
+                f"no checkpoint in {self._folder} can be read ({reasons}): begin anew in another --out, or, if another "
+                "version of crystal wrote them, go on with that one"
             )
-        return 0, None
+        return None
 
-    def _restore(self, step: int, state: TrainState, *, with_optimizer: bool) -> tuple[TrainState, dict[str, Any]]:
-        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, (_joined(state.params, state.frozen), state.optimizer))
-        items: dict[str, Any] = {
-            "model": ocp.args.StandardRestore(shapes[0]),
-            "position": ocp.args.JsonRestore(),
-            "checksums": ocp.args.JsonRestore(),
-        }
-        if with_optimizer:
-            items["optimizer"] = ocp.args.StandardRestore(shapes[1])
-        saved = self._manager.restore(step, args=ocp.args.Composite(**items))
-        for name in ("model", "optimizer") if with_optimizer else ("model",):
-            if int(_checksum(saved[name])) != saved["checksums"][name]:
-                raise ValueError(f"the numbers of its {name} are not those that were written")
-        restored = TrainState(
-            _part_of(saved["model"], state.params),
-            _part_of(saved["model"], state.frozen),
-            saved["optimizer"] if with_optimizer else state.optimizer,
-            state.step,
+    def _require_permission(self, step: int) -> None:
+        """Raise the system's error if it does not let us read a file: TensorStore's would look like damage."""
+        for path in (self._folder / str(step)).rglob("*"):
+            if path.is_file():
+                path.open("rb").close()
+
+    def _restore(self, step: int, model: MaskRCNN, optimizer: Any) -> Saved:
+        graph, state = nnx.split(model)
+        replicate = replicated(self._mesh)
+        wanted = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicate),
+            {"model": nnx.to_pure_dict(state), "optimizer": optimizer},
         )
-        return restored, saved["position"]
+        items = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
+        plain = {name: ocp.args.JsonRestore() for name in ("config", "position", "checksums")}
+        found = self._manager.restore(step, args=ocp.args.Composite(**items, **plain))
+        for name in wanted:
+            if checksum(found[name]) != found["checksums"][name]:
+                raise ValueError(f"the numbers of its {name} are not those that were written")
+        nnx.replace_by_pure_dict(state, on_one_device(found["model"]))
+        return Saved(step, nnx.merge(graph, state), on_one_device(found["optimizer"]), found["position"])
 
-    def _put_aside(self, damaged: dict[int, str]) -> None:
-        aside = self._folder.parent / DAMAGED
-        for step, why in damaged.items():
+    def _move_aside(self, damaged: dict[int, str]) -> None:
+        folder = self._folder.parent / DAMAGED
+        for step, reason in damaged.items():
             console.print(
-                f"note: the checkpoint of step {step} is damaged and is passed over ({why}); it is now in {aside}",
+                f"note: the checkpoint of step {step} is damaged and is passed over ({reason}); it is now in {folder}",
                 markup=False,
             )
-        self._manager.close()
-        if processes.is_first():
-            aside.mkdir(exist_ok=True)
-            for step in damaged:
-                taken = sum(p.name.split("-")[0] == str(step) for p in aside.iterdir())
-                (self._folder / str(step)).rename(aside / (f"{step}-{taken}" if taken else str(step)))
-        processes.from_first(dict)  # no one looks at the folder before that
-        self._manager = self._open()
+            if processes.is_first():
+                folder.mkdir(exist_ok=True)
+                (self._folder / str(step)).rename(folder / f"{step}-{time.time_ns()}")
+        if damaged:
+            multihost_utils.sync_global_devices("damaged checkpoints are moved")
+            self._manager.reload()
 
     def close(self) -> None:
-        """Finish writing and let go. Raises RunError, as `save` does, if the disk did not take a checkpoint."""
-        with explained(self._folder):
+        """Finish writing. Raises RunError, as `save` does, if the disk does not take a checkpoint."""
+        with explained_saving(self._folder):
             self._manager.wait_until_finished()
             self._manager.close()
 
 
-def _joined(a: Any, b: Any) -> Any:
-    """Trained and frozen parameters in one tree, as a model's own."""
-    if not (isinstance(a, dict) and isinstance(b, dict)):
-        return a
-    return {k: _joined(a[k], b[k]) if k in a and k in b else a.get(k, b.get(k)) for k in {**a, **b}}
-
-
-def _part_of(whole: Any, pattern: Any) -> Any:
-    """The leaves of `whole` that `pattern` has too."""
-    return {k: _part_of(whole[k], v) for k, v in pattern.items()} if isinstance(pattern, dict) else whole
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [repr(error)])[0][:120]

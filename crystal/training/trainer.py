@@ -1,11 +1,10 @@
-"""Training: batches in, a run folder out, that can be taken up where it stopped with the very next batch."""
+"""The training loop: batches in, a run folder out, from which the run can go on with the very next batch."""
 
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import lru_cache, partial
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import jax
@@ -15,7 +14,8 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from crystal.data.loader import Batch, TrainingIterator
+from crystal.data.loader import TrainingIterator
+from crystal.data.preparation import Batch
 from crystal.training import processes
 from crystal.training.best import Best
 from crystal.training.checkpoints import Checkpoints
@@ -33,37 +33,17 @@ Validate = Callable[[MaskRCNN], dict[str, float]]
 
 
 class Interrupted(KeyboardInterrupt):
-    """Asked to stop (Ctrl-C, SIGTERM) and stopped between two steps, with a checkpoint written."""
-
-    agreed = True  # all processes of the run stop at this step
+    """The run was asked to stop (Ctrl-C, SIGTERM) and has stopped between two steps, with a checkpoint."""
 
 
-def placed(batch: Batch, mesh: Mesh) -> tuple[jax.Array, GroundTruth, jax.Array]:
-    """(images, truth, windows) of all processes' batches, spread over all devices."""
+def to_devices(batch: Batch, mesh: Mesh) -> tuple[jax.Array, GroundTruth, jax.Array]:
+    """(images, truth, windows) of the batch, spread over the devices of all processes."""
     truth = (batch.boxes, batch.classes, batch.masks, batch.valid, batch.crowd)
     images, windows, *truth = shard_batch((batch.images, batch.windows, *truth), mesh)
     return images, GroundTruth(*truth), windows
 
 
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """A list that fills when the process is asked to stop; a second Ctrl-C interrupts at once."""
-    requests: list[int] = []
-
-    def note(number: int, _frame: Any) -> None:
-        if requests and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        requests.append(number)
-
-    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield requests
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-# Runs of one process that differ in images and seeds alone share an optimizer and with it their compiled steps.
+# Runs in one process that differ only in images and seeds share an optimizer and, with it, the compiled step.
 _shared_step = lru_cache(8)(make_step)
 
 
@@ -85,7 +65,10 @@ class Trainer:
         config: phases, optimizer, intervals.
         out: the run folder.
         validate: called with the model every `validate_every` steps and at the end; its numbers go into the log.
-        progress: called with the steps done and a note.
+        progress: called with the number of steps made and a note.
+
+    Raises:
+        RunError: there are checkpoints in `out`, but none can be read.
     """
 
     def __init__(
@@ -98,31 +81,33 @@ class Trainer:
         validate: Validate | None = None,
         progress: Callable[[int, str], None] = lambda done, note: None,
     ) -> None:
-        self.model, self.batches, self.config, self.out = model, batches, config, out
+        self.model, self.batches, self.config = model, batches, config
         self.validate, self.progress = validate, progress
         processes.share_of_batch(config.batch_size)
         self.mesh = data_mesh()
         self.key = jax.random.key(config.seed)
-        self.agreed = processes.Agreement(self.mesh)
-        self.checkpoints = Checkpoints(out, model)
-        self.step, self._saved = self.checkpoints.newest_whole(self._fresh)
         self.monitor = Monitor(config, batches.names, out)
+        self.checkpoints = Checkpoints(out, self.mesh)
+        self.step, self._optimizer = 0, None
+        saved = self.checkpoints.newest_whole(model, self._optimizer_after)
+        if saved:
+            self.step, self.model, self._optimizer = saved.step, saved.model, saved.optimizer
+            self.batches.set_state(saved.position["input"])
+            self.monitor.set_state(saved.position["monitor"])
         self.best = Best(out, self.step)
         self.log = Log(out, self.step) if processes.is_first() else None
 
     def run(self) -> MaskRCNN:
         """Train to the end of the schedule and return the model.
 
-        Raises Interrupted when asked to stop, RunError when the loss is not finite or explodes.
+        Raises Interrupted when asked to stop, RunError when the loss is NaN, infinite or grows without bounds, or when
+        the disk does not take the log or a checkpoint.
         """
         try:
-            with _stop_requests() as stop, processes.a_loss_ends_all():
-                first = 0
-                for phase in self.config.phases:
-                    last = first + phase.steps
-                    if self.step < last or (self.step == last == self.config.steps):
-                        self._run_phase(phase, first, last, stop)
-                    first = last
+            with processes.stop_requests() as stop_after:
+                for phase, first, last in self._phases():
+                    if self.step < last:
+                        self._run_phase(phase, first, last, stop_after)
         finally:
             self.batches.close()
             if self.log:
@@ -130,37 +115,31 @@ class Trainer:
             self.checkpoints.close()
         return self.model
 
-    def _rule(self, phase: Phase) -> tuple[Any, ...]:
-        """What a phase's optimizer is made of."""
+    def _phases(self) -> list[tuple[Phase, int, int]]:
+        """Each phase, with the steps made before it and at its end."""
+        ends = np.cumsum([0, *(phase.steps for phase in self.config.phases)]).tolist()
+        return list(zip(self.config.phases, ends[:-1], ends[1:], strict=True))
+
+    def _begin(self, phase: Phase) -> tuple[nnx.GraphDef, TrainState, optax.GradientTransformation, optax.Schedule]:
         c = self.config
-        return phase, c.warmup, c.decay, c.optimizer, c.weight_decay, c.momentum, c.clip_norm
-
-    def _begin(self, phase: Phase) -> tuple[nnx.GraphDef, TrainState]:
-        graph, state = create_state(
-            self.model, _shared_optimizer(*self._rule(phase))[0], part=phase.part, norms=self.config.train_norms
+        optimizer, schedule = _shared_optimizer(
+            phase, c.warmup, c.decay, c.optimizer, c.weight_decay, c.momentum, c.clip_norm
         )
-        return graph, replicate(state, self.mesh)
+        graph, state = create_state(self.model, optimizer, part=phase.part, norms=c.train_norms)
+        return graph, state, optimizer, schedule
 
-    def _fresh(self, step: int) -> tuple[TrainState, bool]:
-        """A state as the run goes on with after `step`, and whether the optimizer saved there goes on too."""
-        first = 0
-        for phase in self.config.phases[:-1]:
-            if step < first + phase.steps:
-                break
-            first += phase.steps
-        else:
-            phase = self.config.phases[-1]
-        return self._begin(phase)[1], step > first
+    def _optimizer_after(self, step: int) -> Any:
+        """The optimizer's state after `step` steps, as shapes and types."""
+        phase = next((phase for phase, _, last in self._phases() if step <= last), self.config.phases[-1])
+        return jax.eval_shape(lambda: self._begin(phase)[1].optimizer)
 
-    def _run_phase(self, phase: Phase, first: int, last: int, stop: list[int]) -> None:
+    def _run_phase(self, phase: Phase, first: int, last: int, stop_after: Callable[[int], Signals | None]) -> None:
         config, monitor = self.config, self.monitor
-        optimizer, schedule = _shared_optimizer(*self._rule(phase))
-        graph, state = self._begin(phase)
-        if self._saved:
-            (state, position), self._saved = self._saved, None
-            self.batches.set_state(position["input"])
-            monitor.set_state(position["monitor"])
-        state = state._replace(step=replicate(jnp.array(self.step, jnp.int32), self.mesh))
+        graph, state, optimizer, schedule = self._begin(phase)
+        state = state._replace(step=jnp.array(self.step, jnp.int32))
+        if self.step > first:  # the run goes on within the phase; each phase begins with a new optimizer
+            state = state._replace(optimizer=self._optimizer)
+        state, self._optimizer = replicate(state, self.mesh), None
         train_step = _shared_step(graph, optimizer, self.mesh)
 
         monitor.restart_clock()
@@ -168,28 +147,34 @@ class Trainer:
             asked = time.monotonic()
             batch = next(self.batches)
             waited = time.monotonic() - asked
-            images, truth, windows = placed(batch, self.mesh)
-            state, metrics = train_step(state, images, truth, windows, self.key)
-            del images, truth, windows  # or two batches are in memory when the next one comes
+            state, metrics = train_step(state, *to_devices(batch, self.mesh), self.key)
             self.step += 1
             monitor.add(metrics, batch.image_ids, waited)
             if self.step % config.log_every == 0 or self.step == last:
                 line = monitor.line(self.step, float(np.asarray(schedule(self.step - first))))
-                if self.log:
-                    self.log.write(step=self.step, **line)
+                self._write_log(line)
                 self.progress(self.step, f"loss {line['loss']:.3f}")
-            validating = self.validate and config.validate_every and self.step % config.validate_every == 0
+            validating = config.validate_every and self.step % config.validate_every == 0
             if self.validate and (validating or self.step == config.steps):
-                self.model = to_model(graph, *jax.tree.map(jnp.copy, on_one_device((state.params, state.frozen))))
-                found = processes.from_first(partial(self.validate, self.model))
-                if self.log:
-                    self.log.write(step=self.step, **found)
-                self.best.offer(self.step, self.model, found)
+                self._validate(graph, state, self.validate)
                 monitor.restart_clock()
-            stopping = self.agreed(bool(stop))
-            if self.step % config.checkpoint_every == 0 or self.step == last or stopping:
-                monitor.check(self.step)  # nothing bad is saved
-                self.checkpoints.save(self.step, state, {"input": self.batches.get_state(), "monitor": monitor.get_state()})
-            if stopping:
-                raise Interrupted(signal.Signals(stop[0] if stop else signal.SIGTERM).name)
+            stop = stop_after(self.step)
+            if stop or self.step % config.checkpoint_every == 0 or self.step == last:
+                monitor.check(self.step)  # a model with NaN is not saved
+                position = {"input": self.batches.get_state(), "monitor": monitor.get_state()}
+                self.checkpoints.save(self.step, to_model(graph, state.params, state.frozen), state.optimizer, position)
+            if stop:
+                raise Interrupted(stop.name)
         self.model = to_model(graph, *on_one_device((state.params, state.frozen)))
+
+    def _validate(self, graph: nnx.GraphDef, state: TrainState, validate: Validate) -> None:
+        """Every process validates by itself, so that none waits for another; only process 0 writes what it found."""
+        # A copy: the next step reuses the state's memory.
+        model = to_model(graph, *jax.tree.map(jnp.copy, on_one_device((state.params, state.frozen))))
+        measured = validate(model)
+        self._write_log(measured)
+        self.best.offer(self.step, model, measured)
+
+    def _write_log(self, values: dict[str, float]) -> None:
+        if self.log:
+            self.log.write(step=self.step, **values)

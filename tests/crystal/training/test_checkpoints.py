@@ -1,43 +1,43 @@
-"""Checkpoints that were damaged after they were written are noticed, kept aside, and passed over."""
+"""Checkpoints that were damaged after they were written are noticed, moved aside, and passed over."""
 
 import shutil
 from functools import cache
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from crystal.errors import RunError
-from crystal.training.checkpoints import PIECE, Checkpoints, _checksum
-from maskrcnn_jax.training.state import create_state
+from crystal.training.checkpoints import Checkpoints, checksum
+from maskrcnn_jax.training.mesh import data_mesh
 from tests.small import small_model
 
-OPTIMIZER = optax.sgd(0.1, momentum=0.9)
 model = cache(small_model)
 
 
-def fresh(step):
-    return create_state(model(), OPTIMIZER, part="heads")[1], True
+def optimizer_after(step):
+    return jax.eval_shape(optax.trace(0.9).init, nnx.to_pure_dict(nnx.state(model())))
 
 
-def filled(value):
-    """A state whose every number says which step it is of; not a constant array, which would compress to nothing."""
-    state, _ = fresh(0)
-    rng = np.random.default_rng(value)
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype) if leaf.ndim else leaf, state
+def filled(step):
+    """A model and an optimizer's state of random numbers; constant arrays would compress to nothing."""
+    rng = np.random.default_rng(step)
+    graph, state = nnx.split(model())
+    state, optimizer = jax.tree.map(
+        lambda leaf: jax.numpy.asarray(rng.standard_normal(leaf.shape), leaf.dtype), (state, optimizer_after(step))
     )
+    return nnx.merge(graph, state), optimizer
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """Steps 2 and 4 of three that were saved."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    checkpoints = Checkpoints(folder, model())
+    checkpoints = Checkpoints(folder, data_mesh())
     for step in (1, 2, 4):
-        checkpoints.save(step, filled(step), {"input": step})
+        checkpoints.save(step, *filled(step), {"input": step})
     checkpoints.close()
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["2", "4"]
     return folder
@@ -50,25 +50,22 @@ def run(saved, tmp_path):
 
 
 def newest(run):
-    checkpoints = Checkpoints(run, model())
-    found = checkpoints.newest_whole(fresh)
+    checkpoints = Checkpoints(run, data_mesh())
+    found = checkpoints.newest_whole(model(), optimizer_after)
     checkpoints.close()
     return found
 
 
-def largest_file(folder):
-    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-
-
-def assert_equal(a, b):
-    for ours, theirs in zip(jax.tree.leaves(a._replace(step=0)), jax.tree.leaves(b._replace(step=0)), strict=True):
+def assert_is_step(found, step):
+    assert (found.step, found.position) == (step, {"input": step})
+    wanted, optimizer = filled(step)
+    assert found.model.config == wanted.config
+    for ours, theirs in zip(
+        jax.tree.leaves((nnx.state(found.model), found.optimizer)),
+        jax.tree.leaves((nnx.state(wanted), optimizer)),
+        strict=True,
+    ):
         np.testing.assert_array_equal(ours, theirs)
-
-
-def test_what_was_saved_comes_back(run):
-    step, (state, position) = newest(run)
-    assert (step, position) == (4, {"input": 4})
-    assert_equal(state, filled(4))
 
 
 def data_files(folder):
@@ -84,84 +81,95 @@ def flip(path, at):
     path.write_bytes(data)
 
 
+def test_what_was_saved_comes_back(run):
+    assert_is_step(newest(run), 4)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         lambda folder: [path.write_bytes(path.read_bytes()[:-1000]) for path in data_files(folder / "model")],
-        lambda folder: largest_file(folder / "optimizer").unlink(),
+        lambda folder: max(data_files(folder / "optimizer"), key=lambda path: path.stat().st_size).unlink(),
+        lambda folder: shutil.rmtree(folder / "model"),
         lambda folder: next((folder / "position").iterdir()).write_text("{"),
         lambda folder: next((folder / "checksums").iterdir()).unlink(),
+        lambda folder: next((folder / "checksums").iterdir()).write_text("[]"),
     ],
-    ids=["cut", "gone", "position", "checksum"],
+    ids=["cut", "file gone", "folder gone", "position", "no checksum", "other JSON"],
 )
-def test_damage_is_passed_over_said_and_kept(run, damage, capsys):
+def test_damage_is_passed_over_with_a_note_and_moved_aside(run, damage, capsys):
     damage(run / "checkpoints" / "4")
-    step, (state, position) = newest(run)
-    assert (step, position) == (2, {"input": 2})
-    np.testing.assert_array_equal(jax.tree.leaves(state.params)[0], jax.tree.leaves(filled(2).params)[0])
+    checkpoints = Checkpoints(run, data_mesh())
+    assert_is_step(checkpoints.newest_whole(model(), optimizer_after), 2)
     assert "step 4 is damaged and is passed over" in capsys.readouterr().out.replace("\n", " ")
-    assert (run / "damaged-checkpoints" / "4").is_dir()
-    # The run comes to step 4 again and writes it anew.
-    again = Checkpoints(run, model())
-    again.save(4, filled(4), {"input": 4})
-    again.close()
-    assert newest(run)[0] == 4
+    (aside,) = (run / "damaged-checkpoints").iterdir()
+    assert aside.name.startswith("4-")
+    checkpoints.save(3, *filled(3), {"input": 3})
+    checkpoints.save(4, *filled(4), {"input": 4})
+    checkpoints.close()
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["3", "4"]
+    assert_is_step(newest(run), 4)
 
 
 @pytest.mark.parametrize("item", ["model", "optimizer"])
 def test_no_flipped_bit_is_taken_for_a_number(run, item):
-    """Some bytes of a file are nobody's; wherever else a bit flips, the checkpoint is passed over."""
+    """Some bytes of a file have no meaning; wherever else a bit flips, the checkpoint is passed over."""
     whole, noticed = (run / "checkpoints" / "4"), 0
     shutil.copytree(whole, run / "copy")
     for at in (0.3, 0.5, 0.7):
         for path in data_files(whole / item):
             flip(path, at)
-        step, (state, _) = newest(run)
-        noticed += step == 2
-        if step == 4:
-            assert_equal(state, filled(4))
+        found = newest(run)
+        assert_is_step(found, found.step)
+        noticed += found.step == 2
         shutil.rmtree(whole, ignore_errors=True)
         shutil.copytree(run / "copy", whole)
     assert noticed
 
 
-def test_with_nothing_whole_a_person_decides(run):
+def test_with_nothing_whole_the_run_does_not_begin_anew_by_itself(run):
     for step in ("2", "4"):
-        largest_file(run / "checkpoints" / step / "optimizer").unlink()
+        shutil.rmtree(run / "checkpoints" / step / "optimizer")
     for _ in range(2):  # nothing has moved: the second answer is the first
-        with pytest.raises(RunError, match=r"no checkpoint in .* can be read \(step 4: .*; step 2: .*to begin anew"):
+        with pytest.raises(RunError, match=r"no checkpoint in .* can be read \(step 4: .*; step 2: .*another --out"):
             newest(run)
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["2", "4"]
     assert not (run / "damaged-checkpoints").exists()
 
 
-def test_where_nothing_was_written_a_run_begins(tmp_path):
-    assert newest(tmp_path) == (0, None)
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), MemoryError(), RuntimeError("no device")])
+def test_an_error_of_the_system_is_no_damage(run, error, monkeypatch):
+    def fail(self, *arguments):
+        raise error
+
+    monkeypatch.setattr(Checkpoints, "_restore", fail)
+    with pytest.raises(type(error)):
+        newest(run)
+    assert not (run / "damaged-checkpoints").exists()
 
 
-def test_a_checksum_notices_every_bit():
+def test_a_file_that_must_not_be_read_is_no_damage(run, monkeypatch):
+    def refuse(path, *arguments):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    with pytest.raises(PermissionError):
+        newest(run)
+    assert not (run / "damaged-checkpoints").exists()
+
+
+def test_where_nothing_was_written_there_is_nothing(tmp_path):
+    assert newest(tmp_path) is None
+
+
+def test_a_checksum_notices_every_bit_and_the_order():
     words = np.arange(6, dtype=np.uint32)
-
-    def checksum(words):
-        return int(_checksum([jnp.asarray(words.view(np.float32))]))
-
+    original = checksum([words])
     for word in range(words.size):
         for bit in range(32):
             changed = words.copy()
             changed[word] ^= np.uint32(1 << bit)
-            assert checksum(changed) != checksum(words)
-    assert checksum(words) == 15
-    assert int(_checksum({})) == 0
-
-
-@pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 7])
-def test_a_checksum_is_the_sum_of_all_words(size):
-    words = np.random.default_rng(size).integers(0, 2**32, size, dtype=np.uint32)
-    tree = {"long": jnp.asarray(words.view(np.int32)), "matrix": jnp.arange(-6, 0).reshape(2, 3)}
-    expected = (words.sum(dtype=np.uint64) + np.arange(-6, 0).astype(np.uint32).sum(dtype=np.uint64)) % 2**32
-    assert int(_checksum(tree)) == expected
-
-
-def test_a_checksum_copies_no_state():
-    needed = _checksum.lower({"a": jnp.zeros((64, PIECE))}).compile().memory_analysis()
-    assert needed.temp_size_in_bytes < 64 * PIECE  # a quarter of the array
+            assert checksum([changed]) != original
+    assert checksum([words[::-1]]) != original
+    assert checksum([jax.numpy.asarray(words[:3]), words[3:]]) == original
+    assert checksum({}) == 0
