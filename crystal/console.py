@@ -92,15 +92,16 @@ def one_bar(name: str, total: int) -> Iterator[Bar]:
         yield bars.add(name, total)
 
 
-def printable(name: str) -> str:
-    r"""A name out of a file, safe to print: no control characters or lone surrogates, not endless.
+def printable(text: str, most: int = LONGEST) -> str:
+    r"""Text out of a file, safe to print: no control characters or lone surrogates, and cut in the middle where it has
+    more than `most` characters.
 
     >>> printable("a\x1b[2J.png")
     'a\\x1b[2J.png'
     """
-    if len(name) > LONGEST:
-        name = f"{name[: LONGEST // 2]}...{name[-LONGEST // 2 :]}"
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+    if len(text) > most:
+        text = f"{text[: most // 2]}...{text[-most // 2 :]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def brief(value: Any) -> str:

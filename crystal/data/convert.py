@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 from rich.table import Table
 from rich.text import Text
 
-from crystal.console import console, one_bar
+from crystal.console import console, one_bar, printable
 from crystal.data.coco_file import coco_document
 from crystal.data.images import encode_png
 from crystal.data.labelme.coco import INFO, convert_file, explain, find_labelme
-from crystal.data.labelme.document import LabelmeError, Problem, printable
+from crystal.data.labelme.document import LabelmeError, Omission
 from crystal.data.labelme.folder import write_folder
 from crystal.data.labelme.labels import LabelRules
 from crystal.data.options import Convert
@@ -59,14 +59,14 @@ class ConvertedImage(NamedTuple):
     content: str
     image: dict[str, Any]
     annotations: list[dict[str, Any]]
-    problems: list[Problem]
+    problems: list[Omission]
 
 
 class Conversion(NamedTuple):
     """What became of the files: the images of each split, and what was left out."""
 
     splits: dict[str, list[ConvertedImage]]
-    problems: list[Problem]
+    problems: list[Omission]
 
 
 def _convert(task: Task) -> ConvertedImage:
@@ -82,8 +82,8 @@ def _convert(task: Task) -> ConvertedImage:
     return ConvertedImage(task.source, task.name, converted.content, image, converted.annotations, converted.problems)
 
 
-def convert_one(task: Task) -> ConvertedImage | Problem:
-    """Convert a file, in a worker process. Raises OutputError only: whatever is wrong with the file is a `Problem`."""
+def convert_one(task: Task) -> ConvertedImage | Omission:
+    """Convert a file, in a worker process; raises OutputError alone. Whatever is wrong with the file is an `Omission`."""
     try:
         return _convert(task)
     except OutputError:
@@ -157,7 +157,7 @@ def convert_dataset(
         # Closed at once, so that no worker outlives a Ctrl-C.
         with contextlib.closing(in_processes(convert_one, tasks, workers)) as results:
             for done, result in enumerate(results, 1):
-                if isinstance(result, Problem):
+                if isinstance(result, Omission):
                     problems.append(result)
                 else:
                     images.append(result)
@@ -182,7 +182,7 @@ def convert_dataset(
     return Conversion(splits, sorted(problems, key=lambda p: (str(p.path), p.shape or 0)))
 
 
-def _table(problems: Sequence[Problem]) -> Table:
+def _table(problems: Sequence[Omission]) -> Table:
     shared = os.path.commonpath([problem.path.absolute().parent for problem in problems])
     title = Text(f"left out ({len(problems)}), below {printable(shared)}")  # Text: brackets in a name are no markup
     table = Table(title=title, title_justify="left")

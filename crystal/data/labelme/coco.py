@@ -16,12 +16,13 @@ from jaxtyping import UInt8
 from PIL import Image
 from pycocotools import mask as rle_tools
 
+from crystal.console import brief, printable
 from crystal.data.coco_file import coco_annotation, coco_document
 from crystal.data.dataset import BOX_TOLERANCE
 from crystal.data.images import ImageError, decode_image, stated_size
-from crystal.data.labelme.document import Document, LabelmeError, Problem, Shape, printable, read_document
-from crystal.data.labelme.instances import Instance, group_shapes
+from crystal.data.labelme.document import Document, LabelmeError, Omission, Shape, read_document
 from crystal.data.labelme.labels import LabelRules
+from crystal.data.labelme.objects import LabelledObject, group_shapes
 from crystal.data.labelme.pixels import Part, Rle, drawn_as_labelme, part_of, run_lengths
 from crystal.files import distinct_stem
 
@@ -39,7 +40,7 @@ class Converted(NamedTuple):
         suffix: of the image file to write, ".jpg" or ".png".
         content: a hash of the pixels.
         annotations: of COCO's format, without ids, categories by name.
-        instances: the objects, one an annotation, with the shapes that were used.
+        objects: one an annotation, with the shapes that were used.
         rles: their pixels, one an annotation.
         problems: what was left out.
     """
@@ -49,9 +50,9 @@ class Converted(NamedTuple):
     suffix: str
     content: str
     annotations: list[dict[str, Any]]
-    instances: list[Instance]
+    objects: list[LabelledObject]
     rles: list[Rle]
-    problems: list[Problem]
+    problems: list[Omission]
 
 
 def _upright(data: bytes) -> bool:
@@ -83,7 +84,7 @@ def _decode(document: Document) -> UInt8[np.ndarray, "h w 3"]:
         stated = tuple(given or actual for given, actual in zip(document.size, claim, strict=True))
     if pixels is None or claim != stated:
         raise LabelmeError(
-            f"it states an image of {printable(str(stated[1]), 20)} x {printable(str(stated[0]), 20)} pixels and the "
+            f"it states an image of {brief(stated[1])} x {brief(stated[0])} pixels and the "
             f"image has {claim[1]} x {claim[0]}, so the outlines may not fit; open it in LabelMe, check, and save it"
         )
     return pixels
@@ -100,14 +101,14 @@ def _spiked_box(parts: list[list[float]], box: list[int]) -> list[float]:
     return [x1, y1, round(x2 - x1, 3), round(y2 - y1, 3)]
 
 
-def _annotation(instance: Instance, parts: list[Part], height: int, width: int) -> tuple[dict[str, Any], Rle]:
+def _annotation(labelled: LabelledObject, parts: list[Part], height: int, width: int) -> tuple[dict[str, Any], Rle]:
     rle = run_lengths(parts, height, width)
     polygons = [part for part in parts if isinstance(part, list)]
     if not rle_tools.area(rle):  # type: ignore[arg-type]
-        rle, polygons = drawn_as_labelme(instance.shapes, height, width), []
-    if len(polygons) < len(parts) or instance.crowd:
+        rle, polygons = drawn_as_labelme(labelled.shapes, height, width), []
+    if len(polygons) < len(parts) or labelled.crowd:
         polygons = []
-    annotation = coco_annotation(rle, instance.category, polygons=polygons, crowd=instance.crowd)
+    annotation = coco_annotation(rle, labelled.category, polygons=polygons, crowd=labelled.crowd)
     if polygons:
         annotation["bbox"] = _spiked_box(polygons, annotation["bbox"])
     return annotation, rle
@@ -125,15 +126,15 @@ def convert_file(path: Path, rules: LabelRules = NO_RULES) -> Converted:
     problems = list(document.problems)
 
     parts: dict[int, Part] = {}
-    kept: list[Shape] = []
+    used: list[Shape] = []
     for shape in document.shapes:
         try:
             parts[shape.number] = part_of(shape, height, width)
-            kept.append(shape)
+            used.append(shape)
         except LabelmeError as error:
-            problems.append(Problem(path, shape.number, f"left out: {error}"))
-    instances = group_shapes(kept, rules)
-    made = [_annotation(i, [parts[shape.number] for shape in i.shapes], height, width) for i in instances]
+            problems.append(Omission(path, shape.number, f"left out: {error}"))
+    objects = group_shapes(used, rules)
+    made = [_annotation(one, [parts[shape.number] for shape in one.shapes], height, width) for one in objects]
 
     jpeg, png = document.image.startswith(b"\xff\xd8"), document.image.startswith(b"\x89PNG")
     return Converted(
@@ -142,20 +143,20 @@ def convert_file(path: Path, rules: LabelRules = NO_RULES) -> Converted:
         suffix=".jpg" if jpeg and _upright(document.image) else ".png",
         content=hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest(),
         annotations=[annotation for annotation, _ in made],
-        instances=instances,
+        objects=objects,
         rles=[rle for _, rle in made],
         problems=sorted(problems, key=lambda problem: problem.shape or 0),
     )
 
 
-def explain(path: Path, error: Exception) -> Problem:
+def explain(path: Path, error: Exception) -> Omission:
     """What went wrong with a whole file. The last resort says so: one odd file must not cost a thousand others."""
     if isinstance(error, LabelmeError):
-        return Problem(path, None, str(error))
-    return Problem(path, None, f"fails in a way not foreseen ({type(error).__name__}: {printable(str(error), 200)})")
+        return Omission(path, None, str(error))
+    return Omission(path, None, f"fails in a way not foreseen ({type(error).__name__}: {printable(str(error), 200)})")
 
 
-def find_labelme(paths: Iterable[str | Path]) -> tuple[list[Path], list[Problem]]:
+def find_labelme(paths: Iterable[str | Path]) -> tuple[list[Path], list[Omission]]:
     """The JSON files named, and those in the folders named, at any depth, each once, in the order of their names.
 
     Args:
@@ -174,13 +175,13 @@ def find_labelme(paths: Iterable[str | Path]) -> tuple[list[Path], list[Problem]
         elif path.exists():
             found[path] = None
         else:
-            problems.append(Problem(path, None, "there is no such file or folder; check the path"))
+            problems.append(Omission(path, None, "there is no such file or folder; check the path"))
     return list(found), problems
 
 
 def to_coco(
     paths: Iterable[str | Path] | str | Path, *, rules: LabelRules = NO_RULES
-) -> tuple[dict[str, Any], list[Problem]]:
+) -> tuple[dict[str, Any], list[Omission]]:
     """Convert LabelMe files to one COCO document, in memory.
 
     Args:

@@ -2,7 +2,7 @@
 
 Fields changed over the versions (3.16.2 has no `version`, `shape_type` or `group_id` in many files, 4.0 brought
 `group_id`, 5 `shape_type: mask`, 6 `oriented_rectangle`), and people and programs write them wrong, so nothing is
-believed before it was looked at. A file that is no use raises `LabelmeError`; a shape that is no use is a `Problem`.
+believed before it was looked at. A file that is no use raises `LabelmeError`; a shape that is no use is an `Omission`.
 
 Where the image comes from, as in LabelMe's own window:
 - Embedded `imageData` wins, and is shown as stored: EXIF orientation is not applied.
@@ -22,11 +22,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from crystal.console import brief, printable
 from crystal.data.labelme.labels import LabelRules
 from crystal.errors import CrystalError
 
 MAX_BYTES = 2**29  # of an image file
 MAX_JSON_BYTES = 2**28  # parsed JSON takes some ten times its size; an embedded image of 200 MB still fits
+LONGEST_LABEL = 500  # characters of a label or a path
 MAX_COORDINATE = 1e7  # pixels; far outside any image, and far below where arithmetic on pixels overflows
 NO_AREA = ("line", "linestrip", "point", "points")
 SHAPE_TYPES = ("polygon", "rectangle", "oriented_rectangle", "circle", "mask", *NO_AREA)
@@ -35,10 +37,10 @@ POINTS = {"rectangle": (2, 2), "oriented_rectangle": (4, 4), "circle": (2, 2), "
 
 
 class LabelmeError(CrystalError, ValueError):
-    """A LabelMe file that cannot be used; the message says why, without its name: `Problem` adds that."""
+    """A LabelMe file that cannot be used; the message says why, without its name: `Omission` adds that."""
 
 
-class Problem(NamedTuple):
+class Omission(NamedTuple):
     """What was left out, and why. `shape` counts from 1 in the file's order; None: the whole file."""
 
     path: Path
@@ -47,7 +49,7 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         which = "" if self.shape is None else f"shape {self.shape}: "
-        return f"{printable(str(self.path))}: {which}{self.text}"
+        return f"{printable(str(self.path), LONGEST_LABEL)}: {which}{self.text}"
 
 
 class Shape(NamedTuple):
@@ -69,16 +71,10 @@ class Document(NamedTuple):
 
     path: Path
     shapes: tuple[Shape, ...]
-    problems: tuple[Problem, ...]
+    problems: tuple[Omission, ...]
     image: bytes
     upright: bool
     size: tuple[int | None, int | None]
-
-
-def printable(text: str, most: int = 500) -> str:
-    """Text out of a file, fit to print and to write: no control characters, no lone surrogates, not endless."""
-    short = text if len(text) <= most else text[:most] + "..."
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in short)
 
 
 def tidy(label: str) -> str:
@@ -87,7 +83,7 @@ def tidy(label: str) -> str:
     >>> tidy(" large  crystal ")
     'large crystal'
     """
-    return printable(" ".join(label.split()))
+    return printable(" ".join(label.split()), LONGEST_LABEL)
 
 
 def _read(path: Path, most: int) -> bytes:
@@ -166,7 +162,7 @@ def _points(value: Any) -> Float[np.ndarray, "n 2"]:
         if not isinstance(point, list | tuple) or len(point) != 2:
             raise LabelmeError("its points are not a list of [x, y]")
         if not all(type(v) in (int, float) and abs(v) <= MAX_COORDINATE for v in point):  # false for NaN as well
-            raise LabelmeError(f"the point {printable(str(point), 60)} is no pair of numbers within reason")
+            raise LabelmeError(f"the point {brief(point)} is no pair of numbers within reason")
     return np.array(value, np.float64)
 
 
@@ -175,7 +171,7 @@ def _group(value: Any) -> int | str | None:
         return int(value)
     if value is None or isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
         return value
-    raise LabelmeError(f"its group_id is {printable(repr(value), 40)}; it must be a whole number or null")
+    raise LabelmeError(f"its group_id is {brief(value)}; it must be a whole number or null")
 
 
 def _mask(value: Any) -> bytes:
@@ -193,11 +189,11 @@ def read_shape(entry: Any, number: int) -> Shape:
         raise LabelmeError("it is no object")
     label = entry.get("label")
     if not isinstance(label, str) or not label.strip():
-        raise LabelmeError(f"its label is {printable(repr(label), 40)}; it must be a name")
+        raise LabelmeError(f"its label is {brief(label)}; it must be a name")
     kind = entry.get("shape_type")
     kind = "polygon" if kind is None else kind
     if kind not in SHAPE_TYPES:
-        raise LabelmeError(f"its shape_type is {printable(repr(kind), 40)}, which LabelMe does not know")
+        raise LabelmeError(f"its shape_type is {brief(kind)}, which LabelMe does not know")
     if kind in NO_AREA:
         raise LabelmeError(f"a {kind} ({printable(label, 40)}) covers no area")
     points = _points(entry.get("points"))
@@ -232,6 +228,6 @@ def read_document(path: Path, rules: LabelRules) -> Document:
         try:
             shapes.append(read_shape(entry, number))
         except LabelmeError as error:
-            problems.append(Problem(path, number, f"left out: {error}"))
+            problems.append(Omission(path, number, f"left out: {error}"))
     size = _stated(content, "imageHeight"), _stated(content, "imageWidth")
     return Document(path, tuple(shapes), tuple(problems), image, upright, size)

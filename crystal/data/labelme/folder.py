@@ -25,7 +25,7 @@ from PIL import Image
 
 from crystal.data.images import encode_png
 from crystal.data.labelme.coco import Converted
-from crystal.data.labelme.instances import Instance
+from crystal.data.labelme.objects import LabelledObject
 from crystal.data.labelme.pixels import draw_shape
 from crystal.data.outlines import cut
 from crystal.files import distinct_stem
@@ -50,16 +50,16 @@ PALETTE = voc_colours(MOST_VALUES)
 MOST_LINES = 30  # of the legend; more would hide the picture
 
 
-def name_values(instances: Sequence[Instance]) -> list[str]:
+def name_values(objects: Sequence[LabelledObject]) -> list[str]:
     """The names in the order of their values: background, then sorted."""
-    return [BACKGROUND, *sorted(instance.name for instance in instances)]
+    return [BACKGROUND, *sorted(one.name for one in objects)]
 
 
-def draw_label(instances: Sequence[Instance], height: int, width: int) -> Int[np.ndarray, "h w"]:
+def draw_label(objects: Sequence[LabelledObject], height: int, width: int) -> Int[np.ndarray, "h w"]:
     """Every pixel's value: shapes drawn in the file's order, so that later ones cover earlier ones."""
-    value = {name: number for number, name in enumerate(name_values(instances))}
+    value = {name: number for number, name in enumerate(name_values(objects))}
     canvas = Image.new("L" if len(value) <= MOST_VALUES else "I", (width, height))
-    shapes = [(shape, value[instance.name]) for instance in instances for shape in instance.shapes]
+    shapes = [(shape, value[one.name]) for one in objects for shape in one.shapes]
     for shape, number in sorted(shapes, key=lambda pair: pair[0].number):
         draw_shape(canvas, shape, number)
     return np.array(canvas)
@@ -108,8 +108,8 @@ def draw_viz(
 def write_folder(folder: Path, converted: Converted) -> None:
     """Write a converted image's files into a folder that does not exist yet. Raises OSError."""
     height, width = converted.pixels.shape[:2]
-    names = name_values(converted.instances)
-    label = draw_label(converted.instances, height, width)
+    names = name_values(converted.objects)
+    label = draw_label(converted.objects, height, width)
     (folder / "masks").mkdir(parents=True)
     png = converted.encoded if converted.suffix == ".png" else None
     (folder / "img.png").write_bytes(png or encode_png(converted.pixels))
@@ -124,8 +124,8 @@ def write_folder(folder: Path, converted: Converted) -> None:
     with open(folder / "info.yaml", "w", encoding="utf-8") as info:
         yaml.safe_dump({"label_names": names}, info, default_flow_style=False)
     digits = max(len(str(len(names) - 1)), 3)
-    for instance, rle in zip(converted.instances, converted.rles, strict=True):
-        name = f"{names.index(instance.name):0{digits}d}_{distinct_stem(Path(instance.name + '.png'), set())}"
+    for one, rle in zip(converted.objects, converted.rles, strict=True):
+        name = f"{names.index(one.name):0{digits}d}_{distinct_stem(Path(one.name + '.png'), set())}"
         patch, top, left = cut(rle)
         mask = np.zeros((height, width), bool)
         mask[top : top + patch.shape[0], left : left + patch.shape[1]] = patch

@@ -3,8 +3,8 @@
 import pytest
 
 from crystal.data.labelme.document import read_shape
-from crystal.data.labelme.instances import group_shapes
 from crystal.data.labelme.labels import LabelRules
+from crystal.data.labelme.objects import group_shapes
 from tests.labelme_files import shape
 
 

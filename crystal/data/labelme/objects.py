@@ -13,7 +13,7 @@ from crystal.data.labelme.document import Shape
 from crystal.data.labelme.labels import LabelRules
 
 
-class Instance(NamedTuple):
+class LabelledObject(NamedTuple):
     """One object: `name` is its own in its image (`crystal-2`), as LabelMe 3.16.2 needs it; `shapes` at least one."""
 
     category: str
@@ -44,7 +44,7 @@ def _names(wanted: Sequence[tuple[str, str]]) -> list[str]:
     return names
 
 
-def group_shapes(shapes: Sequence[Shape], rules: LabelRules) -> list[Instance]:
+def group_shapes(shapes: Sequence[Shape], rules: LabelRules) -> list[LabelledObject]:
     """The objects of one file, in the order of their first shapes.
 
     Args:
@@ -63,6 +63,6 @@ def group_shapes(shapes: Sequence[Shape], rules: LabelRules) -> list[Instance]:
         wanted[key] = meaning
     names = _names(list(wanted.values()))
     return [
-        Instance(meaning[0], name, tuple(groups[key]))
+        LabelledObject(meaning[0], name, tuple(groups[key]))
         for (key, meaning), name in zip(wanted.items(), names, strict=True)
     ]
