@@ -83,7 +83,7 @@ def _convert(task: Task) -> ConvertedImage:
 
 
 def convert_one(task: Task) -> ConvertedImage | Omission:
-    """Convert a file, in a worker process; raises OutputError alone. Whatever is wrong with the file is an `Omission`."""
+    """Convert a file in a worker process. Whatever is wrong with it is an `Omission`; OutputError alone is raised."""
     try:
         return _convert(task)
     except OutputError:

@@ -28,13 +28,17 @@ class Solid(NamedTuple):
 
 
 class Look(NamedTuple):
-    """How a crystal meets the light; all without unit unless said.
+    """How a crystal looks in transmitted light; without units unless stated.
 
-    bending: loss of light per unit of wedge slope, 0.3 (index matched) to 1.2.
-    bias: float[2], the slope that looks brightest.
-    floor, gain: transmission of the darkest facet, 0 to 1, and of the brightest, about 1.
-    ink: darkness of the edges, 0 to 1.   line: their width in pixels.
-    defocus: blur in pixels (sigma).   contrast: exponent on the transmission, 1 = as is, smaller = fainter.
+    Attributes:
+        bending: loss of light per unit of wedge slope, 0.3 (index matched) to 1.2.
+        bias: float[2], the slope that looks brightest.
+        floor: transmission of the darkest facet, 0 to 1.
+        gain: transmission of the brightest facet, about 1.
+        ink: darkness of the edges, 0 to 1.
+        line: width of the edges, in pixels.
+        defocus: sigma of the blur, in pixels.
+        contrast: exponent on the transmission; 1 leaves it, less makes the crystal fainter.
     """
 
     bending: float
@@ -48,7 +52,7 @@ class Look(NamedTuple):
 
 
 def draw_look(rng: np.random.Generator, scale: float, light: float) -> Look:
-    """Draw how one drop's crystals meet the light; only the contrast depends on the light knob."""
+    """The look of one drop's crystals, drawn by chance; only `contrast` depends on `light`, 0 (even) to 1 (dim)."""
     heading, lean = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.5)
     return Look(
         bending=rng.uniform(0.4, 1.0),
@@ -220,7 +224,7 @@ def transmit(
 
 
 class Patch(NamedTuple):
-    """A crystal set down: its parts, its place (x, y), the patch's rows and columns in the image, its outline there."""
+    """A crystal in its place: its parts, its centre (x, y), the patch's rows and columns in the image, its mask there."""
 
     parts: list[Solid]
     centre: np.ndarray
@@ -230,7 +234,7 @@ class Patch(NamedTuple):
 
 
 def settle(rng: np.random.Generator, parts: list[Solid], centre: np.ndarray, shape: tuple[int, int]) -> Patch | None:
-    """Cut the patch that holds the crystal and the blur around it; None if it lies wholly outside the image."""
+    """The patch that holds the crystal and the blur around it; None if it lies wholly outside the image."""
     edge = 6 + round(9 * max(shape) / 1000)  # three sigmas of the deepest defocus
     corners = np.concatenate([part.corners[:, :2] for part in parts]) + centre
     low, high = np.floor(corners.min(0)).astype(int) - edge, np.ceil(corners.max(0)).astype(int) + edge
@@ -245,8 +249,12 @@ def settle(rng: np.random.Generator, parts: list[Solid], centre: np.ndarray, sha
 def hides_too_much(patch: Patch, owner: np.ndarray, areas: list[int], visible: list[int], share: float) -> bool:
     """Whether a crystal laid on top would leave less than `share` of another one's outline visible.
 
-    owner int32[h, w] holds the number of each pixel's crystal, 0 = none; areas and visible hold, crystal by crystal,
-    the pixels of the whole outline and of what is still seen.
+    Args:
+        patch: the crystal.
+        owner: int32[h, w], the number of each pixel's crystal, counted from 1; 0: none.
+        areas: pixels of each crystal's whole outline.
+        visible: pixels of each that are still visible.
+        share: 0 to 1.
     """
     covered = np.bincount(owner[patch.rows, patch.columns][patch.mask], minlength=len(areas) + 1)[1:]
     touched = covered > 0

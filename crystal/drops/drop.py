@@ -1,9 +1,10 @@
 """One crystallization drop drawn from a seed, with the exact mask of every crystal.
 
-`draw_drop` draws the stage from `painting.py`, lays crystals from `crystals.py` into it, then adds light and camera.
+`draw_drop` paints a well with its drop (`wells.py`) and what lies in it (`contents.py`) on a stage (`stage.py`), lays
+crystals (`crystals.py`) into it, and photographs it (`camera.py`).
 
 Two crystals can cover the same pixel; the one drawn last lies on top and owns it. So masks are disjoint and show the
-visible part only. A crystal of which little is left to see is kept, marked as a crowd: neither rewarded nor punished.
+visible part only. A crystal of which little is visible is marked as a crowd: finding it counts neither for nor against.
 """
 
 from typing import NamedTuple
@@ -11,8 +12,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from crystal.drops.camera import photograph
+from crystal.drops.contents import bubbles, litter, precipitate, skin
 from crystal.drops.crystals import KINDS, Look, Patch, cluster, draw_look, grow, hides_too_much, settle, transmit
-from crystal.drops.painting import COARSE, Stage, photograph, set_stage
+from crystal.drops.stage import COARSE, Stage, noise, step
+from crystal.drops.wells import drop_in_well, open_well, round_well, square_well
 
 LEAST_VISIBLE_SHARE = 0.25  # below this share of its outline a crystal is ignored
 LEAST_VISIBLE_PIXELS = 20  # the same, in pixels of an image whose longer side is 512
@@ -20,7 +24,9 @@ MOST_CRYSTALS = 60
 
 
 class DrawnCrystal(NamedTuple):
-    """One crystal: `mask` bool[h, w], its visible part; `kind`, one of solids.KINDS; `ignored`: too little to see."""
+    """One crystal: `mask` bool[h, w], its visible part; `kind`, one of `crystals.KINDS`; `ignored`: too little of it is
+    visible to be counted.
+    """
 
     mask: np.ndarray
     kind: str
@@ -32,6 +38,35 @@ class Drop(NamedTuple):
 
     image: np.ndarray
     instances: tuple[DrawnCrystal, ...]
+
+
+def _set_stage(rng: np.random.Generator, shape: tuple[int, int], *, close: bool) -> Stage:
+    """A well with its drop and everything in it but crystals; `close`: the drop fills the view."""
+    scale = min(shape[0] / 800, shape[1] / 1000)
+    builders = (open_well, round_well, square_well)
+    weights = (0.6, 0.25, 0.15) if close else (0.1, 0.55, 0.35)
+    transmission, well, centre = builders[int(rng.choice(3, p=weights))](rng, shape, scale)
+    lens, rim = drop_in_well(rng, shape, scale, centre, close)
+    transmission = transmission * (1 + (lens - 1) * step(well, 3))
+    coarse = (-(-shape[0] // COARSE), -(-shape[1] // COARSE))
+    style = rng.choice(["grey", "neutral", "polarised"], p=[0.3, 0.4, 0.3])
+    tint = np.ones((*coarse, 3), np.float32)
+    if style != "grey":
+        tint *= (1 + rng.normal(0, 0.03, 3)) * (1.0, 1.0, rng.uniform(0.86, 1.0))
+    if style == "polarised":  # green and pink trade places slowly across the field
+        slow = np.tanh(noise(rng, coarse, rng.uniform(300, 700) * scale / COARSE))[..., None]
+        tint *= (
+            1
+            + rng.uniform(0.03, 0.09) * slow * np.array([0.8, -1.0, 0.5], np.float32)
+            + np.array([0.02, -0.01, 0.05], np.float32)
+        )
+    room = np.minimum(rim, well)
+    stage = Stage(transmission.astype(np.float32), tint.astype(np.float32), room, bool(style == "polarised"))
+    for painter, chance in ((precipitate, 0.45), (precipitate, 0.15), (skin, 0.22), (bubbles, 0.25)):
+        if rng.random() < chance:
+            painter(rng, stage, scale)
+    litter(rng, stage, scale)
+    return stage
 
 
 def _count(rng: np.random.Generator) -> int:
@@ -52,7 +87,7 @@ def _typical_size(rng: np.random.Generator, count: int) -> float:
 
 
 def _paint(rng: np.random.Generator, stage: Stage, clear: np.ndarray, patch: Patch, look: Look) -> None:
-    """Press one crystal into the stage; what lies beneath it shines through by a third."""
+    """Paint one crystal onto the stage; what lies beneath it shines through by a third."""
     where = patch.rows, patch.columns
     light = transmit(rng, patch.parts, patch.centre, (patch.columns.start, patch.rows.start), patch.mask.shape, look)
     beneath = stage.transmission[where] / np.maximum(clear[where], 1e-3)
@@ -164,7 +199,7 @@ def draw_drop(
     scene, optics = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
     count = _count(scene)
     count = count if crystals is None else crystals
-    stage = set_stage(scene, (height, width), close=bool(scene.random() < (0.45 if count <= 3 else 0.3)))
+    stage = _set_stage(scene, (height, width), close=bool(scene.random() < (0.45 if count <= 3 else 0.3)))
     kinds, areas, owner = _scatter(scene, stage, count, light)
     least = LEAST_VISIBLE_PIXELS * (max(height, width) / 512) ** 2
     instances = []

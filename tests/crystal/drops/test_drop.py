@@ -111,7 +111,7 @@ def test_a_crystal_of_which_too_little_is_visible_is_ignored(monkeypatch, hidden
         owner[30 - round(20 * hidden) : 30, 10:30] = 2
         return ["plate", "plate"], [400, 400], owner
 
-    monkeypatch.setattr(drawing, "set_stage", lambda *args, **kwargs: None)
+    monkeypatch.setattr(drawing, "_set_stage", lambda *args, **kwargs: None)
     monkeypatch.setattr(drawing, "_scatter", scatter)
     monkeypatch.setattr(drawing, "photograph", lambda *args: np.zeros((height, width, 3), np.uint8))
     assert draw_drop(0, height=height, width=width).instances[0].ignored is ignored

@@ -1,0 +1,63 @@
+"""What the painters of wells, contents and camera share: the stage they paint on, and smooth fields.
+
+A micrograph in transmitted light is a product: what each layer lets through, times the light. So every painter
+multiplies into one transmission float32[h, w] (1 = clear, 0 = black). Colour is smooth, so it lives in `tint`
+float32[h/4, w/4, 3] and is enlarged at the end. Smooth fields are computed small and enlarged too, which is most of the
+speed.
+
+Lengths are in pixels; `scale` is the image's size in units of 1000x800, so that a drop looks the same at any size.
+Distances are positive inside a shape.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+COARSE = 4  # pixels a cell of the tint
+
+
+class Stage(NamedTuple):
+    """What the camera will see, painted in place.
+
+    transmission: float32[h, w], 1 = clear.   tint: float32[h/4, w/4, 3], RGB, 1 = white.
+    drop: float32[h, w], distance in pixels to the edge of drop or well.   polarised: whether crystals show colours.
+    """
+
+    transmission: np.ndarray
+    tint: np.ndarray
+    drop: np.ndarray
+    polarised: bool
+
+
+def noise(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> np.ndarray:
+    """Smooth noise float32[shape] of about unit variance whose features are `cell` pixels across."""
+    cell = max(cell, 1.0)
+    small = rng.standard_normal((int(shape[0] / cell) + 4, int(shape[1] / cell) + 4), np.float32)
+    # Cutting a larger field keeps the features round whatever the shape.
+    whole = cv2.resize(small, None, fx=cell, fy=cell, interpolation=cv2.INTER_CUBIC)
+    return np.ascontiguousarray(whole[: shape[0], : shape[1]])
+
+
+def step(distance: np.ndarray, width: float) -> np.ndarray:
+    """Smooth step float32: 0 below -width, 1 above +width."""
+    t = np.clip(distance * np.float32(0.5 / width) + np.float32(0.5), 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def ridge(distance: np.ndarray, at: float, width: float) -> np.ndarray:
+    """A line at `distance` = at: 1 on it, 0 beyond `width` pixels."""
+    return np.clip(1 - np.abs(distance - np.float32(at)) * np.float32(1 / width), 0, 1)
+
+
+def grid(shape: tuple[int, int], cell: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixel coordinates (x, y) of the middles of `cell`-pixel cells, broadcastable float32."""
+    rows, columns = -(-shape[0] // cell), -(-shape[1] // cell)
+    x = (np.arange(columns, dtype=np.float32) + 0.5) * cell
+    y = (np.arange(rows, dtype=np.float32) + 0.5) * cell
+    return x[None], y[:, None]
+
+
+def enlarge(field: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A field on a coarse grid brought to full size float32."""
+    return cv2.resize(field.astype(np.float32), shape[::-1], interpolation=cv2.INTER_LINEAR)
