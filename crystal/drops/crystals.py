@@ -224,7 +224,7 @@ def transmit(
 
 
 class Patch(NamedTuple):
-    """A crystal in its place: its parts, its centre (x, y), the patch's rows and columns in the image, its mask there."""
+    """A crystal in its place: its parts, its centre (x, y), the rows and columns of its patch, and its mask there."""
 
     parts: list[Solid]
     centre: np.ndarray
