@@ -1,5 +1,5 @@
-"""What a training run starts from: random weights, a checkpoint or run folder, the small weights that come with the
-package ("shapes"), or a file of COCO weights as Matterport, torchvision or Detectron2 published it.
+"""The weights that a training starts from: random ones, a checkpoint or run folder, the small weights that come with
+the package ("shapes"), or a file of COCO weights as Matterport, torchvision or Detectron2 published it.
 """
 
 import dataclasses
@@ -20,22 +20,26 @@ def _path(init: str) -> Path:
     return SHAPES if init == "shapes" else Path(init)
 
 
-def initial_config(init: str) -> MaskRCNNConfig:
+def starting_config(init: str) -> MaskRCNNConfig:
     """Architecture and conventions of the weights that `--init` names. Raises `checkpoint.CheckpointError`."""
     path = _path(init)
     return convert.load_config(path) if path.is_file() else checkpoint.load_config(path)
 
 
-def initial_model(config: TrainConfig, init: str | None) -> tuple[MaskRCNN, str]:
-    """The model that a run starts with, of the config's architecture, and a line on where its weights are from.
+def starting_model(config: TrainConfig, init: str | None) -> tuple[MaskRCNN, str]:
+    """The model that a run starts with, and a line that says where its weights come from.
 
-    Raises `checkpoint.CheckpointError` if the weights of `init` do not fit the config, as after a --set that changes
-    the shape of one.
+    Args:
+        config: of the run; the model has its architecture.
+        init: as for `crystal train`; None: random weights, drawn from the config's seed.
+
+    Raises:
+        checkpoint.CheckpointError: the weights of `init` do not fit the config, as when --set changes a shape.
     """
     rngs = nnx.Rngs(config.seed)
     if init is None:
         return MaskRCNN(config.model, rngs=rngs), "weights: random"
-    path, saved = _path(init), initial_config(init)
+    path, saved = _path(init), starting_config(init)
     as_saved = dataclasses.replace(config.model, classes=saved.classes)
     try:
         if path.is_file():
@@ -51,5 +55,5 @@ def initial_model(config: TrainConfig, init: str | None) -> tuple[MaskRCNN, str]
             f"{path} belongs to another config: with {', '.join(changed)} changed, {len(error.wrong)} of its weights "
             f"have another shape (the first is {error.wrong[0]}); leave that --set out, or start without --init"
         ) from error
-    model, kept = replace_classes(model, config.model.classes, rngs=rngs)
-    return model, f"weights: {'those of the package' if path == SHAPES else path}; {kept}"
+    model, note = replace_classes(model, config.model.classes, rngs=rngs)
+    return model, f"weights: {'those of the package' if path == SHAPES else path}; {note}"

@@ -17,7 +17,7 @@ from crystal.training.config import PRESETS, TrainConfig, override
 from crystal.training.machine import versions
 from crystal.training.options import Train
 from crystal.training.run_folder import claim
-from crystal.training.starting_weights import initial_config, initial_model
+from crystal.training.starting_weights import starting_config, starting_model
 from crystal.training.trainer import Trainer, Validate
 from maskrcnn_jax.model import MaskRCNN
 
@@ -28,7 +28,7 @@ def resolve(split: Split, options: Train) -> TrainConfig:
     With --init, architecture and conventions are those of its weights; class count and schedule stay the preset's.
     """
     config = dataclasses.replace(PRESETS[options.preset](), seed=options.seed, clahe=options.clahe)
-    model = config.model if options.init is None else initial_config(options.init)
+    model = config.model if options.init is None else starting_config(options.init)
     config = dataclasses.replace(config, model=dataclasses.replace(model, classes=split.categories))
     if options.checkpoint_every is not None:
         config = dataclasses.replace(config, checkpoint_every=options.checkpoint_every)
@@ -48,7 +48,7 @@ def train_command(options: Train) -> int:
     if len(split.problems) > 5:
         console.print(f"... and {len(split.problems) - 5} more such notes on {split.source}")
     config = resolve(split, options)
-    model, origin = initial_model(config, options.init)
+    model, origin = starting_model(config, options.init)
     batches = training_loader(
         split,
         size=config.model.image.size,

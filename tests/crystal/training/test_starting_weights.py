@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from crystal.training.config import TrainConfig, override
-from crystal.training.starting_weights import initial_config, initial_model
+from crystal.training.starting_weights import starting_config, starting_model
 from maskrcnn_jax import checkpoint, convert
 from maskrcnn_jax.checkpoint import CheckpointError
 from maskrcnn_jax.config import MaskRCNNConfig
@@ -24,10 +24,10 @@ def parameters(model):
 
 def test_random_weights_follow_the_seed():
     config = dataclasses.replace(TrainConfig.tiny(), model=SMALL, seed=3)
-    first, said = initial_model(config, None)
+    first, said = starting_model(config, None)
     assert said == "weights: random"
     for ours, theirs in zip(
-        jax.tree.leaves(nnx.state(first)), jax.tree.leaves(nnx.state(initial_model(config, None)[0])), strict=True
+        jax.tree.leaves(nnx.state(first)), jax.tree.leaves(nnx.state(starting_model(config, None)[0])), strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -41,10 +41,10 @@ def coco(tmp_path_factory):
 
 def test_a_file_of_coco_weights_as_it_was_published(coco):
     """Architecture and conventions are the file's, classes the dataset's; only what depends on them starts anew."""
-    assert initial_config(str(coco)) == MaskRCNNConfig.torchvision_coco(50)
-    model_config = dataclasses.replace(initial_config(str(coco)), classes=CRYSTAL)
+    assert starting_config(str(coco)) == MaskRCNNConfig.torchvision_coco(50)
+    model_config = dataclasses.replace(starting_config(str(coco)), classes=CRYSTAL)
     config = override(dataclasses.replace(TrainConfig.paper(), model=model_config), ["detection.nms_iou=0.4"])
-    model, said = initial_model(config, str(coco))
+    model, said = starting_model(config, str(coco))
     assert model.config == config.model
     assert model.config.detection.nms_iou == 0.4
     assert str(coco) in said
@@ -66,7 +66,7 @@ def test_a_change_of_shapes_is_refused(coco):
     with pytest.raises(
         CheckpointError, match=r"weights\.pth belongs to another config: with model\.fpn_channels changed"
     ):
-        initial_model(dataclasses.replace(TrainConfig.paper(), model=changed), str(coco))
+        starting_model(dataclasses.replace(TrainConfig.paper(), model=changed), str(coco))
 
 
 def test_a_set_that_changes_a_shape_is_refused_in_a_sentence(tmp_path):
@@ -74,20 +74,20 @@ def test_a_set_that_changes_a_shape_is_refused_in_a_sentence(tmp_path):
     checkpoint.save(small_model(4), tmp_path / "weights")
     start = dataclasses.replace(TrainConfig.tiny(), model=SMALL)
     with pytest.raises(CheckpointError) as refused:
-        initial_model(override(start, ["roi.box_hidden=24", "rpn.nms_iou=0.5"]), str(tmp_path / "weights"))
+        starting_model(override(start, ["roi.box_hidden=24", "rpn.nms_iou=0.5"]), str(tmp_path / "weights"))
     text = str(refused.value)
     assert "\n" not in text
     assert "model.roi.box_hidden" in text
     assert "box_head.classes.kernel: (16, 2) in the file, (24, 2) in the config" in text
     assert "leave that --set out" in text
-    model, _ = initial_model(override(start, ["rpn.nms_iou=0.5", "compute_dtype=bfloat16"]), str(tmp_path / "weights"))
+    model, _ = starting_model(override(start, ["rpn.nms_iou=0.5", "compute_dtype=bfloat16"]), str(tmp_path / "weights"))
     assert model.config.compute_dtype == "bfloat16"
 
 
 def test_a_checkpoint_folder(tmp_path):
     checkpoint.save(small_model(4), tmp_path / "weights")
-    assert initial_config(str(tmp_path / "weights")) == SMALL
-    model, said = initial_model(dataclasses.replace(TrainConfig.tiny(), model=SMALL), str(tmp_path / "weights"))
+    assert starting_config(str(tmp_path / "weights")) == SMALL
+    model, said = starting_model(dataclasses.replace(TrainConfig.tiny(), model=SMALL), str(tmp_path / "weights"))
     assert "all weights kept" in said
     for ours, theirs in zip(*(parameters(m).values() for m in (model, small_model(4))), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -97,4 +97,4 @@ def test_what_is_not_there_or_no_weights(tmp_path):
     (tmp_path / "notes.txt").write_text("no weights")
     for init, message in (("notes.txt", "neither HDF5 nor"), ("nowhere", "no such folder")):
         with pytest.raises(CheckpointError, match=message):
-            initial_config(str(tmp_path / init))
+            starting_config(str(tmp_path / init))

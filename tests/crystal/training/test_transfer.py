@@ -12,10 +12,10 @@ import pytest
 
 from crystal import cli
 from crystal.training import config
-from crystal.training.config import Phase, TrainConfig
 from crystal.weights.pretrain import write_scenes
 from maskrcnn_jax import checkpoint
 from tests.small import SMALL, small_model
+from tests.small_run import CONFIG
 
 THREE = ((0, "background"), (1, "crystal"), (2, "drop"))
 CLASS_OUTPUTS = ("box_head.classes", "box_head.deltas", "mask_head.masks")
@@ -39,10 +39,10 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("transfer")
     write_scenes(folder / "data", 4, seed=1)
     checkpoint.save(small_model(7, dataclasses.replace(SMALL, classes=THREE)), folder / "weights")
-    preset = dataclasses.replace(TrainConfig.paper(), phases=(Phase("heads", 2, 1e-2), Phase("stage4", 2, 1e-2)))
+    preset = dataclasses.replace(CONFIG, phases=tuple(dataclasses.replace(phase, steps=2) for phase in CONFIG.phases))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(config.PRESETS, "paper", lambda: dataclasses.replace(preset, warmup=1))
-        words = "crystal train --preset paper --checkpoint-every 2 --seed 3 --set batch_size=2 --set slots=8"
+        patch.setitem(config.PRESETS, "paper", lambda: preset)
+        words = "crystal train --preset paper --checkpoint-every 2 --seed 3"
         places = ["--data", folder / "data", "--init", folder / "weights", "--out", folder / "run"]
         patch.setattr(sys, "argv", [*words.split(), *map(str, places)])
         with pytest.raises(SystemExit, match="0"):
