@@ -45,8 +45,8 @@ MEASURES = {
 }
 # (title, one arm, the other): the figure of the second less that of the first.
 COMPARISONS = {
-    "clahe": ("CLAHE: with it, less without", "plain", "clahe"),
-    "init": ("Transfer: from the weights of --init, less from random ones, both with CLAHE", "scratch", "clahe"),
+    "clahe": ("CLAHE: with minus without", "plain", "clahe"),
+    "init": ("Transfer: weights of --init minus random weights, both with CLAHE", "scratch", "clahe"),
 }
 
 

@@ -39,8 +39,8 @@ OVER_ALL = ("map_050_all", "map_065_all")  # what the verdict is about
 NOTE = (
     "mAP as the paper defines it, by mask IoU; ± is the standard deviation over seeds. The 10 and 100 images are drawn "
     "by the seed. Intervals are 95 % percentile bootstraps of the paired difference: each resample draws the same "
-    "images for both arms and all seeds, and takes the mean over the seeds; in the last one the seeds are drawn too, "
-    "which with two or three of them is still too narrow. The paper's figures are for MARCO photographs: they are not "
+    "images for both arms and all seeds, and takes the mean over the seeds; 'images and seeds' draws the seeds too, "
+    "and is still too narrow with two or three of them. The paper's figures are for MARCO photographs: they are not "
     "comparable one to one."
 )
 
@@ -123,16 +123,21 @@ def print_table(results: Mapping[str, Any]) -> None:
         left_out = {"images", "95 %, images"} if results["seeds"] > 1 else {"images"}
         kept = [k for k, name in enumerate(header) if name not in left_out and not name.startswith("paper")]
         papers = [k for k, name in enumerate(header) if name.startswith("paper")]
-        shown = Table(title=COMPARISONS[comparison][0], title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
+        title = COMPARISONS[comparison][0]
+        shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
         for index in kept:
-            shown.add_column(header[index], justify="right" if index else "left", no_wrap=not index)
+            interval, name = header[index].startswith("95 %"), header[index].replace(" CLAHE", "\nCLAHE")
+            name = name.replace(", ", ",\n").replace(" and", "\nand")
+            shown.add_column(name, justify="right" if index else "left", no_wrap=interval or not index)
         if papers:
-            shown.add_column("the paper", justify="right")
+            shown.add_column("the paper", justify="right", no_wrap=True)
         for row in cells:
             arms = [row[k].partition(" ±")[0] if header[k] in results["arms"].values() else row[k] for k in kept]
             pair = [", ".join(row[k] for k in papers).replace(f"{NOTHING}, {NOTHING}", NOTHING)] if papers else []
-            shown.add_row(*(cell.replace(" to ", ", ") for cell in arms), *pair)
+            shown.add_row(*(cell.replace(" to ", ", ").replace(" ±", "\n±") for cell in arms), *pair)
         console.print(shown)
+        if papers:
+            console.print("The paper's figures are for MARCO photographs: not comparable one to one.")
         console.print(verdict(results, comparison))
 
 
@@ -220,7 +225,7 @@ def _charts(results: Mapping[str, Any], runs: Path) -> Iterator[Markup]:
         if measure.iou is not None:
             yield chart(measure.title, _slopes(results["measures"][key], COMPARISONS["clahe"][1:]))
     for iou in ("0.50", "0.65"):
-        yield chart(f"AP with CLAHE less without, IoU {iou}", _sorted_images(results, iou))
+        yield chart(f"AP with CLAHE minus without, IoU {iou}", _sorted_images(results, iou))
     if curves := _mean_losses(results, runs):
         yield line_chart("total loss, mean over seeds", curves)
 
