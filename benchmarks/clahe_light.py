@@ -21,8 +21,9 @@ from crystal.console import console
 from crystal.demo import render
 from crystal.files import write_atomically
 from crystal.pages.charts import LINES
-from crystal.training.comparison import table1
+from crystal.pages.table1 import table1_command
 from crystal.training.machine import describe_machine, file_name
+from crystal.training.options import Table1
 
 ROOT = Path(__file__).parent.parent
 SHOWN = (("map_050_all", "mAP, IoU 0.50"), ("map_065_all", "mAP, IoU 0.65"))
@@ -98,16 +99,17 @@ def main(
         folder = work / f"{light:g}"
         folder.mkdir(parents=True, exist_ok=True)
         render(folder / "data", train=train, val=val, seed=11, light=light)
-        table1(
-            folder / "data",
-            folder / "table1",
-            seeds=seeds,
-            preset="tiny",
-            init="shapes",
-            steps=steps,
-            assignments=[f"batch_size={batch}", f"image.size={size}"],
-            scratch=light == SCRATCH_AT,
-            at_once=at_once,
+        table1_command(
+            Table1(
+                data=folder / "data",
+                out=folder / "table1",
+                seeds=seeds,
+                init="shapes",
+                steps=steps,
+                set=(f"batch_size={batch}", f"image.size={size}"),
+                scratch=light == SCRATCH_AT,
+                at_once=at_once,
+            )
         )
         results = json.loads((folder / "table1" / "table1.json").read_text())
         del results["settings"]["data"]  # a path of this machine

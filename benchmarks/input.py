@@ -29,7 +29,7 @@ from crystal.data.preparation import Batch
 from crystal.demo import render
 from crystal.training.config import PRESETS
 from crystal.training.log import read_metrics
-from crystal.training.trainer import placed
+from crystal.training.trainer import to_devices
 from maskrcnn_jax.image.clahe import clahe_rgb
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.training.mesh import data_mesh
@@ -64,7 +64,7 @@ def loader_speed(data: Path, preset: str, passes: int) -> tuple[dict[str, float]
 def step_speed(preset: str, batch: Batch, repeats: int) -> float:
     """Images a second of the step alone, on one batch."""
     config = PRESETS[preset]()
-    images, truth, windows = placed(batch, data_mesh(jax.devices()[:1]))
+    images, truth, windows = to_devices(batch, data_mesh(jax.devices()[:1]))
     optimizer = make_optimizer(optax.constant_schedule(1e-7), kind=config.optimizer)
     graph, state = create_state(MaskRCNN(config.model, rngs=nnx.Rngs(0)), optimizer, norms=config.train_norms)
     step, key = make_step(graph, optimizer), jax.random.key(0)

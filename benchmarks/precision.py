@@ -21,9 +21,10 @@ from crystal.console import Bars, console
 from crystal.demo import render
 from crystal.evaluation.intervals import spread
 from crystal.files import write_atomically
-from crystal.training.machine import describe_machine, file_name
-from crystal.training.parallel_runs import Training, train_side_by_side
 from crystal.training.log import read_metrics
+from crystal.training.machine import describe_machine, file_name
+from crystal.training.options import Train
+from crystal.training.parallel_runs import Training, train_in_parallel
 
 RESULTS = Path(__file__).parent / "results"
 TYPES = ("float32", "bfloat16")
@@ -32,10 +33,15 @@ LAST = 20
 
 def training(work: Path, dtype: str, seed: int, *, steps: int, size: tuple[int, int], batch: int) -> Training:
     """One run of `crystal train`, every step logged."""
-    arguments = ["--data", str(work / "drops" / "data"), "--preset", "tiny", "--init", "shapes", "--seed", str(seed)]
-    arguments += ["--steps", str(steps), "--set", f"compute_dtype={dtype}", "--set", f"image.size={size}"]
-    arguments += ["--set", f"batch_size={batch}", "--set", "log_every=1"]
-    return Training(f"{dtype}, seed {seed}", work / f"{dtype}-{seed}", arguments, steps)
+    options = Train(
+        data=work / "drops" / "data",
+        out=work / f"{dtype}-{seed}",
+        init="shapes",
+        steps=steps,
+        seed=seed,
+        set=(f"compute_dtype={dtype}", f"image.size={size}", f"batch_size={batch}", "log_every=1"),
+    )
+    return Training(f"{dtype}, seed {seed}", options, steps)
 
 
 def losses(run: Path) -> list[float]:
@@ -76,7 +82,7 @@ def main(
     todo = [run for run in runs.values() if len(losses(run.out)) < steps]
     with (
         Bars() as bars,
-        contextlib.closing(train_side_by_side(todo, bars=bars, compiled=work / "compiled", at_once=at_once)) as ended,
+        contextlib.closing(train_in_parallel(todo, bars=bars, compiled=work / "compiled", at_once=at_once)) as ended,
     ):
         for _ in ended:
             pass

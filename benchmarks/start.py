@@ -20,8 +20,8 @@ import tyro
 from crystal.console import console
 from crystal.demo import render
 from crystal.files import write_atomically
-from crystal.training.machine import describe_machine, file_name
 from crystal.training.log import read_metrics
+from crystal.training.machine import describe_machine, file_name
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -30,7 +30,7 @@ from crystal.files import write_atomically
 from crystal.prediction.predictor import Predictor
 from crystal.prediction.trained_model import load_run
 from crystal.training.options import Table1, Train
-from crystal.training.parallel_runs import Training, train_side_by_side
+from crystal.training.parallel_runs import Training, train_in_parallel
 
 IOUS = (0.5, 0.65)
 
@@ -154,7 +154,7 @@ def run_experiment(
         for run, training in trainings.items():
             if training.finished():
                 measure(run, None)
-        trained = train_side_by_side(to_train, bars=bars, compiled=out / "compiled", at_once=options.at_once)
+        trained = train_in_parallel(to_train, bars=bars, compiled=out / "compiled", at_once=options.at_once)
         with contextlib.closing(trained):
             for training, seconds in trained:
                 measure(training.out, seconds)

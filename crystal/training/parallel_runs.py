@@ -1,7 +1,7 @@
-"""Several trainings at once, each a `crystal train` of its own: one of them keeps little more than one CPU core busy.
+"""Several trainings at the same time, each a `crystal train` of its own: one alone uses little more than one core.
 
-They end together: when one fails, or when this process is asked to stop, the others write a checkpoint and end too, and
-the same command takes all of them up again.
+If one of them fails, or this process is asked to stop, the others write a checkpoint and end; the same command goes on
+with all of them.
 """
 
 import contextlib
@@ -19,11 +19,12 @@ from crystal.errors import CrystalError
 from crystal.training.log import read_metrics
 from crystal.training.options import Train, command_line
 
-GRACE_S = 20  # for a child that was asked to stop to write its checkpoint; compiling it cannot hear
+GRACE_SECONDS = 20  # for a training that was asked to stop; while it compiles it cannot
+LINES_SHOWN = 12  # of the output of one that failed
 
 
 class TrainingError(CrystalError, RuntimeError):
-    """A training that ended before its time; the message holds its last words."""
+    """A training that failed; the message holds the end of its output."""
 
 
 class Training(NamedTuple):
@@ -31,8 +32,8 @@ class Training(NamedTuple):
 
     Attributes:
         name: for people.
-        options: of `crystal train`; what it prints goes into the file beside the run folder that ends in .log.
-        steps: how many it takes.
+        options: of `crystal train`.
+        steps: of the whole training.
     """
 
     name: str
@@ -45,36 +46,36 @@ class Training(NamedTuple):
         return self.options.out
 
     @property
-    def log(self) -> Path:
-        """Where what it prints goes."""
+    def output(self) -> Path:
+        """The file that gets what the command prints: beside the run folder, ending in .log."""
         return self.out.with_name(f"{self.out.name}.log")
 
     def finished(self) -> bool:
-        """Whether the checkpoint of its last step is there."""
+        """Whether the checkpoint of the last step exists."""
         return (self.out / "checkpoints" / str(self.steps) / "model").is_dir()
 
     @property
     def command(self) -> list[str]:
-        """What is run."""
+        """The words of the command."""
         return [sys.executable, "-m", "crystal", "train", *command_line(self.options)]
 
 
-class _Running:
-    """A started training, its bar, and what its log says."""
+class _Process:
+    """A training that was started, its bar, and how far it is."""
 
     def __init__(self, training: Training, bar: Bar, slot: int, slots: int, environment: dict[str, str]) -> None:
         self.training, self.bar, self.slot = training, bar, slot
         self.start, self.step = time.time(), 0
-        with training.log.open("a") as log:
-            self.process = subprocess.Popen(training.command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-        _give_cores(self.process, slot, slots)
+        with training.output.open("a") as output:
+            self.process = subprocess.Popen(training.command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        _share_cores(self.process, slot, slots)
 
     def seconds(self) -> float:
-        """From its start to the last line that it printed: when it ends, nobody may be looking."""
-        return max(self.training.log.stat().st_mtime - self.start, 0.0)
+        """From the start to the last output: when the process ends, the caller may be busy with another training."""
+        return max(self.training.output.stat().st_mtime - self.start, 0.0)
 
-    def look(self) -> bool:
-        """Show how far it is; True when it has ended well. Raises TrainingError when it has ended otherwise."""
+    def update(self) -> bool:
+        """Show how far it is; True when it has ended well. Raises TrainingError when it has failed."""
         code = self.process.poll()
         lines = read_metrics(self.training.out)
         trained = [line for line in lines if "loss" in line]
@@ -83,45 +84,40 @@ class _Running:
         note += f", mAP {scores[-1]:.2f}" if scores else ""
         self.step = int(trained[-1]["step"]) if trained else 0
         self.bar(self.step, note)
-        # A training that was whole can still complain of its data at the end; who asked for it says so.
+        # A complete training exits with 1 if annotations were left out; whoever started it reports that.
         if code and not self.training.finished():
+            end = "\n".join(self.training.output.read_text(errors="replace").splitlines()[-LINES_SHOWN:])
             raise TrainingError(
-                f"training {self.training.name} ended with code {code}; {_last_lines(self.training.log)}"
+                f"training {self.training.name} ended with code {code}; the end of {self.training.output} is\n{end}"
             )
         return code is not None
 
 
-def _give_cores(process: subprocess.Popen, index: int, count: int) -> None:
-    """Its own share of the cores, where the system lets us say so: two XLA thread pools on the same cores get in each
-    other's way.
+def _share_cores(process: subprocess.Popen, index: int, count: int) -> None:
+    """Give the process its own cores, where the system allows it: XLA's threads of two processes on the same cores
+    get in each other's way.
     """
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
-        share = cores[index::count] or cores
         with contextlib.suppress(OSError):
-            os.sched_setaffinity(process.pid, share)
-
-
-def _last_lines(log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines()[-12:]
-    return f"the end of {log} is\n" + "\n".join(lines)
+            os.sched_setaffinity(process.pid, cores[index::count] or cores)
 
 
 def _stop(processes: Iterable[subprocess.Popen]) -> None:
-    """Ask what still runs to checkpoint and end, and wait for it."""
+    """Ask those that still run to write a checkpoint and end, and wait for them."""
     running = [p for p in processes if p.poll() is None]
     for process in running:
         process.send_signal(signal.SIGTERM)
     for process in running:
         try:
-            process.wait(GRACE_S)
+            process.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """A scheduler's SIGTERM as an exception, so that the children do not outlive it."""
+def _sigterm_as_exception() -> Iterator[None]:
+    """So that the trainings do not outlive this process."""
 
     def stop(number: int, _frame: Any) -> None:
         raise KeyboardInterrupt("SIGTERM")
@@ -133,20 +129,20 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def train_side_by_side(
+def train_in_parallel(
     trainings: Sequence[Training], *, bars: Bars, compiled: Path, at_once: int = 2
 ) -> Generator[tuple[Training, float | None]]:
-    """Train them all, `at_once` at a time; yields each that has ended, with the seconds that it took, or None where it
-    went on from an earlier call.
+    """Do all trainings, `at_once` at a time; yields each that has ended, with the seconds it took; None if it went on
+    from an earlier call.
 
     Args:
         trainings: in the order in which they start.
-        bars: gets a bar a training, and where there are more than `at_once` one for all of them.
-        compiled: folder for compiled programs, so that the next training of the same shapes starts at once.
-        at_once: how many run at a time; each gets its share of the cores, and on a GPU as much memory as it asks for.
+        bars: gets a bar for each training and, if there are more than `at_once`, one for all of them.
+        compiled: folder for compiled programs, so that trainings of the same shapes share them.
+        at_once: how many run at a time; each gets its share of the cores and, on a GPU, as much memory as it needs.
 
     Raises:
-        TrainingError: one has failed; the others were stopped, and can be taken up again.
+        TrainingError: one has failed; the others were stopped and can go on later.
     """
     environment = {
         **os.environ,
@@ -154,20 +150,20 @@ def train_side_by_side(
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false" if at_once > 1 else "true",  # on a GPU they share its memory
         "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(compiled.absolute())),
     }
-    before = {training.out: _logged(training) for training in trainings}
-    whole = sum(training.steps - before[training.out] for training in trainings)
-    overall = bars.add("all trainings", whole) if len(trainings) > at_once and whole else None
+    before = {training.out: _steps_logged(training) for training in trainings}
+    total = sum(training.steps - before[training.out] for training in trainings)
+    overall = bars.add("all trainings", total) if len(trainings) > at_once and total else None
     waiting, running, done = list(trainings), [], 0
     try:
-        with _terminable():
+        with _sigterm_as_exception():
             while waiting or running:
-                free = [slot for slot in range(at_once) if slot not in {r.slot for r in running}]
+                free = [slot for slot in range(at_once) if slot not in {one.slot for one in running}]
                 for slot in free[: len(waiting)]:
                     training = waiting.pop(0)
                     bar = bars.add(f"training {training.name}", training.steps)
-                    running.append(_Running(training, bar, slot, at_once, environment))
+                    running.append(_Process(training, bar, slot, at_once, environment))
                 time.sleep(0.5)
-                ended = [one for one in running if one.look()]
+                ended = [one for one in running if one.update()]
                 if overall:
                     now = sum(max(one.step - before[one.training.out], 0) for one in running)
                     overall(done + now, f"{len(waiting) + len(running)} to go")
@@ -179,5 +175,5 @@ def train_side_by_side(
         _stop(one.process for one in running)
 
 
-def _logged(training: Training) -> int:
+def _steps_logged(training: Training) -> int:
     return max((int(line["step"]) for line in read_metrics(training.out) if "loss" in line), default=0)

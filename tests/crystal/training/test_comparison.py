@@ -1,5 +1,6 @@
 """The experiment: its arms differ in one thing, what is done is not done again, and its files hold its figures."""
 
+import dataclasses
 import json
 import shlex
 import shutil
@@ -12,35 +13,37 @@ import pytest
 from crystal import cli
 from crystal.data.dataset import load_split
 from crystal.data.loader import training_loader
+from crystal.pages.table1 import table1_command
 from crystal.prediction.trained_model import load_run
-from crystal.training import comparison as table1
-from crystal.training.comparison import ARMS, Table1Error, arguments, claim_experiment
+from crystal.training import comparison, config
+from crystal.training.comparison import ARMS, Table1Error, claim_experiment, command, training_options
+from crystal.training.config import Phase
+from crystal.training.options import Table1
 from crystal.weights.pretrain import write_scenes
 from maskrcnn_jax import checkpoint
 from tests.small import SMALL, small_model
+from tests.small_run import CONFIG
 
-SETTINGS = {"data": "drops", "content": {"train": "a", "val": "b"}, "preset": "tiny", "init": "shapes"}
-SETTINGS |= {"steps": 7, "set": ["batch_size=2"]}
+OPTIONS = Table1(Path("my drops"), Path("out"), seeds=4, init="shapes", steps=7, set=("image.size=(64, 64)",))
+SETTINGS = {"data": "drops", "content": {"train": "a", "val": "b"}, "preset": "tiny", "init": "shapes", "steps": 7}
 
 
 def test_the_arms_differ_in_one_thing_each():
-    plain, clahe, scratch = (arguments(ARMS[arm], SETTINGS, seed=4) for arm in ("plain", "clahe", "scratch"))
-    assert [pair for pair in zip(plain, clahe, strict=True) if len(set(pair)) > 1] == [("--no-clahe", "--clahe")]
-    at = clahe.index("--init")
-    assert clahe[:at] + clahe[at + 2 :] == scratch
-    assert clahe[at + 1] == "shapes"
+    plain, clahe, scratch = (training_options(ARMS[arm], OPTIONS, seed=4, out=Path("run")) for arm in ARMS)
+    assert dataclasses.replace(plain, clahe=True) == clahe
+    assert dataclasses.replace(clahe, init=None) == scratch
+    assert (plain.clahe, clahe.init) == (False, "shapes")
 
 
-def test_the_command_is_one_that_crystal_takes(tmp_path, monkeypatch):
+def test_the_command_is_one_that_crystal_takes(monkeypatch):
     """Read back by the command line, it asks for the same experiment."""
     asked = []
-    monkeypatch.setattr(table1, "table1", lambda *places, **options: asked.append((*places, options)))
-    settings = SETTINGS | {"data": "my drops", "set": ["image.size=(64, 64)"]}
-    monkeypatch.setattr(sys, "argv", shlex.split(table1.command(settings, tmp_path, seeds=4, scratch=True)))
+    monkeypatch.setattr(cli, "run", lambda options: asked.append(options) or 0)
+    options = dataclasses.replace(OPTIONS, scratch=True)
+    monkeypatch.setattr(sys, "argv", shlex.split(command(options)))
     with pytest.raises(SystemExit, match="0"):
         cli.main()
-    options = {"seeds": 4, "preset": "tiny", "init": "shapes", "steps": 7, "scratch": True, "at_once": 2}
-    assert asked == [(Path("my drops"), tmp_path, options | {"assignments": ("image.size=(64, 64)",)})]
+    assert asked == [options]
 
 
 def test_both_arms_see_the_same_images_in_the_same_order(data):
@@ -82,13 +85,12 @@ def data(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
-    [({"seeds": 0}, "--seeds 0"), ({"at_once": 0}, "--at-once 0"), ({"scratch": True}, "--scratch")],
+    ("changes", "named"),
+    [({"seeds": 0}, "--seeds 0"), ({"at_once": 0}, "--at-once 0"), ({"init": None, "scratch": True}, "--scratch")],
 )
-def test_what_makes_no_experiment_is_refused(data, tmp_path, options, said):
-    settings = dict(seeds=1, preset="tiny", init=None, steps=1, assignments=[], scratch=False, at_once=1)
-    with pytest.raises(Table1Error, match=said):
-        table1.table1(data, tmp_path / "out", **(settings | options))
+def test_what_makes_no_experiment_is_refused(data, tmp_path, changes, named):
+    with pytest.raises(Table1Error, match=named):
+        table1_command(dataclasses.replace(OPTIONS, data=data, out=tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()
 
 
@@ -102,20 +104,19 @@ def test_the_whole_experiment_and_again(data, tmp_path, monkeypatch, capsys):
                 cli.main()
             yield training, 1.5
 
-    monkeypatch.setattr(table1, "train_side_by_side", in_this_process)
+    monkeypatch.setattr(comparison, "train_in_parallel", in_this_process)
+    preset = dataclasses.replace(CONFIG, phases=(Phase("stage4", 1, CONFIG.phases[1].learning_rate),))
+    monkeypatch.setitem(config.PRESETS, "tiny", lambda: preset)
     checkpoint.save(small_model(7), tmp_path / "weights")
-    options = dict(
-        seeds=1, preset="tiny", init=str(tmp_path / "weights"), steps=1, scratch=False, at_once=2,
-        assignments=["batch_size=2", "slots=8", "rpn.nms_iou=0.6"],
-    )  # fmt: skip
     out = tmp_path / "out"
-    table1.table1(data, out, **options)
+    options = Table1(data, out, seeds=1, init=str(tmp_path / "weights"), steps=1, set=("detection.nms_iou=0.6",))
+    table1_command(options)
     plain, clahe = (json.loads((out / "runs" / f"0-{arm}" / "config.json").read_text()) for arm in ("plain", "clahe"))
     assert (plain["train"].pop("clahe"), clahe["train"].pop("clahe")) == (False, True)
     assert (plain["train"], plain["init"]) == (clahe["train"], clahe["init"])
     for arm in ("plain", "clahe"):
         model, with_clahe = load_run(out / "runs" / f"0-{arm}")
-        assert (model.config.fpn_channels, model.config.rpn.nms_iou) == (SMALL.fpn_channels, 0.6)
+        assert (model.config.fpn_channels, model.config.detection.nms_iou) == (SMALL.fpn_channels, 0.6)
         assert model.config.classes == ((0, "background"), (1, "shape"))
         assert with_clahe is (arm == "clahe")
     results = json.loads((out / "table1.json").read_text())
@@ -134,12 +135,12 @@ def test_the_whole_experiment_and_again(data, tmp_path, monkeypatch, capsys):
         assert trainings == []
         yield from ()
 
-    monkeypatch.setattr(table1, "train_side_by_side", nothing_to_train)
+    monkeypatch.setattr(comparison, "train_in_parallel", nothing_to_train)
     (out / "runs" / "0-clahe" / "evaluation.json").unlink()
-    kept = (out / "runs" / "0-plain" / "evaluation.json").stat().st_mtime_ns
-    table1.table1(data, out, **options)
+    measured = (out / "runs" / "0-plain" / "evaluation.json").stat().st_mtime_ns
+    table1_command(options)
     again = json.loads((out / "table1.json").read_text())
     assert again["measures"] == results["measures"]
-    assert (out / "runs" / "0-plain" / "evaluation.json").stat().st_mtime_ns == kept
+    assert (out / "runs" / "0-plain" / "evaluation.json").stat().st_mtime_ns == measured
     with pytest.raises(Table1Error, match="set"):
-        table1.table1(data, out, **(options | {"assignments": ["batch_size=3"]}))
+        table1_command(dataclasses.replace(options, set=("batch_size=3",)))

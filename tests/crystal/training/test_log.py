@@ -24,7 +24,7 @@ def test_a_log_is_cut_back_to_the_step_and_drops_a_line_cut_short(tmp_path):
 def test_a_full_disk_ends_in_a_sentence(tmp_path):
     log = Log(tmp_path, 0)
     log._file.close()
-    log._file = open("/dev/full", "a")
-    with pytest.raises(RunError, match=r"cannot write .*No space left on device; make room and repeat the command"):
-        log.write(step=1, loss=1.0)
-    log.close()
+    with Path("/dev/full").open("a") as log._file:
+        with pytest.raises(RunError, match=r"cannot write .*No space left on device; make room and repeat"):
+            log.write(step=1, loss=1.0)
+        log.close()
