@@ -58,6 +58,11 @@ def object_boxes(records: Sequence[Record], size: tuple[int, int]) -> ObjectBoxe
     return ObjectBoxes(np.array(places, int).reshape(-1, 2), np.concatenate([np.zeros((0, 4)), *boxes]))
 
 
+@jax.jit
+def _best_iou(boxes: jax.Array, anchors: jax.Array) -> jax.Array:
+    return iou(boxes, anchors).max(1)
+
+
 def best_iou(boxes: Float[np.ndarray, "n 4"], size: tuple[int, int], anchors: AnchorConfig) -> Float[np.ndarray, " n"]:
     """Each box's IoU with the anchor that overlaps it most, of all anchors of an image of (height, width)."""
     placed = jax.numpy.asarray(
@@ -65,10 +70,9 @@ def best_iou(boxes: Float[np.ndarray, "n 4"], size: tuple[int, int], anchors: An
             size, strides=anchors.strides, sizes=anchors.sizes, ratios=anchors.ratios, rounded=anchors.rounded
         )
     )
-    best = jax.jit(lambda some: iou(some, placed).max(1))
     padded = np.zeros((-(-len(boxes) // CHUNK) * CHUNK, 4), np.float32)  # one shape, one compilation
     padded[: len(boxes)] = boxes
-    found = [np.asarray(best(padded[at : at + CHUNK])) for at in range(0, len(padded), CHUNK)]
+    found = [np.asarray(_best_iou(padded[at : at + CHUNK], placed)) for at in range(0, len(padded), CHUNK)]
     return np.concatenate([np.zeros(0, np.float32), *found])[: len(boxes)].astype(float)
 
 

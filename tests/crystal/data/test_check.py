@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -280,16 +279,11 @@ def test_one_file_and_nothing_at_all(tmp_path, monkeypatch, capsys):
     assert "nonsense" in capsys.readouterr().err
 
 
-def test_coco_tiny(tmp_path):
+def test_coco_tiny(tmp_path, monkeypatch, capsys):
     folder = SHARED / "data" / "coco" / "tiny"
     if not folder.is_dir():
         pytest.skip("COCO's photographs are not beside this checkout (shared/data/coco/tiny)")
-    done = subprocess.run(
-        [sys.executable, "-m", "crystal", "check", str(folder), "--out", str(tmp_path / "page.html")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "0 errors, 0 warnings, 1 note" in done.stdout
-    assert "of 135 objects" in done.stdout
+    assert command(monkeypatch, folder, "--out", tmp_path / "page.html") == 0
+    out = capsys.readouterr().out
+    assert "0 errors, 0 warnings, 1 note" in out
+    assert "of 135 objects" in out

