@@ -1,4 +1,4 @@
-"""Processes of one run: who they are, that they compute what one computes, and what happens when one is lost."""
+"""Processes of one run: who they are, that they compute what one computes, and what happens when one dies."""
 
 import os
 import shutil
@@ -18,13 +18,15 @@ from crystal.data.dataset import load_split
 from crystal.data.loader import training_loader
 from crystal.prediction.trained_model import load_run
 from crystal.training import processes
-from crystal.training.processes import Agreement, ProcessError, check_alike, from_first, share_of_batch, together
-from crystal.training.run_folder import claim, read_metrics
-from crystal.training.starting_weights import initial_model
-from crystal.training.trainer import Interrupted, Trainer, resolve
+from crystal.training.log import read_metrics
+from crystal.training.options import Train, command_line
+from crystal.training.processes import ProcessError, check_alike, connect, share_of_batch, stop_requests
+from crystal.training.run_folder import claim
+from crystal.training.starting_weights import starting_model
+from crystal.training.train import resolve
+from crystal.training.trainer import Interrupted, Trainer
 from crystal.weights.pretrain import write_scenes
 from maskrcnn_jax import checkpoint
-from maskrcnn_jax.training.mesh import data_mesh
 from tests.small import small_model
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -65,7 +67,7 @@ def test_who_a_process_is(environment, variables, expected):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "named"),
     [
         ({"JAX_PROCESS_ID": ""}, "JAX_COORDINATOR_ADDRESS is set but JAX_PROCESS_ID is not"),
         ({"JAX_PROCESS_ID": "2"}, "JAX_PROCESS_ID=2 must be from 0 to 1"),
@@ -73,10 +75,10 @@ def test_who_a_process_is(environment, variables, expected):
         ({"JAX_COORDINATOR_ADDRESS": "node1"}, "must be host:port"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(environment, change, said):
+def test_settings_that_do_not_fit_are_refused(environment, change, named):
     environment(EXPLICIT | change)
-    with pytest.raises(ProcessError, match=said), together():
-        pass
+    with pytest.raises(ProcessError, match=named):
+        connect()
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused(monkeypatch):
@@ -86,32 +88,45 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(monkeypatch):
         share_of_batch(6)
 
 
-def test_a_process_alone_asks_nobody(environment, tmp_path):
+def test_a_process_alone_agrees_with_itself(environment, tmp_path):
     environment({})
-    with together():
-        assert from_first(lambda: {"val_map": 0.5}) == {"val_map": 0.5}
-        agreed = Agreement(data_mesh())
-        assert [agreed(False), agreed(True)] == [False, True]
-        check_alike({"settings": {"size": (1, 2)}}, tmp_path)
-        with pytest.raises(ProcessError, match="file system that all processes share"):
-            check_alike({}, tmp_path / "elsewhere")
+    connect()
+    check_alike({"settings": {"size": (1, 2)}}, tmp_path)
+    with pytest.raises(ProcessError, match="file system that all processes share"):
+        check_alike({"settings": 1}, tmp_path / "elsewhere")
 
 
-def test_others_are_held_against_the_first(monkeypatch, tmp_path):
-    monkeypatch.setattr(processes, "from_first", lambda compute: compute() | {"images": 3})
-    with pytest.raises(ProcessError, match="process 0 has other images than process 0"):
-        check_alike({"images": 4, "settings": {}}, tmp_path)
+def test_what_differs_between_processes_is_named(monkeypatch, tmp_path):
+    def gather(own):
+        return np.stack([own, own + np.array([0, 1], own.dtype)])
+
+    monkeypatch.setattr(processes.multihost_utils, "process_allgather", gather)
+    with pytest.raises(ProcessError, match="the processes of this run have different data: "):
+        check_alike({"settings": {}, "data": 4}, tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_alone_stops_when_asked(number):
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    with stop_requests() as stop_after:
+        assert stop_after(1) is None
+        os.kill(os.getpid(), number)
+        assert stop_after(2) is number
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 # -- two real processes over loopback --------------------------------------------------------------------------------
 
-SETTINGS = ["batch_size=4", "log_every=1", "decay=constant", "warmup=2"]
-STEPS = 5  # the first before the run is taken up by others
+SETTINGS = ("batch_size=4", "log_every=1", "decay=constant", "warmup=2")
+STEPS = 5  # the first in a single process
 
 
-def command(folder, out, *, steps):
-    options = ["--data", folder / "data", "--init", folder / "weights", "--out", out, "--steps", steps, "--no-clahe"]
-    return [*map(str, options), "--checkpoint-every", "5", *(word for s in SETTINGS for word in ("--set", s))]
+def options(folder, out, *, steps):
+    return Train(
+        folder / "data", out, init=str(folder / "weights"), steps=steps, checkpoint_every=5, clahe=False, set=SETTINGS
+    )
 
 
 def start(folder, out, *, steps):
@@ -121,7 +136,7 @@ def start(folder, out, *, steps):
         address = f"127.0.0.1:{free.getsockname()[1]}"
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "crystal", "train", *command(folder, out, steps=steps)],
+            [sys.executable, "-m", "crystal", "train", *command_line(options(folder, out, steps=steps))],
             cwd=ROOT,
             env=os.environ
             | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(index)}
@@ -161,18 +176,17 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     write_scenes(folder / "data", 6, seed=1)
     checkpoint.save(small_model(7), folder / "weights")
-    split, init = load_split(folder / "data", "train"), str(folder / "weights")
-    config = resolve(
-        split, preset="tiny", init=init, steps=STEPS, checkpoint_every=5, seed=0, clahe=False, assignments=SETTINGS
-    )
+    own = options(folder, folder / "alone", steps=STEPS)
+    split = load_split(own.data, "train")
+    config = resolve(split, own)
 
     def alone(progress):
-        model, _ = initial_model(config, init)
+        model, _ = starting_model(config, own.init)
         batches = training_loader(
             split, size=(64, 64), batch_size=4, slots=config.slots, seed=0, clahe=False, augment=config.augment
         )
-        claim(folder / "alone", config, init)
-        return Trainer(model, batches, config, folder / "alone", progress=progress)
+        claim(own.out, config, own.init)
+        return Trainer(model, batches, config, own.out, progress=progress)
 
     def stop(done, note):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -190,7 +204,7 @@ def test_two_processes_go_on_from_one_and_give_the_same(folder):
     first, second = ended(start(folder, folder / "begun", steps=STEPS))
     assert (first[0], second[0]) == (0, 0), (first, second)
     assert "goes on from step 1" in first[1]
-    assert "goes on" not in second[1], "only the first process speaks"
+    assert "goes on" not in second[1], "only process 0 prints"
     assert [line["step"] for line in losses(folder / "alone")] == [1, 2, 3, 4, 5]
     for ours, alone in zip(losses(folder / "begun"), losses(folder / "alone"), strict=True):
         assert ours == pytest.approx(alone, rel=1e-5)
@@ -200,7 +214,7 @@ def test_two_processes_go_on_from_one_and_give_the_same(folder):
 
 
 @pytest.mark.slow
-def test_a_lost_process_ends_the_run_and_a_restart_goes_on(folder):
+def test_a_dead_process_ends_the_run_and_a_restart_goes_on(folder):
     out = folder / "lost"
     pair = start(folder, out, steps=100_000)
     wait_for_step(pair, out, 5)
@@ -208,8 +222,6 @@ def test_a_lost_process_ends_the_run_and_a_restart_goes_on(folder):
     first, second = ended(pair)
     assert second[0] == -signal.SIGKILL
     assert first[0] not in (0, -signal.SIGKILL), first
-    assert processes.AGAIN in first[1]
-    assert processes.GONE in second[1]
     for ours, alone in zip(losses(out)[:5], losses(folder / "alone"), strict=True):
         assert ours == pytest.approx(alone, rel=1e-5)
 
