@@ -21,7 +21,7 @@ from maskrcnn_jax.config import AnchorConfig, MaskRCNNConfig
 from maskrcnn_jax.image.letterbox import fit
 from maskrcnn_jax.rpn.anchors import pyramid_anchors
 
-HALF, WELL = 0.5, 0.7  # IoU: the least that this page calls reached; what the RPN takes for a positive by itself
+HALF, WELL = 0.5, 0.7  # IoU: from which an object counts as reached; from which the RPN takes any anchor as positive
 EDGES = (0, 4, 8, 16, 32, 64, 128, np.inf)  # pixels of the shorter side
 CHUNK = 128  # objects at once: [128, anchors] is 34 MB for the paper's 65,472
 SAMPLE = 2000  # objects that a change of settings is tried on
@@ -65,14 +65,14 @@ def _best_iou(boxes: jax.Array, anchors: jax.Array) -> jax.Array:
 
 def best_iou(boxes: Float[np.ndarray, "n 4"], size: tuple[int, int], anchors: AnchorConfig) -> Float[np.ndarray, " n"]:
     """Each box's IoU with the anchor that overlaps it most, of all anchors of an image of (height, width)."""
-    placed = jax.numpy.asarray(
+    all_anchors = jax.numpy.asarray(
         pyramid_anchors(
             size, strides=anchors.strides, sizes=anchors.sizes, ratios=anchors.ratios, rounded=anchors.rounded
         )
     )
     padded = np.zeros((-(-len(boxes) // CHUNK) * CHUNK, 4), np.float32)  # one shape, one compilation
     padded[: len(boxes)] = boxes
-    found = [np.asarray(_best_iou(padded[at : at + CHUNK], placed)) for at in range(0, len(padded), CHUNK)]
+    found = [np.asarray(_best_iou(padded[at : at + CHUNK], all_anchors)) for at in range(0, len(padded), CHUNK)]
     return np.concatenate([np.zeros(0, np.float32), *found])[: len(boxes)].astype(float)
 
 
@@ -148,7 +148,7 @@ class Coverage(NamedTuple):
 
 
 def coverage_of(records: list[tuple[str, Record]], config: MaskRCNNConfig) -> Coverage:
-    """Hold all objects of (split, record) pairs against the anchors of a config."""
+    """Compare all objects of (split, record) pairs with the anchors of a config."""
     objects = object_boxes([record for _, record in records], config.image.size)
     best = best_iou(objects.boxes, config.image.size, config.anchors)
     return Coverage(records, objects, best, config, try_changes(objects.boxes[best < HALF], config))

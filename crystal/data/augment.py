@@ -1,8 +1,8 @@
-"""Chance variations of a training image: mirrored, zoomed, and under other light.
+"""Random augmentation of a training image: mirrored, shrunk, and under other light.
 
 Works on letterboxed images with masks relative to their boxes, so that a mirrored mask is the mirrored array and
-nothing is resampled. Light changes stay inside the window: padding is black in use, so it is black in training. A drop
-has no up or down, hence both mirrorings; quarter turns would need square letterboxes. NumPy and OpenCV, no JAX.
+nothing is resampled. Light changes stay inside the window: padding is black in prediction, so it is black in training.
+A drop has no up or down, hence both mirrorings; quarter turns would need square letterboxes. No JAX.
 """
 
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from jaxtyping import Float, UInt8
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How often, 0 to 1, and how far. Ranges are drawn from evenly."""
+    """Probabilities, 0 to 1, and ranges, drawn from uniformly."""
 
     mirror: float = 0.5  # each axis
-    shrink: float = 0.0  # how often the image is shown smaller, somewhere in the letterbox; off unless asked for
+    shrink: float = 0.0  # probability that the image is shown smaller, somewhere in the letterbox; off by default
     shrink_to: float = 0.6  # smallest share of its size
     tone: float = 0.8  # gain, offset, contrast and gamma together
     gain: float = 0.15  # +-, a share of the brightness
@@ -52,7 +52,7 @@ def _mirrored(boxes: Float[np.ndarray, "*n 4"], side: int, axis: int) -> Float[n
 
 
 def flip(view: View, *, horizontal: bool = False, vertical: bool = False) -> View:
-    """Mirror left to right and top to bottom; exact, to be undone by doing it again."""
+    """Mirror left to right and top to bottom; exact, and its own inverse."""
     image, boxes, masks, window = view
     height, width = image.shape[:2]
     if horizontal:
@@ -65,9 +65,9 @@ def flip(view: View, *, horizontal: bool = False, vertical: bool = False) -> Vie
 
 
 def shrink(view: View, scale: float, corner: tuple[float, float]) -> View:
-    """Show the window's content at `scale` <= 1, moved by the shares `corner` of the free room in x and y.
+    """Show the window's content at `scale` <= 1, moved by the shares `corner` of the free space in x and y.
 
-    Whole pixels inside; the boxes follow the true ratio, as in the letterbox. Masks are relative to boxes and stay.
+    The size is rounded to whole pixels, and the boxes follow the resulting ratio. Masks are relative to boxes and stay.
     """
     height, width = view.image.shape[:2]
     x1, y1, x2, y2 = (int(v) for v in view.window)
@@ -102,7 +102,7 @@ def _gradient(rng: np.random.Generator, height: int, width: int, depth: float) -
 def relight(
     picture: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator, how: Augmentation
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Another exposure, another lamp, another focus, another sensor: each by chance; the size stays."""
+    """Random exposure, lamp, focus and sensor noise, each with its probability; the size stays."""
     if rng.random() < how.tone:
         picture = cv2.LUT(picture, _tone_curve(rng, float(picture.mean()), how))
     if rng.random() < how.blur:
@@ -119,12 +119,12 @@ def relight(
 
 
 def augment(view: View, rng: np.random.Generator, how: Augmentation | None = None) -> View:
-    """One chance variation of a view. `view` itself is left as it is; equal generators give equal variations.
+    """A random variation of a view, which itself is not changed; equal generators give equal variations.
 
     Args:
         view: a letterboxed image with its objects.
-        rng: is advanced.
-        how: probabilities and ranges; the defaults are light.
+        rng: its state is advanced.
+        how: probabilities and ranges; by default light ones.
 
     Returns:
         A new view of the same shapes and dtypes, with every object still in it.

@@ -1,8 +1,8 @@
 """Everything that is wrong with a dataset, found before training.
 
-Reads the files by the functions that training reads them with (`dataset.py`, `examples.py`), then looks further
-(`examine.py`): images in two splits, outlines that cross themselves, objects outlined twice, objects that no anchor
-reaches (`reach.py`).
+Reads the files by the functions that training uses (`dataset.py`, `preparation.py`), then looks further
+(`check_image.py`): images in two splits, outlines that cross themselves, objects outlined twice. Which objects the
+anchors reach is in `anchor_coverage.py`.
 """
 
 from collections import Counter
@@ -32,10 +32,10 @@ class Row(NamedTuple):
 
 
 class CheckedDataset(NamedTuple):
-    """A dataset and all that was found.
+    """A dataset and all the problems found in it.
 
     Attributes:
-        splits: by name; those whose file cannot be read at all are missing.
+        splits: by name, without those whose file cannot be read at all.
         readable: for each split, which of its records' images can be read.
         problems: by split, and within it as found.
     """
@@ -45,11 +45,11 @@ class CheckedDataset(NamedTuple):
     problems: dict[str, list[Problem]]
 
     def count(self, severity: Severity) -> int:
-        """How many problems are that bad."""
+        """The number of problems of a severity."""
         return sum(p.effect.severity == severity for problems in self.problems.values() for p in problems)
 
 
-def _examined(records: Sequence[Record], slots: int, progress: Callable[[int], None]) -> list[CheckedImage]:
+def _check_images(records: Sequence[Record], slots: int, progress: Callable[[int], None]) -> list[CheckedImage]:
     found = []
     with ThreadPoolExecutor(THREADS) as pool:
         for at in range(0, len(records), TOGETHER):  # all at once would queue a million results
@@ -76,12 +76,12 @@ def check(
     slots: int,
     start: Callable[[str, int], Callable[[int], None]] = lambda name, total: lambda done: None,
 ) -> CheckedDataset:
-    """Look at every file of every split.
+    """Check every file of every split.
 
     Args:
         dataset: a folder with splits, or one COCO file.
         slots: objects of an image that training takes at most.
-        start: called with each split and the number of its images; what it returns, with how many were looked at.
+        start: called with each split and the number of its images; returns what is called with the number checked.
 
     Raises:
         DatasetError: there is no such dataset, or no COCO file in it.
@@ -98,10 +98,10 @@ def check(
             problems[name] = [Problem(source.name, None, text, Effect.REFUSED)]
             continue
         splits[name] = split
-        found = _examined(split.records, slots, start(name, len(split.records)))
+        found = _check_images(split.records, slots, start(name, len(split.records)))
         readable[name] = [one.content is not None for one in found]
         problems[name] = [*split.problems, *(p for one in found for p in one.problems)]
-        problems[name] += _of_the_split(split, next(iter(splits.values())))
+        problems[name] += _split_problems(split, next(iter(splits.values())))
         for record, one in zip(split.records, found, strict=True):
             if one.content:
                 contents.setdefault(one.content, []).append((name, record.file_name))
@@ -110,8 +110,8 @@ def check(
     return CheckedDataset(splits, readable, problems)
 
 
-def _of_the_split(split: Split, first: Split) -> list[Problem]:
-    """What concerns the file as a whole."""
+def _split_problems(split: Split, first: Split) -> list[Problem]:
+    """Problems of the file as a whole."""
     found = []
     if not split.records and not split.problems:
         text = "lists no images; add some"
@@ -141,15 +141,15 @@ def rows_of(checked: CheckedDataset) -> list[Row]:
     rows = [
         (
             (worst[split, name], order.index(split), name, SEVERITIES.index(effect.severity)),
-            Row(split, printable(name), effect.severity, _together(same), effect.words),
+            Row(split, printable(name), effect.severity, _one_line(same), effect.words),
         )
         for (split, name, _, effect), same in grouped.items()
     ]
     return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
 
 
-def _together(same: list[Problem]) -> str:
-    """One kind of problem in one file in one line: annotations 3, 4, 5 and 6 more, and what is wrong with them."""
+def _one_line(same: list[Problem]) -> str:
+    """Problems of one kind in one file in one line: annotations 3, 4, 5 and 6 more, and what is wrong with them."""
     numbers = [brief(p.annotation_id) for p in same if p.annotation_id is not None]
     details = [p.detail.strip(" ()") for p in same if p.detail]
     text = same[0].text + (f" ({'; '.join(details[:3])}{'; ...' if len(details) > 3 else ''})" if details else "")

@@ -1,7 +1,7 @@
 """What is wrong with one image and its objects, beyond what reading the COCO file tells.
 
-The image is read by the function that training reads it with, so that what is said of it is what would happen. Runs in
-threads, and returns numbers, not pixels: memory does not grow with the dataset.
+The image is read by the function that training uses, so that problems are those that training meets. Runs in threads,
+and returns no pixels: memory does not grow with the dataset.
 """
 
 import hashlib
@@ -13,34 +13,31 @@ from pycocotools import mask as coco_mask
 
 from crystal.data.dataset import Instance, Record, fits_pixels
 from crystal.data.outlines import crosses_itself
-from crystal.data.preparation import read_recorded
+from crystal.data.preparation import read_record_image
 from crystal.data.problems import Effect, Problem
 from crystal.data.segmentation import to_rle
 from crystal.errors import CrystalError
 
-SAME_BOX, NEAR, SAME = (
-    0.7,
-    0.85,
-    0.99,
-)  # IoU of boxes that are looked at closely; of masks called near-duplicates, equal
+SAME_BOX = 0.7  # IoU of boxes whose masks are compared
+NEAR, SAME = 0.85, 0.99  # IoU of masks called nearly the same, the same
 
 
 class CheckedImage(NamedTuple):
-    """What is known of an image: its problems, and a hash of its pixels, None if they cannot be read."""
+    """An image's problems, and a hash of its pixels, None if they cannot be read."""
 
     problems: list[Problem]
     content: bytes | None
 
 
 def _overlaps(box: Float[np.ndarray, " 4"], others: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, " n"]:
-    # A row at a time in NumPy: the compiled iou would be compiled anew for each number of objects.
+    # In NumPy: JAX would compile for each number of objects.
     sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
     shared = np.maximum(sides, 0).prod(1)
     return shared / ((box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - shared)
 
 
 def _duplicates(record: Record, objects: list[Instance], masks: list[Any]) -> list[Problem]:
-    """Objects that cover nearly the same pixels as a larger one, each named once."""
+    """Objects that cover nearly the same pixels as a larger one, each reported once."""
     if not objects:
         return []
     boxes = np.array([i.box for i in objects])
@@ -49,7 +46,7 @@ def _duplicates(record: Record, objects: list[Instance], masks: list[Any]) -> li
     boxes, area = boxes[order], area[order]
     found = []
     for this in range(1, len(order)):
-        first = int(np.searchsorted(-area, -area[this] / SAME_BOX))  # smaller by more than that they cannot agree
+        first = int(np.searchsorted(-area, -area[this] / SAME_BOX))  # boxes larger than that cannot agree
         alike = _overlaps(boxes[this], boxes[first:this])
         likely = first + np.argsort(-alike, kind="stable")[: np.count_nonzero(alike > SAME_BOX)][:3]
         mask = masks[order[this]]
@@ -63,7 +60,7 @@ def _duplicates(record: Record, objects: list[Instance], masks: list[Any]) -> li
 
 
 def _object(record: Record, instance: Instance, mask: Any) -> list[Problem]:
-    """What is wrong with one object by itself."""
+    """Problems of one object by itself."""
 
     def problem(text: str, effect: Effect, detail: str = "") -> Problem:
         return Problem(record.file_name, instance.annotation_id, text, effect, detail)
@@ -85,14 +82,14 @@ def _object(record: Record, instance: Instance, mask: Any) -> list[Problem]:
 
 
 def check_image(record: Record, *, slots: int) -> CheckedImage:
-    """Read an image and look at all its objects; `slots`: how many of them training takes at most."""
+    """Read an image and check all its objects; `slots`: the number of them that training uses at most."""
     try:
-        image = read_recorded(record)
+        image = read_record_image(record)
     except CrystalError as error:
         text = str(error).removeprefix(f"{record.path}: ")
         return CheckedImage([Problem(record.file_name, None, text, Effect.STOPS)], None)
     content = hashlib.blake2b(image.tobytes(), digest_size=16, person=str(image.shape[:2])[:16].encode())
-    del image  # not kept while the objects are looked at
+    del image  # to free its memory while the objects are checked
     masks = [to_rle(i.segmentation, record.height, record.width) for i in record.instances]
     problems = [p for i, mask in zip(record.instances, masks, strict=True) for p in _object(record, i, mask)]
     objects = [k for k, i in enumerate(record.instances) if not i.crowd]

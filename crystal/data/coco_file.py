@@ -2,7 +2,7 @@
 
 `DATASET/{split}.json` with `DATASET/{split}/images/`, as `crystal render` and `crystal convert` write it, or COCO's own
 `annotations/instances_{split}2017.json` with `{split}2017/`, or most mixtures of the two. Nothing outside the dataset's
-folder is looked at, whatever a file's names say. Runs in input workers: no JAX.
+folder is read, whatever names a file holds. Runs in input workers: no JAX.
 """
 
 import json
@@ -48,10 +48,10 @@ def find_json(dataset: Path, split: str) -> Path:
 
 
 def find_splits(dataset: Path) -> dict[str, Path]:
-    """Every split's COCO file by the split's name, "train" first; of a single file just that.
+    """Every split's COCO file by the split's name, "train" first; a single file is one split.
 
-    Where COCO's own names occur, other JSON files of their folder (captions, key points) are passed over, as are JSON
-    files that hold something else altogether.
+    Where COCO's own names occur, other JSON files of their folder (captions, key points) are skipped, as are JSON files
+    without any of COCO's lists.
 
     Raises:
         DatasetError: there is no such dataset, or no COCO file in it.
@@ -82,7 +82,7 @@ def _is_something_else(path: Path) -> bool:
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """A COCO file whose `images`, `annotations` and `categories` are lists of objects; nothing further is checked.
+    """A COCO file whose `images`, `annotations` and `categories` are lists of objects; nothing else is checked.
 
     Raises:
         DatasetError: it cannot be read or is something else.
@@ -143,9 +143,9 @@ def coco_document(
     for number, (image, own) in enumerate(images, 1):
         document["images"].append({"id": number, **image})
         for annotation in own:
-            placed = {"id": len(document["annotations"]) + 1, "image_id": number}
+            numbers = {"id": len(document["annotations"]) + 1, "image_id": number}
             category = {"category_id": ids[annotation["category_id"]]}
-            document["annotations"].append(placed | annotation | category)
+            document["annotations"].append(numbers | annotation | category)
     return document
 
 
@@ -159,12 +159,12 @@ class Images:
         self.folders = list(dict.fromkeys(self.root / name for name in names))
 
     def _inside(self, paths: Iterable[Path]) -> list[Path]:
-        # By the letters of the path: a folder of images may well be a link to another disk.
+        # By name, links not followed: a folder of images may be a link to another disk.
         root = os.path.normpath(self.root)
         return [path for path in paths if Path(os.path.normpath(path)).is_relative_to(root)]
 
     def find(self, name: str) -> Path:
-        """The image of that name; the folder that held the last one is tried first.
+        """The image of that name; the folder of the previous one is tried first.
 
         Raises:
             DatasetError: it does not exist, or lies outside the dataset. The message does not name it.

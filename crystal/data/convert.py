@@ -4,8 +4,8 @@
     DATASET/<split>/images/<name>.jpg      the image: the file itself where it is an upright JPEG or PNG, else a PNG
     DATASET/<split>/labelme/<name>_json/   what LabelMe 3.16.2 wrote for an image, and a mask an instance (folder.py)
 
-Files of no use are skipped and listed. Nothing outside DATASET is written, whatever the files say: names come from the
-JSON files' own, with anything but letters, digits and a few signs replaced.
+Files that cannot be used are skipped and listed. Nothing outside DATASET is written, whatever the files hold: names
+come from the JSON files' own, with anything but letters, digits and a few signs replaced.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from crystal.data.labelme.folder import write_folder
 from crystal.data.labelme.labels import LabelRules
 from crystal.data.options import Convert
 from crystal.data.pool import in_processes
-from crystal.data.splits import DROP_IN_NAME, Dealt, SplitError, compile_pattern, deal
+from crystal.data.splits import DROP_IN_NAME, SplitError, SplitImage, assign_splits, compile_pattern
 from crystal.files import OutputError, distinct_stem, explained_writing, folder_written_whole
 
 
@@ -63,7 +63,7 @@ class ConvertedImage(NamedTuple):
 
 
 class Conversion(NamedTuple):
-    """What became of the files: the images of each split, and what was left out."""
+    """The converted images of each split, and what was left out."""
 
     splits: dict[str, list[ConvertedImage]]
     problems: list[Omission]
@@ -93,7 +93,7 @@ def convert_one(task: Task) -> ConvertedImage | Omission:
 
 
 def _name_in(source: Path, folders: Sequence[Path]) -> str:
-    """The source below the folder it was found in, without suffix: what tells its drop or plate."""
+    """The source's path below the folder it was found in, without suffix: it identifies its drop or plate."""
     for folder in folders:
         with contextlib.suppress(ValueError):
             return source.relative_to(folder).with_suffix("").as_posix()
@@ -129,8 +129,8 @@ def convert_dataset(
         folders: LabelMe files, or folders searched at any depth.
         out: a folder that does not exist yet, or is empty.
         rules: which labels are renamed or dropped.
-        shares: split -> share of the images; see `splits.deal`.
-        seed: of the deal.
+        shares: split -> share of the images; see `splits.assign_splits`.
+        seed: of the splits.
         group: regular expression that finds the drop or plate in a file's name below its folder.
         workers: processes.
         progress: called as progress(done, total).
@@ -143,7 +143,7 @@ def convert_dataset(
         SplitError, OutputError: bad settings, a folder in use, a full disk.
     """
     pattern = compile_pattern(group)
-    deal([], shares, seed=seed)  # complains of the shares before an hour's work
+    assign_splits([], shares, seed=seed)  # raises for wrong shares before the work
     sources, problems = find_labelme(folders)
     if not sources:
         raise LabelmeError(f"{', '.join(map(str, folders[:3]))}: no LabelMe file (*.json) there; check the path")
@@ -164,14 +164,14 @@ def convert_dataset(
                     problems += result.problems
                 progress(done, len(sources))
         images.sort(key=lambda one: one.name)
-        dealt = deal(
-            [Dealt(_name_in(one.source, folders), one.content, len(one.annotations)) for one in images],
+        assigned = assign_splits(
+            [SplitImage(_name_in(one.source, folders), one.content, len(one.annotations)) for one in images],
             shares,
             seed=seed,
             pattern=pattern,
         )
         splits = {
-            split: [one for one, own in zip(images, dealt, strict=True) if own == split]
+            split: [one for one, own in zip(images, assigned, strict=True) if own == split]
             for split, share in shares.items()
             if share > 0 or split in ("train", "val")
         }

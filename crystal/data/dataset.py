@@ -1,8 +1,8 @@
-"""A dataset in COCO's format, read once, checked, and kept as plain records. Where its files lie: `coco_file.py`.
+"""A dataset in COCO's format, read once, checked, as plain records. Where its files lie: `coco_file.py`.
 
-What cannot be trained on ends in a `DatasetError` (no such file, no such category) or, where one annotation is at fault
-and the rest is fine, is left out and listed in `Split.problems`. `crystal check` reads the same way and lists all of
-it. Runs in input workers: no JAX.
+What training cannot use ends in a `DatasetError` (no such file, no such category) or, where only one annotation is at
+fault, is left out and listed in `Split.problems`. `crystal check` reads the same way and lists everything. Runs in
+input workers: no JAX.
 """
 
 from pathlib import Path
@@ -34,11 +34,11 @@ class Instance(NamedTuple):
     segmentation: Segmentation
     crowd: bool
     annotation_id: int
-    area: float | None = None  # as the file says; training does without it, evaluation where it `fits_pixels`
+    area: float | None = None  # as the file states; evaluation uses it where it `fits_pixels`, training does not
 
 
 class Record(NamedTuple):
-    """One image and its objects. `path` exists; `height` and `width` are what the file says, in pixels."""
+    """One image and its objects. `path` exists; `height` and `width` are as the file states, in pixels."""
 
     image_id: int
     path: Path
@@ -82,12 +82,12 @@ def _categories(entries: list[dict[str, Any]]) -> tuple[Categories, dict[int, in
 
 
 def _number(entry: dict[str, Any]) -> int | None:
-    """An annotation's id, where it is one."""
+    """An annotation's id, where it is a whole number."""
     return entry["id"] if type(entry.get("id")) is int else None
 
 
 def _image(entry: dict[str, Any], known: dict[int, Any], images: Images) -> Record:
-    """The record of an image, as yet without objects."""
+    """The record of an image, without its objects."""
     number = _whole(entry, "id", "an image")
     what = f"image {number}"
     if number in known:
@@ -98,14 +98,14 @@ def _image(entry: dict[str, Any], known: dict[int, Any], images: Images) -> Reco
         raise DatasetError(f"{what} needs a file_name and a positive height and width")
     if height * width > MAX_PIXELS:
         raise DatasetError(
-            f"{what} is said to have {width} x {height} pixels, more than {MAX_PIXELS // 10**6} megapixels; correct "
+            f"{what} states {width} x {height} pixels, more than {MAX_PIXELS // 10**6} megapixels; correct "
             "that or cut the image"
         )
     return Record(number, images.find(name), name, height, width, ())
 
 
 def _file_box(bbox: Any, height: int, width: int) -> tuple[float, float, float, float] | None:
-    """The file's own box, clipped to the image; None if there is none to speak of."""
+    """The file's own box, clipped to the image; None if it is missing, no box, or empty."""
     try:
         x, y, w, h = (float(v) for v in bbox)
     except (TypeError, ValueError, OverflowError):
@@ -140,7 +140,7 @@ def read_instance(
 
 
 def read_split(source: Path, split: str) -> Split:
-    """Read a COCO file with all that is wrong in it; what training refuses is in `problems` as `Effect.REFUSED`.
+    """Read a COCO file and collect its problems; what training refuses is among them as `Effect.REFUSED`.
 
     Raises:
         DatasetError: it is no COCO file, or lists no categories.
@@ -209,10 +209,10 @@ def load_split(dataset: str | Path, split: str) -> Split:
 
 
 def raise_if_left_out(split: Split) -> None:
-    """Say at the end of a job what it did without.
+    """Report at the end of a job what was left out.
 
     Raises:
-        DatasetError: whole annotations were left out; it names the first few.
+        DatasetError: annotations were left out; it names the first few.
     """
     left_out = [problem for problem in split.problems if problem.effect is Effect.LEFT_OUT]
     if left_out:
@@ -224,9 +224,9 @@ def raise_if_left_out(split: Split) -> None:
 
 
 def fits_pixels(instance: Instance, pixels: int) -> bool:
-    """Whether the file's area can be that of the outline, which covers so many pixels.
+    """Whether the file's area can be that of the outline, which covers `pixels` pixels.
 
-    Besides a tenth, half a pixel all round the box: that is what pixels and a polygon's own area differ by.
+    A difference of a tenth is allowed, and half a pixel around the box, by which a polygon's own area may differ.
     """
     if instance.area is None:
         return False
@@ -237,7 +237,7 @@ def fits_pixels(instance: Instance, pixels: int) -> bool:
 def box_mask(instance: Instance, height: int, width: int, size: int) -> UInt8[np.ndarray, "m m"]:
     """The instance's mask relative to its box, 0 or 1: cell (i, j) of [size, size] covers that share of the box.
 
-    Draws only the box's part of the image, so it is quick whatever the image's size. `maskrcnn_jax.roi.masks.paste`
-    brings it back; how well is measured in tests/crystal/data/test_dataset.py.
+    Draws only the box's part of the image, so the image's size costs nothing. `maskrcnn_jax.roi.masks.paste` is the
+    inverse.
     """
     return draw_cells(instance.segmentation, instance.box, height, width, size)

@@ -1,7 +1,7 @@
-"""A hash of a split's content: what a run was trained on, to be written into its folder and compared later.
+"""A hash of a split's content: what a run was trained on, written into its folder and compared later.
 
-Of the annotations as they were read and of the images' bytes, so it changes with a pixel, an outline or a category, and
-not with where the dataset lies, what its folders are called or how its JSON is indented.
+Of the annotations as read and of the images' bytes, so it changes with a pixel, an outline or a category, and not with
+the dataset's place, its folders' names or the layout of its JSON.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from crystal.data.coco_file import DatasetError
 from crystal.data.dataset import Record, Split
 
-THREADS = 4  # hashing and reading let go of the interpreter
+THREADS = 4  # hashing and reading release the interpreter's lock
 TOGETHER = 256  # images handed to the threads at once
 DIGEST = 16  # bytes: 2^64 datasets before two are likely to agree
 
@@ -47,7 +47,7 @@ def fingerprint(split: Split, *, progress: Callable[[int], None] = lambda done: 
             some = split.records[at : at + TOGETHER]
             for record, image in zip(some, pool.map(_image, some), strict=True):
                 annotations = _annotations(split, record)
-                # Each with its length or of a fixed one: no two datasets run together to the same bytes.
+                # Each with its length, or of a fixed one: no two datasets give the same bytes.
                 whole.update(len(annotations).to_bytes(8, "big") + annotations + image)
             progress(at + len(some))
     return whole.hexdigest()[: 2 * DIGEST]

@@ -1,7 +1,7 @@
-"""The ground truth of a single image, for a network that exists already: a LabelMe file, or an image of a COCO file.
+"""The ground truth of a single image, for a trained network: from a LabelMe file, or an image of a COCO file.
 
-`crystal check` and training read whole datasets, whose categories become the network's classes. Here the classes are
-given, and objects take theirs by name.
+`crystal check` and training read whole datasets, whose categories become the network's classes. Here the network's
+classes are fixed, and objects take theirs by name.
 """
 
 import json
@@ -22,7 +22,7 @@ class GroundTruthError(CrystalError, ValueError):
 
 
 class ImageGroundTruth(NamedTuple):
-    """What is in an image. `record`'s categories index the network's classes; `problems` are sentences."""
+    """An image's objects. `record`'s categories index the network's classes; `problems` are sentences."""
 
     source: Path
     record: Record

@@ -1,7 +1,7 @@
 """Image files in, network images out: find, decode to RGB, CLAHE, letterbox.
 
-Training, evaluation and prediction all come through `prepare`, so that a network sees in use what it saw in training.
-Runs in input workers: imports OpenCV and NumPy, no JAX.
+Training, evaluation and prediction all use `prepare`, so that a network gets the same images in all of them. Runs in
+input workers: no JAX.
 """
 
 import io
@@ -59,7 +59,7 @@ def _decode(data: bytes, upright: bool) -> np.ndarray | None:
     buffer = np.frombuffer(data, np.uint8)
     as_stored = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        if not data.startswith(b"\xff\xd8"):  # JPEG has no transparency; the others are looked at with all channels
+        if not data.startswith(b"\xff\xd8"):  # JPEG has no transparency; the others are decoded with all channels
             image = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
             if image is None or (image.ndim == 3 and image.shape[2] == 4):
                 return image
@@ -74,7 +74,7 @@ def stated_size(data: bytes, path: str | Path) -> tuple[int, int] | None:
 
     Args:
         data: the file's content.
-        path: what the message calls it.
+        path: the file's name in the message.
 
     Returns:
         None where Pillow cannot tell: the file is damaged, no image, or a TIFF of a rare kind.
@@ -95,11 +95,11 @@ def stated_size(data: bytes, path: str | Path) -> tuple[int, int] | None:
 
 
 def decode_image(data: bytes, path: str | Path, *, upright: bool = True) -> UInt8[np.ndarray, "h w 3"]:
-    """What `read_image` makes of a file's content; `path` is for messages.
+    """Decode a file's content as `read_image` does.
 
     Args:
         data: the content of a JPEG, PNG, TIFF or BMP file.
-        path: what the messages call it.
+        path: the file's name in messages.
         upright: whether to apply the EXIF orientation.
 
     Raises:
@@ -189,7 +189,7 @@ def apply_clahe(image_rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w
     black padding would enter the histograms.
     """
     equaliser = cv2.createCLAHE(CLIP_LIMIT, (TILES, TILES))  # one a call: it is not safe to share between threads
-    if _is_grey(image_rgb[::8, ::8]) and _is_grey(image_rgb):  # a few pixels tell most coloured images, and quickly
+    if _is_grey(image_rgb[::8, ::8]) and _is_grey(image_rgb):  # most colour images are found by a few pixels
         return cv2.cvtColor(equaliser.apply(np.ascontiguousarray(image_rgb[..., 0])), cv2.COLOR_GRAY2RGB)
     lab = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2LAB)
     lab[..., 0] = equaliser.apply(np.ascontiguousarray(lab[..., 0]))

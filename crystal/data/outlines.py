@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from pycocotools import mask as rle_tools
 
-POLYGON_IOU = 0.98  # polygons must give a mask back this well, else run lengths or a mask are written
+POLYGON_IOU = 0.98  # between a mask and its polygons; below, run lengths or a mask are written
 CLEAR = 0.01  # pixels by which two edges must pass beyond each other to cross
 CHUNK = 256  # edges compared with all others at once
 
@@ -68,8 +68,8 @@ def contours(mask: Mask) -> list[np.ndarray]:
     return [points.reshape(-1, 2).astype(np.int32) for points in found]
 
 
-def _given_back(outlines: list[list[float]], patch: Bool[np.ndarray, "ph pw"], least_iou: float) -> bool:
-    """Whether polygons say what a mask cut to its box says: its pixels, and its extent to a pixel."""
+def _reproduced(outlines: list[list[float]], patch: Bool[np.ndarray, "ph pw"], least_iou: float) -> bool:
+    """Whether polygons reproduce a mask cut to its box: its pixels, and its extent to a pixel."""
     corners = np.concatenate([np.reshape(outline, (-1, 2)) for outline in outlines])
     if (corners.min(0) > 1).any() or (corners.max(0) < np.array(patch.shape[::-1]) - 1).any():
         return False
@@ -79,18 +79,18 @@ def _given_back(outlines: list[list[float]], patch: Bool[np.ndarray, "ph pw"], l
 
 
 def polygons(mask: Mask, *, least_iou: float = POLYGON_IOU) -> tuple[list[list[float]], bool]:
-    """Outer outlines as COCO and LabelMe have them, and whether they say what the mask says.
+    """Outer outlines in the form of COCO and LabelMe, and whether they reproduce the mask.
 
-    Of a few tolerances the coarsest that gives the mask back is taken, or the finest if none does: a mask with a hole
-    or of a few pixels.
+    Of a few tolerances the coarsest that reproduces the mask is used, or the finest if none does, as for a mask with a
+    hole or of a few pixels.
 
     Args:
         mask: bool [h, w] or compressed RLE.
-        least_iou: mask IoU between the mask and pycocotools' reading of the outlines from which they give it back.
+        least_iou: IoU between the mask and the pixels of the outlines (as pycocotools draws them) to count as that.
 
     Returns:
         A flat list x, y, x, y, ... in continuous pixels for each part of three points or more, and whether together
-        they give the mask back.
+        they reproduce the mask.
     """
     patch, top, left = cut(mask)
     if not patch.size:
@@ -103,7 +103,7 @@ def polygons(mask: Mask, *, least_iou: float = POLYGON_IOU) -> tuple[list[list[f
     for tolerance in (1.0, 0.6, 0.3, 0.0):
         rings = [cv2.approxPolyDP(line, tolerance * fine, True) if tolerance else line for line in lines]
         local = [np.round((ring[:, 0] + 0.5) / fine, 2).ravel().tolist() for ring in rings if len(ring) >= 3]
-        good = bool(local) and _given_back(local, patch, least_iou)
+        good = bool(local) and _reproduced(local, patch, least_iou)
         if good:
             break
     return [[v + (left, top)[k % 2] for k, v in enumerate(outline)] for outline in local], good

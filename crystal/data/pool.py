@@ -21,8 +21,8 @@ class PoolError(CrystalError, RuntimeError):
 
 
 def _start_worker() -> None:
-    """A worker keeps to one core, leaves Ctrl-C to the process that started it, and is silent: libjpeg and libpng have
-    lines of their own about damaged images, which would cut through a progress bar. Errors are raised where they count.
+    """Use one core, leave Ctrl-C to the parent process, and discard stderr: libjpeg and libpng write lines about
+    damaged images there, which would cut through a progress bar. Errors are raised, not written.
     """
     cv2.setNumThreads(1)
     with open(os.devnull, "w") as nowhere:
@@ -33,23 +33,23 @@ def _start_worker() -> None:
 def in_processes(
     function: Callable[[Task], Result], tasks: Sequence[Task], workers: int
 ) -> Generator[Result, None, None]:
-    """`map(function, tasks)` by `workers` processes; 1 works in this one. Close it early and no worker outlives it.
+    """`map(function, tasks)` by `workers` processes; 1 works in this one. Closing the generator ends the workers.
 
     What `function` raises is raised here.
 
     Raises:
-        PoolError: a worker died, mostly for want of memory.
+        PoolError: a worker died, usually because memory ran out.
     """
     if workers <= 1 or len(tasks) <= 1:
         yield from map(function, tasks)
         return
-    # Not fork: a parent that has started XLA's threads would hang in its children.
+    # Not fork: children of a process with XLA's threads would hang.
     pool = ProcessPoolExecutor(min(workers, len(tasks)), multiprocessing.get_context("spawn"), _start_worker)
     try:
         yield from pool.map(function, tasks)
     except BrokenProcessPool as error:
         raise PoolError(
-            "a worker process died, mostly for want of memory; repeat the command with fewer workers"
+            "a worker process died, usually because memory ran out; repeat the command with fewer workers"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

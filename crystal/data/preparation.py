@@ -1,8 +1,8 @@
-"""Training examples one by one: an image read and letterboxed with its objects, varied by chance, put into a batch.
+"""Training examples one by one: an image read and letterboxed with its objects, augmented, put into a batch.
 
-The three steps that `loader.py` hands to Grain: `Examples` (by position in the split), `Vary` and `Collate`. They are
-classes, because worker processes need to be sent them. Decoding and CLAHE at the original resolution cost far more than
-a small network's step, so letterboxed images are kept in memory as long as they fit; masks are kept as bits.
+The three steps that `loader.py` gives to Grain: `Examples` (by position in the split), `Vary` and `Collate`, classes so
+that they can be sent to worker processes. Decoding and CLAHE at the original resolution cost far more than a small
+network's step, so letterboxed images are cached as long as they fit, their masks as bits.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ class Example(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        return self.image.nbytes + self.masks.nbytes + 1000  # and some for the rest
+        return self.image.nbytes + self.masks.nbytes + 1000  # for the rest
 
 
 def _largest(record: Record, slots: int) -> list[Instance]:
@@ -58,12 +58,12 @@ def _largest(record: Record, slots: int) -> list[Instance]:
     return [record.instances[k] for k in order]
 
 
-def read_recorded(record: Record) -> UInt8[np.ndarray, "h w 3"]:
+def read_record_image(record: Record) -> UInt8[np.ndarray, "h w 3"]:
     """The record's image at its original resolution.
 
     Raises:
         ImageError: it cannot be read.
-        DatasetError: it has another size than the file says, so the annotations would lie elsewhere.
+        DatasetError: it has another size than the file states, so the annotations do not fit.
     """
     image = read_image(record.path)
     if image.shape[:2] != (record.height, record.width):
@@ -77,12 +77,12 @@ def read_recorded(record: Record) -> UInt8[np.ndarray, "h w 3"]:
 def read_prepared(
     record: Record, *, size: int | tuple[int, int], clahe: bool
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Letterbox]:
-    """The record's image as the network sees it (`images.prepare`). Raises as `read_recorded`."""
-    return prepare(read_recorded(record), size=size, clahe=clahe)
+    """The record's image as the network sees it (`images.prepare`). Raises as `read_record_image`."""
+    return prepare(read_record_image(record), size=size, clahe=clahe)
 
 
 class Examples:
-    """Prepared examples by position in the split (a Grain data source); keeps what fits into `cache_bytes`."""
+    """Prepared examples by position in the split (a Grain data source); those that fit into `cache_bytes` are cached."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Examples:
         cache_bytes: int,
     ):
         self.records, self.size, self.slots, self.mask_size, self.clahe = records, size, slots, mask_size, clahe
-        self.room = cache_bytes
+        self.free_bytes = cache_bytes
         self.cache: dict[int, Example] = {}
 
     def __len__(self) -> int:
@@ -104,7 +104,7 @@ class Examples:
     def _read(self, record: Record) -> Example:
         image, place = read_prepared(record, size=self.size, clahe=self.clahe)
         instances = _largest(record, self.slots)
-        empty = np.zeros((self.mask_size, self.mask_size), np.uint8)  # no one looks at a crowd's mask
+        empty = np.zeros((self.mask_size, self.mask_size), np.uint8)  # a crowd's mask is not used
         masks = [empty if i.crowd else box_mask(i, record.height, record.width, self.mask_size) for i in instances]
         return Example(
             image=image,
@@ -120,15 +120,15 @@ class Examples:
         example = self.cache.get(index)
         if example is None:
             example = self._read(self.records[index])
-            # Two threads may both read an image and count it twice: the room shrinks a little early, nothing breaks.
-            if example.bytes <= self.room:
-                self.room -= example.bytes
+            # Two threads may both read an image and count it twice: the cache is full a little early, nothing else.
+            if example.bytes <= self.free_bytes:
+                self.free_bytes -= example.bytes
                 self.cache[index] = example
         return example
 
 
 class Vary:
-    """Unpack an example's masks and vary it by chance; `how` None: as it is."""
+    """Unpack an example's masks and augment it; `how` None: no augmentation."""
 
     def __init__(self, mask_size: int, how: Augmentation | None):
         self.mask_size, self.how = mask_size, how

@@ -1,9 +1,8 @@
 """What can be wrong with a dataset, how bad it is, and what training does about it.
 
-An `Effect` is given by the code that has it: `dataset.py` and `segmentation.py` where they leave out or mend,
-`examine.py` where it calls what training calls. So `crystal check` reports what happens, not what somebody once wrote
-down. Errors are what `crystal train` fails on, at once, on the way or at the end, and what makes its measurements
-worthless; warnings are trained on; notes are no fault. Standard library only.
+An `Effect` comes from the code that leaves out or corrects (`dataset.py`) or that calls what training calls
+(`check_image.py`), so `crystal check` reports what happens. Errors are what `crystal train` fails on, immediately,
+during training or at its end, and what makes its measurements worthless; warnings are trained on; notes are no fault.
 """
 
 from enum import Enum
@@ -16,7 +15,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 
 class Effect(Enum):
-    """What training does: (severity, in words). The words complete "...; the annotation is left out"."""
+    """What training does about a problem: (severity, in words that follow a semicolon)."""
 
     REFUSED = "error", "training refuses the dataset"
     STOPS = "error", "training stops when it comes to this image"
@@ -49,14 +48,14 @@ class Effect(Enum):
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong, or worth knowing.
+    """One thing in a dataset that is wrong, or worth knowing.
 
     Attributes:
         file_name: of the image, or of the JSON file where no image is concerned.
         annotation_id: as in the file; None where it has none or the whole image is concerned.
         text: what is wrong, the same words for the same fault.
         effect: what training does.
-        detail: the numbers of this case, to stand behind the text.
+        detail: the numbers of this case, to follow the text.
     """
 
     file_name: str

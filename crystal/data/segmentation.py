@@ -2,8 +2,8 @@
 
 COCO writes an outline in three ways: polygons, a list of parts `[x, y, x, y, ...]` in continuous pixels; run lengths,
 `{"size": [h, w], "counts": [...]}`, pixels down the columns, zeros first; and the same with the counts packed into a
-string. Files in the wild hold all of it wrong as well, and pycocotools' C code trusts its input: what reaches it here
-has been checked. Runs in input workers: no JAX.
+string. Files may hold any of it damaged, and pycocotools' C code trusts its input: what reaches it here has been
+checked. Runs in input workers: no JAX.
 """
 
 from typing import Any, NamedTuple
@@ -16,16 +16,16 @@ from pycocotools import mask as coco_mask
 from crystal.console import brief
 
 LEAST_AREA = 1e-3  # square pixels of a polygon's convex hull: below, its points lie on a line
-# Pixels along it. pycocotools takes some 40 bytes for each; a 100-megapixel image is 40,000 round.
+# Pixels along an outline: pycocotools takes some 40 bytes for each; the border of a 100-megapixel image has 40,000.
 LONGEST_OUTLINE = 2**20
-OVER_THE_EDGE = 1.0  # pixels that a corner may lie outside the image without a word: rounding, and who counts from 1
+OVER_THE_EDGE = 1.0  # pixels by which a corner may lie outside the image unreported: rounding, and counting from 1
 
 Segmentation = list[list[float]] | dict[str, Any]
 Extent = tuple[float, float, float, float]  # x1, y1, x2, y2
 
 
 class SegmentationError(ValueError):
-    """Why an outline cannot be used; dataset.py adds which one it is."""
+    """Why an outline cannot be used; `dataset.py` adds which one it is."""
 
 
 class CheckedSegmentation(NamedTuple):
@@ -47,23 +47,23 @@ class CheckedSegmentation(NamedTuple):
 def _halfplane(points: Float[np.ndarray, "n 2"], axis: int, limit: float, sign: int) -> Float[np.ndarray, "k 2"]:
     """The part of a polygon where `sign * (points[:, axis] - limit) <= 0` (Sutherland and Hodgman, 1974)."""
     outside = sign * (points[:, axis] - limit)
-    kept = []
+    inside = []
     for this, (point, d) in enumerate(zip(points, outside, strict=True)):
         before, last = points[this - 1], outside[this - 1]
         if (d > 0) != (last > 0):
-            kept.append(before + (point - before) * (last / (last - d)))
+            inside.append(before + (point - before) * (last / (last - d)))
         if d <= 0:
-            kept.append(point)
-    return np.array(kept).reshape(-1, 2)
+            inside.append(point)
+    return np.array(inside).reshape(-1, 2)
 
 
 def _clipped(points: Float[np.ndarray, "n 2"], height: int, width: int) -> Float[np.ndarray, "k 2"]:
-    # pycocotools sets memory aside by an edge's length, so a corner at 1e9 must go before it gets there.
+    # pycocotools reserves memory by an edge's length, so a corner at 1e9 must be clipped first.
     if (points >= 0).all() and (points <= (width, height)).all():
         return points
     for axis, limit, sign in ((0, 0.0, -1), (0, float(width), 1), (1, 0.0, -1), (1, float(height), 1)):
         points = _halfplane(points, axis, limit, sign)
-    return np.clip(points, 0, (width, height))  # what rounding left over
+    return np.clip(points, 0, (width, height))  # rounding errors
 
 
 def _has_area(points: Float[np.ndarray, "n 2"]) -> bool:
@@ -123,7 +123,7 @@ def _runs(rle: dict[str, Any], height: int, width: int) -> Int64[np.ndarray, " n
         runs = np.array(counts, np.int64)
     else:
         raise SegmentationError("the run lengths are neither a string nor a list of whole numbers")
-    # The largest is looked at first: a sum of many that are too large could wrap round to the right one.
+    # Each is compared first: a sum of many that are too large could overflow to the right one.
     if (runs < 0).any() or (runs > height * width).any() or runs.sum() != height * width:
         raise SegmentationError("the run lengths do not add up to the image")
     return runs
@@ -142,10 +142,10 @@ def _runs_extent(runs: Int64[np.ndarray, " n"], height: int) -> Extent:
 
 
 def check_segmentation(segmentation: Any, height: int, width: int) -> CheckedSegmentation:
-    """What can be used of an outline as a file gives it.
+    """Check an outline from a file and clip it to the image.
 
     Args:
-        segmentation: whatever stood in the file.
+        segmentation: any JSON value.
         height: of the image, in pixels.
         width: of the image.
 
@@ -225,8 +225,8 @@ def draw_cells(segmentation: Segmentation, box: Extent, height: int, width: int,
     left, top, right, bottom = int(np.floor(x1)), int(np.floor(y1)), int(np.ceil(x2)), int(np.ceil(y2))
     pixels = draw_pixels(segmentation, height, width, (left, top, right, bottom))
     # A table of sums up to each pixel border is linear within a pixel, so reading it in between is exact; a cell's sum
-    # is the difference across it. Averaging by two matrix products took ten times longer.
+    # is the difference across it.
     sums = _at_edges(cv2.integral(np.ascontiguousarray(pixels)), y1, y2, top, size)
     sums = _at_edges(np.ascontiguousarray(sums.T), x1, x2, left, size).T
     share = np.diff(np.diff(sums, axis=0), axis=1) * (size * size / ((x2 - x1) * (y2 - y1)))
-    return (share >= 0.5 - 1e-9).astype(np.uint8)  # the nudge: sums fall a little short of half
+    return (share >= 0.5 - 1e-9).astype(np.uint8)  # rounding may leave a half a little short

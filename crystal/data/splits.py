@@ -1,11 +1,11 @@
 """Which image goes to which split, so that what is measured on one was not learnt from the other.
 
-Several photographs show one drop, days apart or under another light, so whole drops are dealt out, never single images:
-the name tells the drop, by a regular expression. Images of equal pixels stay together too, whatever they are called.
+Several photographs show one drop, days apart or under another light, so whole drops are assigned, never single images:
+a regular expression finds the drop in the name. Images of equal pixels stay together too, whatever their names.
 
-Dealing is systematic sampling (Cochran, Sampling Techniques, chapter 8): groups in the order of how many crystals they
-show, the order of equals and the start drawn from the seed, and every split takes its share along the way. So each
-gets its share of the empty, the sparse and the crowded drops.
+Assignment is systematic sampling (Cochran, Sampling Techniques, chapter 8): groups are sorted by their number of
+crystals, ties and the start are drawn from the seed, and every split takes its share along the way. So each gets its
+share of the empty, the sparse and the crowded drops.
 """
 
 import re
@@ -16,8 +16,8 @@ import numpy as np
 
 from crystal.errors import CrystalError
 
-# Up to a well: a row A to P and a column of one or two digits, in either order, as a word of its own (97wo_01A_2,
-# plate7/B03, A1). With a second picture of it after that. Other names are drops of their own.
+# A name up to its well: a row A to P and a column of one or two digits, in either order, as a word of its own
+# (97wo_01A_2, plate7/B03, A1). What follows numbers its photographs. Any other name is a drop of its own.
 DROP_IN_NAME = r"^(?:.*?[/_\-. ])?(?:\d{1,2}[A-P]|[A-P]\d{1,2})(?![0-9A-Za-z])"
 
 
@@ -25,8 +25,8 @@ class SplitError(CrystalError, ValueError):
     """Shares or an expression that cannot be used."""
 
 
-class Dealt(NamedTuple):
-    """An image to be dealt: `name` with its folders, parted by "/", without suffix; `content`, equal for equal pixels;
+class SplitImage(NamedTuple):
+    """An image to assign: `name` with its folders, separated by "/", without suffix; `content`, equal for equal pixels;
     `crystals`, how many it shows.
     """
 
@@ -56,7 +56,7 @@ def group_of(name: str, pattern: re.Pattern[str]) -> str:
     return next((group for group in found.groups() if group), found.group())
 
 
-def _joined(images: Sequence[Dealt], pattern: re.Pattern[str]) -> list[list[int]]:
+def _joined(images: Sequence[SplitImage], pattern: re.Pattern[str]) -> list[list[int]]:
     """Indices of the images that stay together: of one group, or of equal content, or linked by a chain of these."""
     parent = list(range(len(images)))
 
@@ -76,15 +76,15 @@ def _joined(images: Sequence[Dealt], pattern: re.Pattern[str]) -> list[list[int]
     return list(together.values())
 
 
-def deal(
-    images: Sequence[Dealt], shares: Mapping[str, float], *, seed: int, pattern: re.Pattern[str] | None = None
+def assign_splits(
+    images: Sequence[SplitImage], shares: Mapping[str, float], *, seed: int, pattern: re.Pattern[str] | None = None
 ) -> list[str]:
     """The split of each image.
 
     Args:
         images: in any order: the result depends on their names, not on it.
         shares: split -> its share of the images, adding up to 1; the first takes what is left over.
-        seed: 0 or more.
+        seed: of the order of ties and the start; 0 or more.
         pattern: finds the group in a name; `DROP_IN_NAME` if not given.
 
     Returns:
@@ -102,20 +102,20 @@ def deal(
     groups.sort(key=lambda group: float(np.mean([images[i].crystals for i in group])))
     names = [name for name, share in shares.items() if share > 0]
     owed = dict(zip(names, rng.dirichlet(np.ones(len(names))), strict=True))
-    dealt = [""] * len(images)
-    given: dict[str, list[list[int]]] = {name: [] for name in names}
+    assigned = [""] * len(images)
+    groups_of: dict[str, list[list[int]]] = {name: [] for name in names}
     for group in groups:
         for name in names:
             owed[name] += shares[name] * len(group)
         split = max(names, key=lambda name: owed[name])
         owed[split] -= len(group)
-        given[split].append(group)
-    for name in names:  # a small share of few groups may have come to nothing: the richest gives its smallest
-        richest = max(names, key=lambda other: len(given[other]))
-        if not given[name] and len(given[richest]) > 1:
-            given[name].append(given[richest].pop(given[richest].index(min(given[richest], key=len))))
-    for name, own in given.items():
+        groups_of[split].append(group)
+    for name in names:  # a small share of few groups may have got none: the split with most gives its smallest
+        richest = max(names, key=lambda other: len(groups_of[other]))
+        if not groups_of[name] and len(groups_of[richest]) > 1:
+            groups_of[name].append(groups_of[richest].pop(groups_of[richest].index(min(groups_of[richest], key=len))))
+    for name, own in groups_of.items():
         for group in own:
             for i in group:
-                dealt[i] = name
-    return dealt
+                assigned[i] = name
+    return assigned

@@ -22,7 +22,7 @@ INFO = {"description": "Crystallization drops drawn from a seed", "version": "1.
 
 
 def _annotate(instance: DrawnCrystal) -> tuple[dict, list[list[float]]]:
-    """The instance's COCO annotation, without ids, and its outlines for LabelMe; none where they do not say it all."""
+    """A crystal's COCO annotation, without ids, and its outlines for LabelMe; none where they do not reproduce it."""
     height, width = instance.mask.shape
     outlines, exact = polygons(instance.mask)
     outlines = outlines if exact else []  # a hole needs run lengths

@@ -164,7 +164,7 @@ def draw_scene(seed: int | tuple[int, ...], *, height: int = 256, width: int = 3
         taken |= outline
     sizes = [outline.sum() for outline in reversed(outlines)]
     seen = [m.sum() for m in masks]
-    kept = [i for i in range(len(masks)) if seen[i]]
-    crowd = [seen[i] < LEAST_VISIBLE_SHARE * sizes[i] or seen[i] < LEAST_PIXELS for i in kept]
+    shown = [i for i in range(len(masks)) if seen[i]]
+    crowd = [seen[i] < LEAST_VISIBLE_SHARE * sizes[i] or seen[i] < LEAST_PIXELS for i in shown]
     image = np.clip(canvas * 255, 0, 255).astype(np.uint8)
-    return Scene(image, np.array([masks[i] for i in kept]).reshape(-1, height, width), np.array(crowd, bool))
+    return Scene(image, np.array([masks[i] for i in shown]).reshape(-1, height, width), np.array(crowd, bool))

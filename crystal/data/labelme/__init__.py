@@ -1,6 +1,6 @@
-"""LabelMe's files of any version, read with distrust, turned into COCO's format, and written for correction by hand.
+"""LabelMe's files of any version, checked, turned into COCO's format, and written for correction by hand.
 
-The way of the data: a JSON file (`document.py`) is shapes and an image; labels (`labels.py`) say which shapes count and
+The data's path: a JSON file (`document.py`) is shapes and an image; labels (`labels.py`) say which shapes count and
 which belong together (`objects.py`); an object has pixels (`pixels.py`), a COCO annotation (`coco.py`) and files
 as LabelMe 3.16.2 wrote them (`folder.py`). `export.py` goes back: from masks to a LabelMe file.
 """

@@ -1,8 +1,8 @@
-"""LabelMe files as COCO's format: `to_coco`, and the one image it is made of, `convert_file`.
+"""LabelMe files in COCO's format: `to_coco`, and `convert_file` for one of them.
 
-Ids count from 1, categories are sorted by name and hold no background. An outline stays polygons where polygons can say
-it; masks, circles, crowds and slivers that fall between pixel centres become run lengths. `area` and `bbox` are those
-of the pixels that pycocotools gives the annotation.
+Ids count from 1, categories are sorted by name and hold no background. Polygons stay polygons; masks, circles, crowds
+and slivers that fall between pixel centres become run lengths. `area` and `bbox` are those of the pixels that
+pycocotools gives the annotation.
 """
 
 import hashlib
@@ -56,11 +56,11 @@ class Converted(NamedTuple):
 
 
 def _upright(data: bytes) -> bool:
-    """Whether a JPEG or PNG is shown as stored by every reader; False where that cannot be told."""
+    """Whether every reader shows a JPEG or PNG as stored; False where its EXIF cannot be read."""
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG", "PNG"]) as picture:
             return picture.getexif().get(ORIENTATION, 1) == 1
-    except Exception:  # PIL's parsers raise many kinds on damaged EXIF; then the pixels are written anew
+    except Exception:  # Pillow raises many kinds on damaged EXIF; then the pixels are written anew
         return False
 
 
@@ -92,7 +92,7 @@ def _decode(document: Document) -> UInt8[np.ndarray, "h w 3"]:
 
 def _spiked_box(parts: list[list[float]], box: list[int]) -> list[float]:
     """COCO's x, y, width, height: of the pixels, or of the outline where a spike too thin for pixels leads far beyond
-    them: the loader takes a box that strays from its outline for a mistake.
+    them, because the loader rejects a box that does not fit its outline.
     """
     points = np.concatenate([np.reshape(part, (-1, 2)) for part in parts])
     (x1, y1), (x2, y2), (x, y, w, h) = points.min(0).tolist(), points.max(0).tolist(), box
@@ -118,7 +118,7 @@ def convert_file(path: Path, rules: LabelRules = NO_RULES) -> Converted:
     """Read a LabelMe file and its image.
 
     Raises:
-        LabelmeError: nothing of it can be used; the message says why, without the file's name.
+        LabelmeError: the file cannot be used; the message says why, without its name.
     """
     document = read_document(path, rules)
     pixels = _decode(document)
@@ -150,10 +150,12 @@ def convert_file(path: Path, rules: LabelRules = NO_RULES) -> Converted:
 
 
 def explain(path: Path, error: Exception) -> Omission:
-    """What went wrong with a whole file. The last resort says so: one odd file must not cost a thousand others."""
+    """Why a whole file was left out. Unforeseen errors too: one odd file must not stop the conversion of the others."""
     if isinstance(error, LabelmeError):
         return Omission(path, None, str(error))
-    return Omission(path, None, f"fails in a way not foreseen ({type(error).__name__}: {printable(str(error), 200)})")
+    return Omission(
+        path, None, f"fails with an unforeseen error ({type(error).__name__}: {printable(str(error), 200)})"
+    )
 
 
 def find_labelme(paths: Iterable[str | Path]) -> tuple[list[Path], list[Omission]]:
@@ -189,9 +191,9 @@ def to_coco(
         rules: which labels are renamed or dropped; background and `__ignore__` are dropped anyway.
 
     Returns:
-        The COCO dict, and the problems: a file that cannot be used is not among its images, a shape that cannot not
-        among its annotations. `file_name` is the name of the JSON with the suffix of the image, which must not exist:
-        the image may be embedded. `crystal convert` writes images of these names.
+        The COCO dict, and what was left out: files that cannot be used are not among its images, shapes that cannot be
+        used not among its annotations. `file_name` is the JSON's name with the image's suffix; there need be no such
+        file, as the image may be embedded. `crystal convert` writes images of these names.
     """
     files, problems = find_labelme([paths] if isinstance(paths, str | Path) else paths)
     images, taken = [], set()

@@ -1,14 +1,14 @@
 """One LabelMe JSON file, checked: the shapes that can be used, what is wrong with the others, and the image's bytes.
 
 Fields changed over the versions (3.16.2 has no `version`, `shape_type` or `group_id` in many files, 4.0 brought
-`group_id`, 5 `shape_type: mask`, 6 `oriented_rectangle`), and people and programs write them wrong, so nothing is
-believed before it was looked at. A file that is no use raises `LabelmeError`; a shape that is no use is an `Omission`.
+`group_id`, 5 `shape_type: mask`, 6 `oriented_rectangle`), and people and programs write them wrong, so every field is
+checked. A file that cannot be used raises `LabelmeError`; a shape that cannot be used is an `Omission`.
 
 Where the image comes from, as in LabelMe's own window:
 - Embedded `imageData` wins, and is shown as stored: EXIF orientation is not applied.
 - Otherwise `imagePath`, relative to the JSON, which may lead out of the folder (`../images/a.jpg`) or be absolute: it
   is the user's own file, it is only read, and only if it is a regular file and a JPEG, PNG, TIFF or BMP. Backslashes
-  part folders; where a path does not exist here, a file of that name beside the JSON is taken. EXIF orientation is
+  separate folders; where a path does not exist here, a file of that name beside the JSON is taken. EXIF orientation is
   applied. Devices, pipes and addresses on the web are refused, as are files that are too large.
 """
 
@@ -120,7 +120,7 @@ def _referenced(path: Path, image_path: Any) -> Path:
     if "://" in image_path:
         raise LabelmeError(f"its imagePath {shown} is an address; download the image and put its file name there")
     slashed = image_path.replace("\\", "/")
-    # The last: folders that were renamed, or another machine's absolute paths.
+    # The last is for folders that were renamed, and another machine's absolute paths.
     for candidate in (image_path, slashed, slashed.rsplit("/", 1)[-1]):
         try:
             if candidate and (path.parent / candidate).is_file():
@@ -148,7 +148,7 @@ def _image(path: Path, content: dict[str, Any]) -> tuple[bytes, bool]:
 
 
 def _stated(content: dict[str, Any], key: str) -> int | None:
-    """A size that the JSON states; what is no number states nothing."""
+    """A size that the JSON states; None where it is no number."""
     value = content.get(key)
     if isinstance(value, float) and math.isfinite(value):
         return int(value)
@@ -162,7 +162,7 @@ def _points(value: Any) -> Float[np.ndarray, "n 2"]:
         if not isinstance(point, list | tuple) or len(point) != 2:
             raise LabelmeError("its points are not a list of [x, y]")
         if not all(type(v) in (int, float) and abs(v) <= MAX_COORDINATE for v in point):  # false for NaN as well
-            raise LabelmeError(f"the point {brief(point)} is no pair of numbers within reason")
+            raise LabelmeError(f"the point {brief(point)} is not a pair of usable numbers")
     return np.array(value, np.float64)
 
 
@@ -184,7 +184,7 @@ def _mask(value: Any) -> bytes:
 
 
 def read_shape(entry: Any, number: int) -> Shape:
-    """A shape as the JSON holds it, checked. Raises LabelmeError, also for kinds that cover no area."""
+    """Check a shape of the JSON. Raises LabelmeError, also for kinds without an area."""
     if not isinstance(entry, dict):
         raise LabelmeError("it is no object")
     label = entry.get("label")
@@ -213,10 +213,10 @@ def read_shape(entry: Any, number: int) -> Shape:
 
 
 def read_document(path: Path, rules: LabelRules) -> Document:
-    """Read and check a LabelMe file; shapes whose label the rules drop are not looked at.
+    """Read and check a LabelMe file; shapes whose label the rules drop are not checked.
 
     Raises:
-        LabelmeError: nothing of it can be used; the message says why, without the file's name.
+        LabelmeError: the file cannot be used; the message says why, without its name.
     """
     content = _parse(_read(path, MAX_JSON_BYTES))
     image, upright = _image(path, content)

@@ -1,7 +1,7 @@
 """Masks as a LabelMe file that a person corrects, and that `crystal convert` reads back as the same masks.
 
-An outline is polygons where they give the mask back, several parts under one `group_id`; a mask with a hole, or too
-small for polygons, is a shape of type "mask", which LabelMe shows and stores as well.
+An outline is polygons where they reproduce the mask, several parts under one `group_id`; a mask with a hole, or too
+small for polygons, is a shape of type "mask".
 """
 
 import base64
@@ -18,7 +18,7 @@ from crystal.data.images import encode_png
 from crystal.data.outlines import Mask, cut, polygons
 
 VERSION = "6.0.0"  # of LabelMe's format; from 5.3 on files look the same
-LEAST_IOU = 0.985  # between a mask and its polygons: over the 0.98 that is promised, as points are rounded
+LEAST_IOU = 0.985  # between a mask and its polygons: rounding the points must leave 0.98
 
 
 def _boxed(mask: Mask) -> tuple[list[list[float]], str]:
@@ -37,7 +37,7 @@ def instance_shapes(
 
     Args:
         mask: not empty.
-        outlines: polygons that say what it says, flat x, y, x, y, ...; none: a shape of type "mask" is written.
+        outlines: polygons that reproduce it, flat x, y, x, y, ...; none: a shape of type "mask" is written.
         label: its category.
         number: its `group_id`, where it has several parts.
         description: shown by LabelMe beside the label.
@@ -89,7 +89,7 @@ def labelme_document(shapes: list[dict], *, image: Path, place: Path, height: in
 
 
 def is_edited(path: Path) -> bool:
-    """Whether somebody changed a LabelMe file since it was predicted, or made it: hours of work that are not ours."""
+    """Whether a LabelMe file was made or changed by a person since it was predicted."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return content["predicted"] != _fingerprint(content["shapes"])

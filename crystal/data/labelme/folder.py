@@ -10,7 +10,7 @@
 As there, later shapes lie over earlier ones in label.png and one name is one value; here every instance has a name of
 its own (`crystal-1`, `crystal-2`), which is how 3.16.2's users told them apart. PIL draws the shapes as it did there.
 The masks do not hide each other, and hold the pixels that are counted in `area` (see pixels.py on the difference).
-The legend is drawn by OpenCV, not by matplotlib, which takes longer than everything else together. Where there are more
+The legend is drawn by OpenCV, not by matplotlib, which would take longer than everything else. Where there are more
 than 254 names, which LabelMe refuses, label.npy takes the place of label.png.
 """
 
@@ -66,7 +66,7 @@ def draw_label(objects: Sequence[LabelledObject], height: int, width: int) -> In
 
 
 def _legend(picture: UInt8[np.ndarray, "h w 3"], lines: Sequence[str], colours: UInt8[np.ndarray, "k 3"]) -> None:
-    """Write what the colours mean into the lower right corner, on a pale plate, where there is room."""
+    """Draw a legend on a pale plate in the lower right corner, where there is room."""
     height, width = picture.shape[:2]
     scale = min(max(min(height, width) / 1600, 0.3), 1.2)
     (_, tall), below = cv2.getTextSize("Ag_", FONT, scale, 1)

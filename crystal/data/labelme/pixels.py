@@ -3,7 +3,7 @@
 LabelMe's points are continuous pixels, pixel i covers [i, i + 1), as in COCO's format. So a polygon goes into the COCO
 file as it stands, and its pixels are those that pycocotools gives it. LabelMe's own pictures are drawn by PIL, which
 cuts the points to whole pixels and colours the outline as well: half a pixel more on every side, which is 1 % of a
-crystal of 200 pixels and 15 % of one of 12. Both are right for what reads them; nothing here mixes them.
+crystal of 200 pixels and 15 % of one of 12. Nothing here mixes the two.
 """
 
 import io
@@ -21,7 +21,7 @@ from crystal.data.segmentation import SegmentationError, check_segmentation
 
 Rle = dict[str, Any]
 Part = list[float] | Rle  # a polygon x, y, x, y, ... clipped to the image, or compressed run lengths
-MOST_TIMES = 4  # a circle's radius against the image's sides: beyond, something is wrong, and PIL would draw for hours
+MOST_TIMES = 4  # a circle's largest radius in sides of the image; PIL takes hours for huge ones
 
 
 def _corners(shape: Shape) -> np.ndarray:
@@ -77,10 +77,10 @@ def _pasted(shape: Shape, height: int, width: int) -> tuple[Bool[np.ndarray, "ph
 
 
 def part_of(shape: Shape, height: int, width: int) -> Part:
-    """What a shape covers of an image, as COCO says it.
+    """The part of an image that a shape covers, in COCO's form.
 
     Raises:
-        LabelmeError: nothing; it lies outside, has no area, or is a mask that cannot be read.
+        LabelmeError: it covers nothing, lies outside, or is a mask that cannot be read.
     """
     if shape.kind == "circle":
         part = _disc(shape, height, width)
@@ -129,7 +129,7 @@ def draw_shape(canvas: Image.Image, shape: Shape, value: int) -> None:
 
 
 def drawn_as_labelme(shapes: tuple[Shape, ...], height: int, width: int) -> Rle:
-    """The pixels that LabelMe gives shapes together: what is left of a sliver between pixel centres."""
+    """The pixels that LabelMe draws for shapes together, also for a sliver between pixel centres."""
     canvas = Image.new("L", (width, height))
     for shape in shapes:
         draw_shape(canvas, shape, 1)

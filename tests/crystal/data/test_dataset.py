@@ -269,7 +269,7 @@ def test_wrong_fields(tmp_path):
     image = {"id": 1, "file_name": "a.png", "height": HEIGHT, "width": WIDTH}
     for change in ({"id": "1"}, {"height": None}, {"height": 0}, {"width": -4}, {"file_name": 3}, {"id": 10**30}):
         refuse(put(tmp_path, document(images=[image | change])), "image")
-    refuse(put(tmp_path, document(images=[image | {"height": 10**5, "width": 10**5}])), "said to have 100000 x 100000")
+    refuse(put(tmp_path, document(images=[image | {"height": 10**5, "width": 10**5}])), "states 100000 x 100000")
     refuse(put(tmp_path, document(images=[image, image])), "two images have the id 1")
     for category in (4, "crystal", None, [3], float("nan")):
         refuse(

@@ -26,7 +26,7 @@ def test_results_come_in_order_and_errors_arrive(workers):
 
 
 def test_a_worker_that_dies_is_a_sentence():
-    with pytest.raises(PoolError, match="want of memory"):
+    with pytest.raises(PoolError, match="memory ran out"):
         list(in_processes(answer, [1, "die"], 2))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from crystal.data import splits
-from crystal.data.splits import DROP_IN_NAME, Dealt, SplitError, compile_pattern, deal, group_of
+from crystal.data.splits import DROP_IN_NAME, SplitError, SplitImage, assign_splits, compile_pattern, group_of
 
 SHARES = {"train": 0.7, "val": 0.2, "test": 0.1}
 
@@ -19,7 +19,7 @@ def plates(drops=300, seed=0):
     for drop in range(drops):
         crystals = int(rng.choice([0, 1, 3, 8, 30]))
         name = f"plate{drop // 96}_{'ABCDEFGH'[drop % 96 // 12]}{drop % 12 + 1:02d}"
-        images += [Dealt(f"{name}_{k}", f"{name}{k}", crystals) for k in range(int(rng.integers(1, 5)))]
+        images += [SplitImage(f"{name}_{k}", f"{name}{k}", crystals) for k in range(int(rng.integers(1, 5)))]
     return images
 
 
@@ -55,7 +55,7 @@ def test_another_expression_may_say_the_plate():
     plate = compile_pattern(r"^(plate\d+)_")
     assert group_of("plate12_A01_3", plate) == "plate12"
     assert group_of("other", plate) == "other"
-    dealt = deal(plates(), {"train": 0.5, "val": 0.5}, seed=0, pattern=plate)
+    dealt = assign_splits(plates(), {"train": 0.5, "val": 0.5}, seed=0, pattern=plate)
     for number in range(4):
         assert (
             len({split for split, i in zip(dealt, plates(), strict=True) if i.name.startswith(f"plate{number}_")}) == 1
@@ -65,7 +65,7 @@ def test_another_expression_may_say_the_plate():
 @pytest.mark.parametrize("seed", range(5))
 def test_drops_stay_whole_and_shares_are_met(seed):
     images = plates()
-    dealt = deal(images, SHARES, seed=seed)
+    dealt = assign_splits(images, SHARES, seed=seed)
     splits_of = {}
     for split, image in zip(dealt, images, strict=True):
         splits_of.setdefault(image.name.rsplit("_", 1)[0], set()).add(split)
@@ -77,7 +77,7 @@ def test_drops_stay_whole_and_shares_are_met(seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_each_split_gets_its_share_of_sparse_and_crowded_drops(seed):
     images = plates()
-    dealt = deal(images, SHARES, seed=seed)
+    dealt = assign_splits(images, SHARES, seed=seed)
     for crystals in (0, 1, 3, 8, 30):
         own = [split for split, image in zip(dealt, images, strict=True) if image.crystals == crystals]
         for split, share in SHARES.items():
@@ -87,38 +87,43 @@ def test_each_split_gets_its_share_of_sparse_and_crowded_drops(seed):
 
 def test_the_seed_decides_and_the_order_does_not():
     images = plates()
-    first = dict(zip([i.name for i in images], deal(images, SHARES, seed=1), strict=True))
-    assert dict(zip([i.name for i in images[::-1]], deal(images[::-1], SHARES, seed=1), strict=True)) == first
-    other = dict(zip([i.name for i in images], deal(images, SHARES, seed=2), strict=True))
+    first = dict(zip([i.name for i in images], assign_splits(images, SHARES, seed=1), strict=True))
+    assert dict(zip([i.name for i in images[::-1]], assign_splits(images[::-1], SHARES, seed=1), strict=True)) == first
+    other = dict(zip([i.name for i in images], assign_splits(images, SHARES, seed=2), strict=True))
     assert sum(first[name] != other[name] for name in first) > 100
 
 
 def test_equal_pixels_stay_together_through_a_chain():
     """a and b show the same drop, b and c the same pixels, c and d the same drop."""
-    chain = [Dealt("A1_1", "x", 1), Dealt("A1_2", "y", 9), Dealt("B2_1", "y", 1), Dealt("B2_2", "z", 1)]
+    chain = [
+        SplitImage("A1_1", "x", 1),
+        SplitImage("A1_2", "y", 9),
+        SplitImage("B2_1", "y", 1),
+        SplitImage("B2_2", "z", 1),
+    ]
     for seed in range(20):
-        dealt = deal([*plates(40), *chain], {"train": 0.5, "val": 0.5}, seed=seed)
+        dealt = assign_splits([*plates(40), *chain], {"train": 0.5, "val": 0.5}, seed=seed)
         assert len(set(dealt[-4:])) == 1
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_few_drops_leave_no_split_empty(count):
-    images = [Dealt(f"drop{i}", str(i), i) for i in range(count)]
+    images = [SplitImage(f"drop{i}", str(i), i) for i in range(count)]
     for seed in range(20):
-        assert set(deal(images, {"train": 0.95, "val": 0.05}, seed=seed)) == {"train", "val"}
+        assert set(assign_splits(images, {"train": 0.95, "val": 0.05}, seed=seed)) == {"train", "val"}
 
 
 def test_a_split_without_a_share_gets_nothing_and_one_drop_cannot_be_parted():
-    images = [Dealt(f"A1_{i}", str(i), 2) for i in range(9)]
-    assert len(set(deal(images, SHARES, seed=0))) == 1
-    assert set(deal(images, {"train": 1.0, "val": 0.0}, seed=0)) == {"train"}
-    assert deal([], SHARES, seed=0) == []
+    images = [SplitImage(f"A1_{i}", str(i), 2) for i in range(9)]
+    assert len(set(assign_splits(images, SHARES, seed=0))) == 1
+    assert set(assign_splits(images, {"train": 1.0, "val": 0.0}, seed=0)) == {"train"}
+    assert assign_splits([], SHARES, seed=0) == []
 
 
 @pytest.mark.parametrize("shares", [{"train": 1.2, "val": -0.2}, {"train": 0.5, "val": 0.2}, {"train": float("nan")}])
 def test_shares_that_make_no_sense(shares):
     with pytest.raises(SplitError, match="add up to 1"):
-        deal([], shares, seed=0)
+        assign_splits([], shares, seed=0)
 
 
 def test_an_expression_that_makes_no_sense():

@@ -140,7 +140,7 @@ def test_one_odd_file_does_not_cost_the_others(folder, monkeypatch):
     monkeypatch.setattr(module, "convert_file", odd)
     coco, problems = to_coco([folder])
     assert len(coco["images"]) == 2
-    assert "not foreseen (MemoryError: out of memory)" in str(problems[0])
+    assert "unforeseen error (MemoryError: out of memory)" in str(problems[0])
 
 
 @needs_shared
