@@ -82,7 +82,7 @@ def read_prepared(
 
 
 class Examples:
-    """Prepared examples by position in the split (a Grain data source); those that fit into `cache_bytes` are cached."""
+    """Prepared examples by position in the split (a Grain data source), cached as far as `cache_bytes` allow."""
 
     def __init__(
         self,
