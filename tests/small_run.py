@@ -1,11 +1,15 @@
 """A small training run. Importing this starts no backend, so that processes can be forked from one that has."""
 
 import dataclasses
+import os
 import warnings
 from pathlib import Path
 
+import jax
+
 from crystal.data.dataset import load_split
 from crystal.data.loader import training_loader
+from crystal.training.compilation_cache import use_compilation_cache
 from crystal.training.config import Phase, TrainConfig
 from crystal.training.run_folder import claim
 from crystal.training.trainer import Trainer
@@ -33,3 +37,11 @@ def small_trainer(data: Path, out: Path, config: TrainConfig = CONFIG, **options
         )
     claim(out, config, None)
     return Trainer(small_model(), batches, config, out, **options)
+
+
+def train(data: Path, out: Path, config: TrainConfig, programs: Path) -> None:
+    """A whole run for a process of its own, with JAX's cache of compiled programs as `crystal train` sets it."""
+    jax.config.update("jax_compilation_cache_dir", None)
+    os.environ["XDG_CACHE_HOME"] = str(programs)
+    use_compilation_cache()
+    small_trainer(data, out, config).run()

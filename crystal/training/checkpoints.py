@@ -24,7 +24,7 @@ from crystal.console import console
 from crystal.errors import RunError
 from crystal.training import processes
 from maskrcnn_jax.model import MaskRCNN
-from maskrcnn_jax.training.mesh import on_one_device, replicated
+from maskrcnn_jax.training.mesh import replicated
 
 MAX_TO_KEEP = 2
 DAMAGED = "damaged-checkpoints"  # beside `checkpoints`: nothing is deleted
@@ -34,12 +34,12 @@ DAMAGE = (ValueError, KeyError, TypeError, FileNotFoundError)
 
 
 class Saved(NamedTuple):
-    """A checkpoint that was read; the arrays lie on one device.
+    """A checkpoint that was read.
 
     Attributes:
         step: steps made.
         model: the model after them.
-        optimizer: the optimizer's state.
+        optimizer: the optimizer's state, NumPy arrays.
         position: the other values that were saved.
     """
 
@@ -176,11 +176,12 @@ class Checkpoints:
         items = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
         plain = {name: ocp.args.JsonRestore() for name in ("config", "position", "checksums")}
         found = self._manager.restore(step, args=ocp.args.Composite(**items, **plain))
-        for name in wanted:
-            if checksum(found[name]) != found["checksums"][name]:
+        arrays = {name: jax.device_get(found[name]) for name in wanted}
+        for name, tree in arrays.items():
+            if checksum(tree) != found["checksums"][name]:
                 raise ValueError(f"the numbers of its {name} are not those that were written")
-        nnx.replace_by_pure_dict(state, on_one_device(found["model"]))
-        return Saved(step, nnx.merge(graph, state), on_one_device(found["optimizer"]), found["position"])
+        nnx.replace_by_pure_dict(state, jax.device_put(arrays["model"]))
+        return Saved(step, nnx.merge(graph, state), arrays["optimizer"], found["position"])
 
     def _move_aside(self, damaged: dict[int, str]) -> None:
         folder = self._folder.parent / DAMAGED

@@ -1,5 +1,6 @@
-"""Killed at any moment, the same command goes on, and ends as if nothing had happened."""
+"""Killed at any moment, the same command goes on, compiles nothing, and ends as if nothing had happened."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -13,11 +14,13 @@ import pytest
 from flax import nnx
 
 from crystal.prediction.trained_model import load_run
-from crystal.training.run_folder import read_metrics
+from crystal.training.config import Phase
+from crystal.training.log import read_metrics
 from crystal.weights.pretrain import write_scenes
-from tests import killed
+from tests import small_run
 
-KILLS = 5
+KILLS, STEPS = 5, 60
+CONFIG = dataclasses.replace(small_run.CONFIG, phases=(Phase("all", STEPS, 1e-2),), checkpoint_every=4)
 MACHINE = ("images_per_second", "input_wait_share", "memory_mb")
 
 
@@ -29,24 +32,29 @@ def last_step(out):
 @pytest.mark.slow
 def test_kill_minus_nine_at_random_moments_changes_nothing(tmp_path):
     write_scenes(tmp_path / "data", 6, seed=1)
-    cache = os.environ["JAX_COMPILATION_CACHE_DIR"]
+    cache = tmp_path / "programs"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.killed"])
+    context.set_forkserver_preload(["tests.small_run"])
 
     def start(name):
-        process = context.Process(target=killed.run, args=(tmp_path / "data", tmp_path / name, cache))
+        process = context.Process(target=small_run.train, args=(tmp_path / "data", tmp_path / name, CONFIG, cache))
         process.start()
         return process
+
+    def programs():
+        return {path.name for path in cache.rglob("*-cache")}
 
     whole = start("whole")
     whole.join()
     assert whole.exitcode == 0
+    compiled = programs()
+    assert compiled
 
     draw, steps = random.Random(0), []
     for kill in range(KILLS):
         process = start("cut")
         # Somewhere in the next sixth of the run, and anywhere within a step, a line or a checkpoint.
-        wanted = last_step(tmp_path / "cut") + draw.randint(1, killed.STEPS // (KILLS + 1) - 3)
+        wanted = last_step(tmp_path / "cut") + draw.randint(1, STEPS // (KILLS + 1) - 3)
         while last_step(tmp_path / "cut") < wanted and process.is_alive():
             time.sleep(0.002)
         time.sleep(draw.uniform(0, 0.05))
@@ -57,14 +65,15 @@ def test_kill_minus_nine_at_random_moments_changes_nothing(tmp_path):
     process = start("cut")
     process.join()
     assert process.exitcode == 0
-    assert 0 < steps[0] <= steps[-1] < killed.STEPS
+    assert 0 < steps[0] <= steps[-1] < STEPS
+    assert programs() == compiled
 
     logs = [
         [{k: v for k, v in line.items() if k not in MACHINE} for line in read_metrics(tmp_path / name)]
         for name in ("whole", "cut")
     ]
     assert logs[0] == logs[1]
-    assert [line["step"] for line in logs[0]] == list(range(3, killed.STEPS + 1, 3))
+    assert [line["step"] for line in logs[0]] == list(range(3, STEPS + 1, 3))
     for ours, theirs in zip(
         *(jax.tree.leaves(nnx.state(load_run(tmp_path / name)[0])) for name in ("whole", "cut")), strict=True
     ):
@@ -72,4 +81,4 @@ def test_kill_minus_nine_at_random_moments_changes_nothing(tmp_path):
     position = "checkpoints/60/position/metadata"
     places = [json.loads((tmp_path / name / position).read_text()) for name in ("whole", "cut")]
     assert places[0] == places[1]
-    assert places[0]["input"]["batches"] == killed.STEPS
+    assert places[0]["input"]["batches"] == STEPS
