@@ -22,6 +22,7 @@ from crystal.files import explained_writing
 from crystal.pages.check_charts import best_overlaps, counted, logarithmic, reach_map
 from crystal.pages.check_pictures import close_up, contact_sheet, faulty
 from crystal.pages.page import write_page
+from crystal.pages.pictures import Image
 from crystal.training.config import PRESETS, override
 
 MISSED = 18  # pictures of objects out of reach
@@ -56,23 +57,18 @@ def _sides(coverage: Coverage) -> list[tuple[Any, ...]]:
     return [(name, count, a, b) for (name, count, a), (_, _, b) in zip(half, well, strict=True)]
 
 
-def _missed(coverage: Coverage) -> list[dict[str, Any]]:
-    """The objects that no anchor reaches, the worst first, with pictures of the first few."""
-    missed = []
+def _missed(coverage: Coverage) -> tuple[list[tuple[Image, str]], list[tuple[str, ...]]]:
+    """The objects that no anchor reaches, the worst first: pictures with captions, and rows of a table."""
+    pictures, rows = [], []
     for rank, index in enumerate(coverage.missed[:MOST_MISSED]):
         place, number = (int(k) for k in coverage.objects.places[index])
         split, record = coverage.records[place]
-        missed.append(
-            {
-                "split": split,
-                "file_name": record.file_name,
-                "annotation": record.instances[number].annotation_id,
-                "sides": coverage.objects.sides[index],
-                "iou": coverage.best[index],
-                "picture": close_up(record, number) if rank < MISSED else None,
-            }
-        )
-    return missed
+        name, best = f"{split}: {printable(record.file_name)}", f"{coverage.best[index]:.2f}"
+        size = "{:.1f} x {:.1f}".format(*coverage.objects.sides[index])
+        rows.append((name, str(record.instances[number].annotation_id), size, best))
+        if rank < MISSED and (picture := close_up(record, number)) is not None:
+            pictures.append((picture, f"{name}: {size} pixels, IoU {best}"))
+    return pictures, rows
 
 
 def _charts(checked: CheckedDataset, coverage: Coverage) -> dict[str, list[Any]]:

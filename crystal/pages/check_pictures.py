@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from crystal.console import printable
 from crystal.data.check import CheckedDataset
 from crystal.data.dataset import Record
-from crystal.data.preparation import read_recorded
+from crystal.data.preparation import read_record_image
 from crystal.data.segmentation import draw_pixels, to_rle
 from crystal.errors import CrystalError
 from crystal.evaluation.outcomes import IGNORED, TRUTH
@@ -23,7 +24,7 @@ def outlined(record: Record, concerned: set[int]) -> Image | None:
     cannot be read.
     """
     try:
-        image = read_recorded(record)
+        image = read_record_image(record)
     except CrystalError:
         return None
     masks = [to_rle(i.segmentation, record.height, record.width) for i in record.instances]
@@ -34,7 +35,7 @@ def outlined(record: Record, concerned: set[int]) -> Image | None:
 def close_up(record: Record, number: int) -> Image | None:
     """One object with its surroundings; None where the image cannot be read."""
     try:
-        image = read_recorded(record)
+        image = read_record_image(record)
     except CrystalError:
         return None
     instance = record.instances[number]
@@ -44,8 +45,8 @@ def close_up(record: Record, number: int) -> Image | None:
     return draw_outlines(image[top:bottom, left:right], patch[None], colours=[CONCERNED], scale=WIDTH / (right - left))
 
 
-def faulty(checked: CheckedDataset) -> tuple[list[tuple[Image, str, str, str]], int]:
-    """(picture, split, file name, problems) of the first images with errors or warnings, and how many there are."""
+def faulty(checked: CheckedDataset) -> tuple[list[tuple[Image, str]], int]:
+    """The first images with errors or warnings, each with its caption, and how many there are."""
     pictures = []
     count = 0
     for name, split in checked.splits.items():
@@ -60,14 +61,15 @@ def faulty(checked: CheckedDataset) -> tuple[list[tuple[Image, str, str, str]], 
             count += 1
             chosen = {k for k, i in enumerate(record.instances) if i.annotation_id in found}
             if len(pictures) < FAULTY and (image := outlined(record, chosen)) is not None:
-                pictures.append((image, name, record.file_name, "; ".join(dict.fromkeys(found.values()))))
+                texts = "; ".join(dict.fromkeys(found.values()))
+                pictures.append((image, f"{name}: {printable(record.file_name)}: {texts}"))
     return pictures, count
 
 
-def contact_sheet(records: list[Record]) -> Iterator[tuple[Image, Record]]:
-    """At most SHEET of the images, evenly spread, with all outlines."""
+def contact_sheet(records: list[Record]) -> Iterator[tuple[Image, str]]:
+    """At most SHEET of the images, evenly spread, with all outlines; below each its name and number of objects."""
     spread = np.linspace(0, max(len(records) - 1, 0), min(len(records), SHEET)).round().astype(int)
     for record in (records[k] for k in np.unique(spread)):
         image = outlined(record, set())
         if image is not None:
-            yield image, record
+            yield image, f"{printable(record.file_name)}: {sum(not i.crowd for i in record.instances)}"

@@ -10,7 +10,7 @@ from crystal.files import explained_writing
 from crystal.inspection.inspector import Inspection, Inspector
 from crystal.inspection.options import Inspect
 from crystal.inspection.targets import NoGroundTruth, TrainingTargets, find_truth, supervise
-from crystal.pages import inspect_features, inspect_heads, inspect_training
+from crystal.pages.inspect_sections import SECTIONS, training
 from crystal.pages.page import write_page
 from crystal.prediction.trained_model import load_run
 
@@ -37,15 +37,8 @@ def write_inspection(
         config=inspection.config,
         inspection=inspection,
         targets=targets,
-        image=inspect_features.image(inspection),
-        maps=inspect_features.maps(inspection),
-        anchors=inspect_features.anchors(inspection),
-        proposals=inspect_features.proposals(inspection),
-        levels=inspect_heads.levels(inspection),
-        rois=inspect_heads.align(inspection),
-        boxes=inspect_heads.boxes(inspection),
-        masks=inspect_heads.masks(inspection),
-        training=None if isinstance(targets, NoGroundTruth) else inspect_training.training(inspection, targets),
+        training=None if isinstance(targets, NoGroundTruth) else training(inspection, targets),
+        **{section.__name__: section(inspection) for section in SECTIONS},
     )
 
 
@@ -66,8 +59,8 @@ def inspect_command(options: Inspect) -> int:
     console.print(f"{image}: ground truth: {known.reason if isinstance(known, NoGroundTruth) else known.source}")
     start = time.perf_counter()
     inspection, forward = Inspector(model, clahe=clahe).follow(image)
-    training = known if isinstance(known, NoGroundTruth) else supervise(inspection, forward, known)
-    write_inspection(out, image, options.weights, inspection, training)
+    targets = known if isinstance(known, NoGroundTruth) else supervise(inspection, forward, known)
+    write_inspection(out, image, options.weights, inspection, targets)
     found = int(inspection.detections.valid.sum())
     console.print(f"{out}: {found} detections; {time.perf_counter() - start:.0f} s")
     return 0

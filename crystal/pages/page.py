@@ -20,17 +20,9 @@ from crystal.files import write_atomically
 from crystal.pages.pictures import LEVEL_COLOURS
 from crystal.prediction import overlays
 
-COLOURS = {
-    "truth": outcomes.TRUTH,
-    "found": outcomes.FOUND,
-    "false": outcomes.FALSE,
-    "missed": outcomes.MISSED,
-    "ignored": outcomes.IGNORED,
-    "concerned": overlays.VERMILLION,
-    "orange": overlays.ORANGE,
-    "sky": overlays.SKY,
-    "levels": LEVEL_COLOURS,
-}
+COLOURS = {name: getattr(outcomes, name.upper()) for name in ("truth", "found", "false", "missed", "ignored")}
+COLOURS |= {"concerned": overlays.VERMILLION, "orange": overlays.ORANGE, "sky": overlays.SKY}
+COLOURS["levels"] = [(colour, f"P{level}") for level, colour in LEVEL_COLOURS.items()]
 
 
 def picture(image: UInt8[np.ndarray, "h w 3"]) -> str:

@@ -136,12 +136,12 @@ def sampling(
         return round((x - left) * cell), round((y - top) * cell)
 
     x1, y1, x2, y2 = (float(v) for v in box)
-    for x, y in zip(np.linspace(x1, x2, (bins or 1) + 1), np.linspace(y1, y2, (bins or 1) + 1), strict=True):
-        for ends in ((at(x, y1), at(x, y2)), (at(x1, y), at(x2, y))):
-            cv2.line(picture, *ends, HALO, 4)
-    for x, y in zip(np.linspace(x1, x2, (bins or 1) + 1), np.linspace(y1, y2, (bins or 1) + 1), strict=True):
-        for ends in ((at(x, y1), at(x, y2)), (at(x1, y), at(x2, y))):
-            cv2.line(picture, *ends, (255, 255, 255), 1 if 0 < abs(x - x1) < x2 - x1 else 2)
+    edges = list(zip(np.linspace(x1, x2, (bins or 1) + 1), np.linspace(y1, y2, (bins or 1) + 1), strict=True))
+    for colour in (HALO, (255, 255, 255)):
+        for x, y in edges:
+            thick = 4 if colour == HALO else 1 if 0 < abs(x - x1) < x2 - x1 else 2
+            cv2.line(picture, at(x, y1), at(x, y2), colour, thick)
+            cv2.line(picture, at(x1, y), at(x2, y), colour, thick)
     radius = max(2, min(cell // 8, 5))
     for y in rows + 0.5:
         for x in columns + 0.5:

@@ -54,14 +54,6 @@ def read_run(run: Path) -> RunView:
     return RunView(numbers, evaluation["ap"]["0.50"], read_metrics(run), Predictor(model, clahe=clahe))
 
 
-class Shown(NamedTuple):
-    """One image: its name, its ground truth as a picture, and the prediction of each run that is shown."""
-
-    name: str
-    truth: Image
-    predictions: list[tuple[str, Verdict]]
-
-
 def _charts(runs: Mapping[str, RunView]) -> Iterator[Any]:
     for title, key in (("validation mAP at IoU 0.50", "val_map"), *LOSSES):
         curves = {RUNS[run]: smooth(*curve(view.metrics, key)) for run, view in runs.items()}
@@ -71,14 +63,15 @@ def _charts(runs: Mapping[str, RunView]) -> Iterator[Any]:
             yield line_chart(title, curves, top=1.0 if is_map else None, markers=is_map)
 
 
-def _show(record: Record, predictions: Mapping[str, Prediction]) -> Shown:
+def _show(record: Record, predictions: Mapping[str, Prediction]) -> tuple[str, Image, list[tuple[str, Verdict]]]:
+    """Of one image: its name, its ground truth as a picture, and the outcome of each run that is shown."""
     image, truth = read_image(record.path), truth_of(record)
     scale = WIDTH / image.shape[1]
     verdicts = []
     for run, found in predictions.items():
         result = ImageResult(record.path, truth, prediction_of(found))
         verdicts.append((RUNS[run], judge(image, result, score_threshold=SCORE, scale=scale)))
-    return Shown(record.path.name, draw_truth(image, truth, scale=scale), verdicts)
+    return record.path.name, draw_truth(image, truth, scale=scale), verdicts
 
 
 def write_report(

@@ -276,7 +276,7 @@ def test_names_of_files_and_classes_are_text(seen, tmp_path):
 def test_a_page_that_fails_leaves_the_earlier_one(seen, tmp_path, monkeypatch):
     page_of(seen, tmp_path)
     before = (tmp_path / "made" / "page.html").read_bytes()
-    monkeypatch.setattr("crystal.pages.inspect_heads.sampling", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("crystal.pages.inspect_sections.pictures.sampling", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         page_of(seen, tmp_path)
     assert (tmp_path / "made" / "page.html").read_bytes() == before
