@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 from rich.text import Text
 
-from crystal.console import console, one_bar, printable
+from crystal.console import Bar, Bars, console, printable
 from crystal.data.coco_file import coco_document
 from crystal.data.images import encode_png
 from crystal.data.labelme.coco import INFO, convert_file, explain, find_labelme
@@ -208,13 +208,13 @@ def convert_command(options: Convert) -> int:
     """`crystal convert`; the exit code is 1 if anything was left out."""
     if options.val + options.test > 1:
         raise SplitError(f"--val {options.val} and --test {options.test} add up to more than 1")
-    with contextlib.ExitStack() as stack:
-        bars = []
+    bar: Bar | None = None
+    with Bars() as bars:
 
         def progress(done: int, total: int) -> None:
-            if not bars:
-                bars.append(stack.enter_context(one_bar("converting", total)))
-            bars[0](done)
+            nonlocal bar
+            bar = bar or bars.add("converting", total)
+            bar(done)
 
         result = convert_dataset(
             options.folders,

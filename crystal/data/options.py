@@ -14,6 +14,7 @@ class Convert:
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """LabelMe files, or folders searched at any depth."""
     out: Path
+    """A new folder."""
     labels: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default_factory=tuple)
     """old=new renames a label, old= drops it, *= drops all that are not named; may be given several times."""
     val: float = 0.2

@@ -15,7 +15,6 @@ from crystal.data.augment import Augmentation, View, augment
 from crystal.data.coco_file import DatasetError
 from crystal.data.dataset import Instance, Record, box_mask
 from crystal.data.images import prepare, read_image
-from maskrcnn_jax.image.letterbox import Letterbox
 
 
 class Batch(NamedTuple):
@@ -74,13 +73,6 @@ def read_record_image(record: Record) -> UInt8[np.ndarray, "h w 3"]:
     return image
 
 
-def read_prepared(
-    record: Record, *, size: int | tuple[int, int], clahe: bool
-) -> tuple[UInt8[np.ndarray, "h w 3"], Letterbox]:
-    """The record's image as the network sees it (`images.prepare`). Raises as `read_record_image`."""
-    return prepare(read_record_image(record), size=size, clahe=clahe)
-
-
 class Examples:
     """Prepared examples by position in the split (a Grain data source), cached as far as `cache_bytes` allow."""
 
@@ -102,7 +94,7 @@ class Examples:
         return len(self.records)
 
     def _read(self, record: Record) -> Example:
-        image, place = read_prepared(record, size=self.size, clahe=self.clahe)
+        image, place = prepare(read_record_image(record), size=self.size, clahe=self.clahe)
         instances = _largest(record, self.slots)
         empty = np.zeros((self.mask_size, self.mask_size), np.uint8)  # a crowd's mask is not used
         masks = [empty if i.crowd else box_mask(i, record.height, record.width, self.mask_size) for i in instances]

@@ -1,4 +1,4 @@
-"""The small weights of the package, made anew: `python -m crystal.weights.pretrain --out FOLDER`.
+"""Make the package's small weights again: `python -m crystal.weights.pretrain --out FOLDER`.
 
 Writes scenes of ordinary shapes as a COCO dataset, trains the `tiny` preset on them as `crystal train` does, and saves
 the result in half precision. Half of the scenes have gone through CLAHE, so that the weights favour neither of the two
@@ -54,7 +54,7 @@ def write_scenes(out: Path, count: int, *, seed: int = 0) -> None:
 
 
 def main(out: Path, work: Path = Path("runs/shapes"), scenes: int = 6000, steps: int = 3000, seed: int = 0) -> None:
-    """Draw, train, save. The run in `work` goes on where it stopped; `out` is written at the end.
+    """Draw, train, save. An interrupted run in `work` is resumed; `out` is written at the end.
 
     Args:
         out: the new checkpoint folder.

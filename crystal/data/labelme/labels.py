@@ -1,7 +1,7 @@
-"""Which category a label means, which labels do not count, and which number a suffix gives an instance.
+"""The category that a label means, labels that are dropped, and suffixes that number instances.
 
-LabelMe 3.16.2 had no group_id: people wrote `person-1`, `person-2`, so a number after a hyphen names an instance and
-what stands before it is the category. A rule may name a label with its suffix (`form-2`), which then is no suffix.
+LabelMe 3.16.2 had no group_id: people wrote `person-1`, `person-2`, so a number after a hyphen numbers an instance and
+what precedes it is the category. A rule may name a label with its number (`form-2`), which then is part of the name.
 """
 
 import re
@@ -17,7 +17,7 @@ _SUFFIX = re.compile(r"(.+?)-(\d+)", re.DOTALL)
 
 
 class LabelRuleError(CrystalError, ValueError):
-    """A `--labels` that cannot be understood."""
+    """A wrong rule in `--labels`; the message says how to write it."""
 
 
 class Meaning(NamedTuple):

@@ -10,7 +10,7 @@ from crystal.data import preparation as examples
 from crystal.data.augment import Augmentation
 from crystal.data.coco_file import DatasetError
 from crystal.data.dataset import Instance, Record
-from crystal.data.preparation import Collate, Examples, Vary, read_prepared
+from crystal.data.preparation import Collate, Examples, Vary, read_record_image
 
 SQUARE = [[10.0, 10.0, 20.0, 10.0, 20.0, 30.0, 10.0, 30.0]]
 
@@ -82,4 +82,4 @@ def test_slots(records):
 
 def test_another_size_than_the_file_says(records):
     with pytest.raises(DatasetError, match=r"1\.png: is 60 x 40 pixels \(upright\), but the annotations say 60 x 41"):
-        read_prepared(records[0]._replace(height=41), size=64, clahe=False)
+        read_record_image(records[0]._replace(height=41))
