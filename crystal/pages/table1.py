@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -152,23 +153,19 @@ def write_markdown(path: Path, results: Mapping[str, Any]) -> None:
     write_atomically(path, "\n\n".join([*parts, NOTE]) + "\n")
 
 
-def _slopes(measure: Mapping[str, Any], arms: Sequence[str]):
+def _slopes(measure: Mapping[str, Any], arms: Sequence[str], axes: Axes) -> None:
     """Each seed's figure in the arms, joined by a line; the paper's dashed."""
-
-    def draw(axes: Axes) -> None:
-        for by_seed in zip(*(measure["arms"][arm]["by_seed"] for arm in arms), strict=True):
-            axes.plot(range(len(arms)), by_seed, color=LINES[0][0], marker="o", markersize=4, linewidth=1.2)
-        if measure["paper"]:
-            axes.plot((0, 1), measure["paper"], color="#666", marker="x", markersize=5, linewidth=1, ls=(0, (4, 2)))
-            axes.annotate("the paper", (1, measure["paper"][1]), color="#666", fontsize=8, ha="right", va="bottom")
-        axes.set_xticks(range(len(arms)), ["without CLAHE", "with CLAHE"])
-        axes.set_xlim(-0.3, len(arms) - 0.7)
-        axes.set_ylim(0, 1)
-
-    return draw
+    for by_seed in zip(*(measure["arms"][arm]["by_seed"] for arm in arms), strict=True):
+        axes.plot(range(len(arms)), by_seed, color=LINES[0][0], marker="o", markersize=4, linewidth=1.2)
+    if measure["paper"]:
+        axes.plot((0, 1), measure["paper"], color="#666", marker="x", markersize=5, linewidth=1, ls=(0, (4, 2)))
+        axes.annotate("the paper", (1, measure["paper"][1]), color="#666", fontsize=8, ha="right", va="bottom")
+    axes.set_xticks(range(len(arms)), ["without CLAHE", "with CLAHE"])
+    axes.set_xlim(-0.3, len(arms) - 0.7)
+    axes.set_ylim(0, 1)
 
 
-def _forest(results: Mapping[str, Any], comparison: str):
+def _forest(results: Mapping[str, Any], comparison: str, axes: Axes) -> None:
     """Mean difference and interval of each mAP."""
     kind = "interval_images_and_seeds" if results["seeds"] > 1 else "interval_images"
     shown = [
@@ -176,36 +173,28 @@ def _forest(results: Mapping[str, Any], comparison: str):
         for m in results["measures"].values()
         if kind in (difference := m["differences"][comparison]) and not math.isnan(difference[kind][0])
     ]
-
-    def draw(axes: Axes) -> None:
-        for row, (_, mean, low, high) in enumerate(shown):
-            axes.plot((low, high), (row, row), color=LINES[0][0], linewidth=2)
-            axes.plot(mean, row, "o", color=LINES[0][0], markersize=5)
-        axes.axvline(0, color="#666", linewidth=1)
-        axes.set_yticks(range(len(shown)), [name for name, *_ in shown])
-        axes.set_ylim(len(shown) - 0.5, -0.5)
-        axes.locator_params(axis="x", nbins=4)
-        axes.set_xlabel("difference in mAP, 95 % interval")
-
-    return draw
+    for row, (_, mean, low, high) in enumerate(shown):
+        axes.plot((low, high), (row, row), color=LINES[0][0], linewidth=2)
+        axes.plot(mean, row, "o", color=LINES[0][0], markersize=5)
+    axes.axvline(0, color="#666", linewidth=1)
+    axes.set_yticks(range(len(shown)), [name for name, *_ in shown])
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.locator_params(axis="x", nbins=4)
+    axes.set_xlabel("difference in mAP, 95 % interval")
 
 
-def _sorted_images(results: Mapping[str, Any], iou: str):
+def _sorted_images(results: Mapping[str, Any], iou: str, axes: Axes) -> None:
     """Every image's difference, mean over seeds, from the worst to the best."""
     means = [
         np.array([[np.nan if v is None else v for v in one[iou]] for one in results["ap"][arm]], float).mean(0)
         for arm in COMPARISONS["clahe"][1:]
     ]
     differences = np.sort((means[1] - means[0])[~np.isnan(means[0])])
-
-    def draw(axes: Axes) -> None:
-        better, worse = int((differences > 0).sum()), int((differences < 0).sum())
-        axes.fill_between(np.arange(len(differences)), differences, step="mid", color=LINES[0][0], linewidth=0)
-        axes.axhline(0, color="#666", linewidth=1)
-        axes.set_ylim(-1, 1)
-        axes.set_xlabel(f"images, sorted: {worse} worse, {better} better with CLAHE")
-
-    return draw
+    better, worse = int((differences > 0).sum()), int((differences < 0).sum())
+    axes.fill_between(np.arange(len(differences)), differences, step="mid", color=LINES[0][0], linewidth=0)
+    axes.axhline(0, color="#666", linewidth=1)
+    axes.set_ylim(-1, 1)
+    axes.set_xlabel(f"images, sorted: {worse} worse, {better} better with CLAHE")
 
 
 def _mean_losses(results: Mapping[str, Any], runs: Path) -> dict[str, Any]:
@@ -220,12 +209,12 @@ def _mean_losses(results: Mapping[str, Any], runs: Path) -> dict[str, Any]:
 
 def _charts(results: Mapping[str, Any], runs: Path) -> Iterator[Markup]:
     for name in compared(results):
-        yield chart(COMPARISONS[name][0].partition(":")[0], _forest(results, name))
+        yield chart(COMPARISONS[name][0].partition(":")[0], partial(_forest, results, name))
     for key, measure in MEASURES.items():
         if measure.iou is not None:
-            yield chart(measure.title, _slopes(results["measures"][key], COMPARISONS["clahe"][1:]))
+            yield chart(measure.title, partial(_slopes, results["measures"][key], COMPARISONS["clahe"][1:]))
     for iou in ("0.50", "0.65"):
-        yield chart(f"AP with CLAHE minus without, IoU {iou}", _sorted_images(results, iou))
+        yield chart(f"AP with CLAHE minus without, IoU {iou}", partial(_sorted_images, results, iou))
     if curves := _mean_losses(results, runs):
         yield line_chart("total loss, mean over seeds", curves)
 
@@ -260,7 +249,7 @@ def table1_command(options: Table1) -> int:
     if options.seeds < 1 or options.at_once < 1:
         raise Table1Error(f"--seeds {options.seeds} --at-once {options.at_once}: at least one of each is needed")
     if options.scratch and options.init is None:
-        raise Table1Error("--scratch compares with the weights of --init; say which those are")
+        raise Table1Error("--scratch compares the weights of --init with random ones; give --init as well")
     train, val = load_split(data, "train"), load_split(data, "val")
     if not any(not instance.crowd for record in val.records for instance in record.instances):
         raise Table1Error(f"{val.source}: no image has an object, so there is nothing to measure; add some")
