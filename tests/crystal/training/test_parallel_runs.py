@@ -58,6 +58,16 @@ def test_as_many_at_once_as_asked_for_until_all_are_done(tmp_path, started):
     assert all(process.returncode == 0 for process in started)
 
 
+def test_seconds_end_with_the_last_output_and_are_left_out_of_a_resumed_run(tmp_path):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "metrics.jsonl").write_text('{"step": 5, "loss": 1.0}\n')
+    code = "import os, sys; os.utime(sys.stdout.fileno(), (0, 0))"  # as if its last output were long ago
+    scripts = [Script(f"script {k}", Train(code, tmp_path / f"{k}"), 10) for k in range(2)]
+    with Bars() as bars:
+        seconds = {t.name: spent for t, spent in train_in_parallel(scripts, bars=bars, compiled=tmp_path)}
+    assert seconds == {"script 0": 0, "script 1": None}
+
+
 def test_one_that_fails_ends_the_others_and_shows_the_end_of_its_output(tmp_path, started):
     with pytest.raises(TrainingError, match=r"script 1 ended with code 3(?s:.)*the disk is on fire"):
         run(tmp_path, ENDLESS, FAILING, QUICK)
