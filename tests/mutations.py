@@ -44,6 +44,8 @@ FAULTS = (
     Fault("a coordinate rounded in RoI Align", GRID,
           "position = low[:, None, None] + ", "position = jnp.round(low)[:, None, None] + ",
           f"{TESTS}/roi/test_align.py"),
+    Fault("products of CLAHE open to a fused multiply-add", CLAHE,
+          "return jnp.maximum(a * b, 0)", "return a * b", f"{TESTS}/image/test_clahe.py"),
     Fault("mean for max in RoI Align", ALIGN, 'if reduce == "max":', 'if reduce == "":', f"{TESTS}/roi/test_align.py"),
     Fault("other levels' RoIs pooled as well", "maskrcnn_jax/roi/separable.py",
           "weight_y * here", "weight_y", f"{TESTS}/roi/test_separable.py"),

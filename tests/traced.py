@@ -5,15 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import partial_eval
 
+from tests.compiler import DEFAULT
+
+
+def default_jit(function, **options):
+    """`jax.jit` with XLA's default options, as users have them, whatever those of this run are (conftest.py)."""
+    return jax.jit(function, compiler_options=DEFAULT, **options)
+
 
 def assert_jit_changes_nothing(function, *cases, **tolerance):
-    """Plain and compiled agree on every case, and one trace serves them all.
+    """Plain and compiled with XLA's default options agree on every case, and one trace serves them all.
 
     A case is a tuple of arguments; all have equal shapes and types and different content. `tolerance`: `rtol`, `atol`.
     """
     traces = []
 
-    @jax.jit
+    @default_jit
     def compiled(*arguments):
         traces.append(1)
         return function(*arguments)

@@ -1,6 +1,5 @@
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,13 +7,13 @@ from hypothesis import given
 
 from maskrcnn_jax.boxes import matching
 from tests import oracles, recorded, strategies
-from tests.traced import assert_jit_changes_nothing
+from tests.traced import assert_jit_changes_nothing, default_jit
 
 RULES = {"rpn": (0.7, 0.3, True), "roi": (0.5, 0.5, False), "plain": (0.7, 0.3, False)}
 G, N = 4, 15
 
 
-@partial(jax.jit, static_argnames="rule")
+@partial(default_jit, static_argnames="rule")
 def match(table, gt_valid=None, *, rule):
     positive, negative, low = RULES[rule]
     return matching.match(table, positive_iou=positive, negative_iou=negative, allow_low_quality=low, gt_valid=gt_valid)

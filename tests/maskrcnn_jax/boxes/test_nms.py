@@ -7,15 +7,16 @@ from hypothesis import strategies as st
 
 from maskrcnn_jax.boxes.nms import nms
 from tests import oracles, recorded, strategies
-from tests.compiler import FOR_LOOPS
-from tests.traced import assert_jit_changes_nothing
+from tests.traced import assert_jit_changes_nothing, default_jit
 
 N = 24
-suppress = jax.jit(nms, static_argnames=("iou_threshold", "max_outputs"), compiler_options=FOR_LOOPS)
+suppress = default_jit(nms, static_argnames="max_outputs")
 
 
 def survivors(boxes, scores, threshold, slots=None, **options):
-    indices, filled = suppress(boxes, scores, iou_threshold=threshold, max_outputs=slots or len(boxes), **options)
+    indices, filled = suppress(
+        boxes, scores, iou_threshold=np.float32(threshold), max_outputs=slots or len(boxes), **options
+    )
     assert (np.asarray(filled) == np.sort(filled)[::-1]).all(), "filled slots come first"
     return np.asarray(indices)[np.asarray(filled)].tolist()
 
@@ -102,31 +103,19 @@ def test_degenerate():
     assert survivors(boxes, scores, 0.5, 7) == [2, 0]
 
 
-def test_jit_and_vmap_change_nothing():
-    rng = np.random.default_rng(1)
-    boxes = rng.uniform(0, 30, (3, N, 4)).astype(np.float32)
-    boxes[..., 2:] += boxes[..., :2]
-    boxes, scores = jnp.asarray(boxes), jnp.float32(rng.uniform(size=(3, N)))
-    batched, _ = jax.vmap(lambda b, s: nms(b, s, iou_threshold=0.4, max_outputs=N))(boxes, scores)
-    for i in range(3):
-        plain, _ = nms(boxes[i], scores[i], iou_threshold=0.4, max_outputs=N)
-        jitted, _ = suppress(boxes[i], scores[i], iou_threshold=0.4, max_outputs=N)
-        assert plain.tolist() == jitted.tolist() == batched[i].tolist()
-
-
-def test_one_trace_serves_all():
+def test_jit_and_vmap_change_nothing_and_one_trace_serves_all():
     rng = np.random.default_rng(3)
-    cases = []
-    for _ in range(2):
-        corner = rng.uniform(0, 20, (N, 2))
-        boxes = np.float32(np.concatenate([corner, corner + rng.uniform(0, 20, (N, 2))], 1))
-        cases.append((boxes, np.float32(rng.uniform(size=N)), rng.random(N) < 0.8, rng.integers(0, 3, N)))
-    assert_jit_changes_nothing(
-        lambda boxes, scores, valid, groups: nms(
-            boxes, scores, iou_threshold=0.4, max_outputs=9, valid=valid, groups=groups
-        ),
-        *cases,
-    )
+    corner = rng.uniform(0, 20, (3, N, 2))
+    boxes = np.float32(np.concatenate([corner, corner + rng.uniform(0, 20, (3, N, 2))], -1))
+    cases = boxes, np.float32(rng.uniform(size=(3, N))), rng.random((3, N)) < 0.8, rng.integers(0, 3, (3, N))
+
+    def kept(boxes, scores, valid, groups):
+        return nms(boxes, scores, iou_threshold=0.4, max_outputs=9, valid=valid, groups=groups)
+
+    assert_jit_changes_nothing(kept, *zip(*cases, strict=True))
+    batched, _ = default_jit(jax.vmap(kept))(*cases)
+    for i, case in enumerate(zip(*cases, strict=True)):
+        assert batched[i].tolist() == kept(*map(jnp.asarray, case))[0].tolist()
 
 
 @pytest.mark.parametrize("kind", ["all different", "ties, groups and boxes of no area"])

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from crystal.drops.drop import draw_drop
 from maskrcnn_jax.image.clahe import _clahe, clahe, clahe_rgb, equalize
 from tests import oracles
-from tests.compiler import DEFAULT
-from tests.traced import assert_jit_changes_nothing
+from tests.traced import assert_jit_changes_nothing, default_jit
 
 DROPS = Path(__file__).parents[3].parent / "shared" / "data" / "drops"
 PRIMES = (1, 2, 3, 5, 7, 11, 13, 31, 53, 97, 127, 149)
@@ -30,12 +29,11 @@ def as_installed():
 
 
 @pytest.fixture
-def default_flags(monkeypatch):
+def default_options(monkeypatch):
     """Compile with XLA's default options, as users do, whatever those of the tests are."""
     module = importlib.import_module("maskrcnn_jax.image.clahe")  # the package's own attribute is the function
-    one = jax.jit(_clahe.__wrapped__, static_argnames="tiles", compiler_options=DEFAULT)
-    monkeypatch.setattr(module, "_clahe", one)
-    monkeypatch.setitem(globals(), "equalize", jax.jit(equalize.__wrapped__, compiler_options=DEFAULT))
+    monkeypatch.setattr(module, "_clahe", default_jit(_clahe.__wrapped__, static_argnames="tiles"))
+    monkeypatch.setitem(globals(), "equalize", default_jit(equalize.__wrapped__))
 
 
 def opencv(image, clip_limit, tiles):
@@ -63,45 +61,47 @@ def grey_images(random, height, width):
     return [np.clip(kind, 0, 255).astype(np.uint8) for kind in kinds]
 
 
-# 7 x 6 sizes x 5 images = 210 settings; each size and tile count compiles once, the clip limit is traced.
+# 7 x 3 sizes x 2 x 5 images = 210 settings; each size and tile count compiles once, the clip limit is traced.
 @pytest.mark.parametrize("seed", range(7))
-@pytest.mark.usefixtures("default_flags")
+@pytest.mark.usefixtures("default_options")
 def test_equals_opencv_at_random_settings(seed):
     random = np.random.default_rng(seed)
-    for size in range(6):
-        height, width = random.choice(PRIMES, 2) if size == 0 else random.integers(1, 180, 2)
+    for kind in ("primes", "divisible", "any"):
         tiles = tuple(int(n) for n in random.integers(1, 17, 2))
-        if size == 1:  # divisible: the path without padding
-            height, width = int(random.integers(1, 12)) * tiles[0], int(random.integers(1, 12)) * tiles[1]
-        for image in grey_images(random, int(height), int(width)):
+        if kind == "primes":
+            height, width = random.choice(PRIMES, 2)
+        elif kind == "divisible":  # the path without padding
+            height, width = random.integers(1, 12, 2) * tiles
+        else:
+            height, width = random.integers(1, 180, 2)
+        for image in [image for _ in range(2) for image in grey_images(random, int(height), int(width))]:
             clip_limit = float(random.choice([0, random.uniform(0, 4), random.uniform(0, 40), 40]))
             different = np.asarray(clahe(image, clip_limit=clip_limit, tiles=tiles)) != opencv(image, clip_limit, tiles)
             assert not different.any(), (image.shape, tiles, clip_limit, int(different.sum()))
 
 
-@pytest.mark.parametrize("tiles", [(8, 8), (12, 12), (3, 16)])
-@pytest.mark.usefixtures("default_flags")
-def test_equals_opencv_on_rendered_drops(tiles):
-    """What training sees: grey and colour, at a size that the tiles divide and one of prime sides."""
-    for seed, (height, width) in enumerate([(240, 288), (229, 307)]):
-        image = draw_drop(seed, height=height, width=width, light=0.6).image
-        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        for clip_limit in (0.0, 2.0, 3.7, 40.0):
-            ours = clahe(grey, clip_limit=clip_limit, tiles=tiles)
-            np.testing.assert_array_equal(ours, opencv(grey, clip_limit, tiles))
-        np.testing.assert_array_equal(clahe_rgb(image, tiles=tiles), opencv_rgb(image, 2.0, tiles))
-        np.testing.assert_array_equal(equalize(grey), cv2.equalizeHist(grey))
+@pytest.mark.parametrize(("height", "width", "tiles"), [(240, 288, (8, 8)), (229, 307, (12, 12)), (229, 307, (3, 16))])
+@pytest.mark.usefixtures("default_options")
+def test_equals_opencv_on_rendered_drops(height, width, tiles):
+    """What training sees: grey and colour, at a size that the tiles divide and at one of prime sides."""
+    image = draw_drop(0, height=height, width=width, light=0.6).image
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    for clip_limit in (0.0, 2.0, 3.7, 40.0):
+        np.testing.assert_array_equal(clahe(grey, clip_limit=clip_limit, tiles=tiles), opencv(grey, clip_limit, tiles))
+    np.testing.assert_array_equal(clahe_rgb(image, tiles=tiles), opencv_rgb(image, 2.0, tiles))
+    np.testing.assert_array_equal(equalize(grey), cv2.equalizeHist(grey))
 
 
-@pytest.mark.parametrize("tiles", [(1, 1), (16, 16), (1, 16), (8, 8)])
-@pytest.mark.usefixtures("default_flags")
-def test_equals_opencv_on_the_smallest_images(tiles):
-    for height, width in ((1, 1), (1, 2), (2, 1), (5, 3)):
-        image = np.random.default_rng(0).integers(0, 256, (height, width), dtype=np.uint8)
-        np.testing.assert_array_equal(clahe(image, clip_limit=2.0, tiles=tiles), opencv(image, 2.0, tiles))
+@pytest.mark.parametrize(
+    ("height", "width", "tiles"), [(1, 1, (1, 1)), (1, 1, (8, 8)), (1, 2, (16, 16)), (2, 1, (1, 16)), (5, 3, (8, 8))]
+)
+@pytest.mark.usefixtures("default_options")
+def test_equals_opencv_on_the_smallest_images(height, width, tiles):
+    image = np.random.default_rng(0).integers(0, 256, (height, width), dtype=np.uint8)
+    np.testing.assert_array_equal(clahe(image, clip_limit=2.0, tiles=tiles), opencv(image, 2.0, tiles))
 
 
-@pytest.mark.usefixtures("default_flags")
+@pytest.mark.usefixtures("default_options")
 def test_equals_opencv_on_real_drops():
     if not DROPS.is_dir():
         pytest.skip("the real drop images are not part of the repository")
@@ -163,7 +163,7 @@ def test_jit_vmap_and_plain_agree_with_one_trace():
 
 
 @pytest.mark.parametrize(("height", "width", "tiles"), [(64, 64, (8, 8)), (61, 83, (3, 5))])
-@pytest.mark.usefixtures("default_flags")
+@pytest.mark.usefixtures("default_options")
 def test_colour_equals_opencvs_route(height, width, tiles):
     random = np.random.default_rng(4)
     for spread in (3, 60):

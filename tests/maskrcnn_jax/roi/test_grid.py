@@ -4,8 +4,18 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import given
 
-from maskrcnn_jax.roi.grid import Maps, bin_grid, bin_samples, corner_samples, pyramid_grid, pyramid_maps
+from maskrcnn_jax.roi import grid
+from maskrcnn_jax.roi.grid import Maps, pyramid_maps
 from tests import strategies
+from tests.traced import default_jit
+
+SAMPLING = ("bins", "sampling_ratio", "max_samples")
+bin_samples = default_jit(grid.bin_samples, static_argnames=SAMPLING)
+corner_samples = default_jit(grid.corner_samples, static_argnames="bins")
+bin_grid = default_jit(grid.bin_grid, static_argnames=(*SAMPLING, "aligned"))
+pyramid_grid = default_jit(
+    grid.pyramid_grid, static_argnames=(*SAMPLING, "aligned", "image_size", "pooling", "far_edge")
+)
 
 
 def axis(low, high, length=8, **options):
