@@ -142,7 +142,6 @@ def test_documented(module):
     assert not missing, f"without docstring in {module}: {', '.join(missing)}"
 
 
-@pytest.mark.uncounted
 @pytest.mark.parametrize("module", [m for m in MODULES if not m.endswith("__main__") and ".lessons" not in m])
 def test_examples(module):
     result = doctest.testmod(importlib.import_module(module))

@@ -15,8 +15,6 @@ from maskrcnn_jax.training.step import make_step
 from tests.small import SMALL, small_batch, small_model
 from tests.traced import equations
 
-pytestmark = pytest.mark.uncounted
-
 WINDOWS = jnp.tile(jnp.array([0.0, 0.0, 64.0, 64.0]), (2, 1))
 KEY = jax.random.key(0)
 HALF = jnp.bfloat16
