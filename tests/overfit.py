@@ -20,7 +20,6 @@ from maskrcnn_jax.structures import GroundTruth
 from maskrcnn_jax.training.optimizer import make_optimizer, make_schedule
 from maskrcnn_jax.training.state import create_state
 from maskrcnn_jax.training.step import make_step
-from tests.compiler import FOR_LOOPS
 from tests.small import quick_rngs
 
 
@@ -50,8 +49,7 @@ def overfit(config, *, size, steps, learning_rate, report=lambda step, loss: Non
     graph, state = create_state(model, optimizer)
     images, truth, windows = one_drop(size)
     key = jax.random.key(1)
-    # So many steps of a network of this size are worth a better program.
-    step = make_step(graph, optimizer).lower(state, images, truth, windows, key).compile(FOR_LOOPS)
+    step = make_step(graph, optimizer)
     losses = []
     for i in range(steps):
         # The step number is folded into the key: reset, so that every step draws the same samples.
