@@ -19,7 +19,8 @@ from crystal.data.check import CheckedDataset, Row, check, rows_of
 from crystal.data.options import Check
 from crystal.data.problems import SEVERITIES
 from crystal.files import explained_writing
-from crystal.pages.check_charts import best_overlaps, counted, logarithmic, reach_map
+from crystal.pages.charts import chart
+from crystal.pages.check_charts import by_width_and_height, objects_an_image, over_doublings, share_reached
 from crystal.pages.check_pictures import close_up, contact_sheet, faulty
 from crystal.pages.page import write_page
 from crystal.pages.pictures import Image
@@ -80,17 +81,18 @@ def _charts(checked: CheckedDataset, coverage: Coverage) -> dict[str, list[Any]]
         for name, split in checked.splits.items()
         if split.records
     }
-    size, shape = np.sqrt(sides.prod(1)), sides[:, 1] / sides[:, 0]
-    size_label = "square root of the box's area, pixels"
+    sizes, ratios = np.array(anchors.sizes), np.array(anchors.ratios)
+    size, shape, label = np.sqrt(sides.prod(1)), sides[:, 1] / sides[:, 0], "square root of the box's area, pixels"
+    best, exact = coverage.best, coverage.objects.sides
     return {
         "coverage": [
-            reach_map("objects by what the best anchor reaches", coverage.objects.sides, coverage.best),
-            best_overlaps("objects reached at each overlap", coverage.best),
+            chart("objects by their best anchor", lambda axes: by_width_and_height(axes, exact, best), size=(3.6, 3.4)),
+            chart("objects reached at each overlap", lambda axes: share_reached(axes, best)),
         ],
         "sizes": [
-            logarithmic("size", size, size_label, marks=anchors.sizes, mark_name="anchors"),
-            logarithmic("shape", shape, "height / width", marks=anchors.ratios, mark_name="anchors"),
-            counted("objects an image", counts, "objects"),
+            chart("size", lambda axes: over_doublings(axes, size, label, anchors=sizes)),
+            chart("shape", lambda axes: over_doublings(axes, shape, "height / width", anchors=ratios)),
+            chart("objects an image", lambda axes: objects_an_image(axes, counts)),
         ],
     }
 
