@@ -9,20 +9,16 @@ import tyro
 from crystal.data.dataset import load_split
 from crystal.data.images import apply_clahe, read_image
 from crystal.evaluation.assessment import truth_of
+from crystal.pages.pictures import WIDTH, enlarged
 from crystal.prediction.overlays import contact_sheet, draw_outlines, labelled_mask
 from crystal.prediction.predictor import Predictor
 from crystal.prediction.trained_model import load_run
 
-WIDTH = 640  # of a single picture, in pixels
 SCORE = 0.5
 
 
 def _save(path: Path, image: np.ndarray) -> None:
     cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
-
-
-def _narrow(image: np.ndarray, width: int = WIDTH) -> np.ndarray:
-    return cv2.resize(image, (width, round(image.shape[0] * width / image.shape[1])), interpolation=cv2.INTER_AREA)
 
 
 def main(demo: Path = Path("runs/demo"), out: Path = Path(".pictures"), first: int = 0) -> None:
@@ -42,9 +38,9 @@ def main(demo: Path = Path("runs/demo"), out: Path = Path(".pictures"), first: i
         shown = [rle for rle, score in zip(found.rles, found.scores, strict=True) if score >= SCORE]
         tiles.append(draw_outlines(image, shown))
     _save(out / "outlines.jpg", contact_sheet(tiles, [""] * len(tiles), 3, 480))
-    _save(out / "clahe_before.jpg", _narrow(images[0]))
-    _save(out / "clahe_after.jpg", _narrow(apply_clahe(images[0])))
-    _save(out / "labelled_mask.jpg", _narrow(labelled_mask(images[0], truth_of(records[0])["masks"]), 2 * WIDTH))
+    _save(out / "clahe_before.jpg", enlarged(images[0]))
+    _save(out / "clahe_after.jpg", enlarged(apply_clahe(images[0])))
+    _save(out / "labelled_mask.jpg", enlarged(labelled_mask(images[0], truth_of(records[0])["masks"]), 2 * WIDTH))
 
 
 if __name__ == "__main__":
