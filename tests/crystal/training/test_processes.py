@@ -129,14 +129,14 @@ def options(folder, out, *, steps):
     )
 
 
-def start(folder, out, *, steps):
-    """Two processes of `crystal train`."""
+def start(*words):
+    """Two processes of a Python command."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "crystal", "train", *command_line(options(folder, out, steps=steps))],
+            [sys.executable, *words],
             cwd=ROOT,
             env=os.environ
             | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(index)}
@@ -149,6 +149,21 @@ def start(folder, out, *, steps):
     ]
 
 
+def train(asked):
+    return start("-m", "crystal", "train", *command_line(asked))
+
+
+def trainer(asked, **more):
+    """The same run in this process."""
+    split = load_split(asked.data, "train")
+    config = resolve(split, asked)
+    batches = training_loader(
+        split, size=(64, 64), batch_size=4, slots=config.slots, seed=0, clahe=False, augment=config.augment
+    )
+    claim(asked.out, config, asked.init)
+    return Trainer(starting_model(config, asked.init)[0], batches, config, asked.out, **more)
+
+
 def ended(pair):
     """(exit code, output) of both."""
     try:
@@ -157,13 +172,6 @@ def ended(pair):
         for process in pair:
             process.kill()
     return [(process.returncode, output) for process, output in zip(pair, outputs, strict=True)]
-
-
-def wait_for_step(pair, out, step):
-    """Until both have written a checkpoint of `step` or a later one."""
-    while not any(int(p.name) >= step for p in (out / "checkpoints").glob("*") if p.name.isdigit()):
-        assert all(process.poll() is None for process in pair), ended(pair)
-        time.sleep(0.02)
 
 
 def losses(out):
@@ -176,32 +184,18 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     write_scenes(folder / "data", 6, seed=1)
     checkpoint.save(small_model(7), folder / "weights")
-    own = options(folder, folder / "alone", steps=STEPS)
-    split = load_split(own.data, "train")
-    config = resolve(split, own)
-
-    def alone(progress):
-        model, _ = starting_model(config, own.init)
-        batches = training_loader(
-            split, size=(64, 64), batch_size=4, slots=config.slots, seed=0, clahe=False, augment=config.augment
-        )
-        claim(own.out, config, own.init)
-        return Trainer(model, batches, config, own.out, progress=progress)
-
-    def stop(done, note):
-        os.kill(os.getpid(), signal.SIGTERM)
-
+    asked = options(folder, folder / "alone", steps=STEPS)
     with pytest.raises(Interrupted):
-        alone(stop).run()
+        trainer(asked, progress=lambda done, note: os.kill(os.getpid(), signal.SIGTERM)).run()
     assert checkpoint.newest_step(folder / "alone").name == "1"
     shutil.copytree(folder / "alone", folder / "begun")
-    alone(lambda done, note: None).run()
+    trainer(asked).run()
     return folder
 
 
 @pytest.mark.slow
 def test_two_processes_go_on_from_one_and_give_the_same(folder):
-    first, second = ended(start(folder, folder / "begun", steps=STEPS))
+    first, second = ended(train(options(folder, folder / "begun", steps=STEPS)))
     assert (first[0], second[0]) == (0, 0), (first, second)
     assert "goes on from step 1" in first[1]
     assert "goes on" not in second[1], "only process 0 prints"
@@ -214,22 +208,52 @@ def test_two_processes_go_on_from_one_and_give_the_same(folder):
 
 
 @pytest.mark.slow
-def test_a_dead_process_ends_the_run_and_a_restart_goes_on(folder):
-    out = folder / "lost"
-    pair = start(folder, out, steps=100_000)
-    wait_for_step(pair, out, 5)
+def test_a_dead_process_ends_the_other_and_the_run_can_go_on(folder):
+    asked = options(folder, folder / "lost", steps=100_000)
+    pair = train(asked)
+    while not (asked.out / "checkpoints" / "5").exists():
+        assert all(process.poll() is None for process in pair), ended(pair)
+        time.sleep(0.02)
     pair[1].kill()
     first, second = ended(pair)
     assert second[0] == -signal.SIGKILL
     assert first[0] not in (0, -signal.SIGKILL), first
-    for ours, alone in zip(losses(out)[:5], losses(folder / "alone"), strict=True):
+    for ours, alone in zip(losses(asked.out)[:5], losses(folder / "alone"), strict=True):
         assert ours == pytest.approx(alone, rel=1e-5)
+    again = trainer(asked)
+    assert again.step == int(checkpoint.newest_step(asked.out).name)
+    again.checkpoints.close()
 
-    last = int(checkpoint.newest_step(out).name)
-    pair = start(folder, out, steps=100_000)
-    wait_for_step(pair, out, last + 5)
-    pair[1].terminate()  # one of them is asked, both stop at the same step
+
+STEPPING = """
+import sys, time
+import jax, jax.numpy as jnp, numpy as np
+from crystal.training import processes
+from maskrcnn_jax.training.mesh import data_mesh, replicated, shard_batch
+
+processes.connect()
+mesh = data_mesh()
+total = jax.jit(jnp.sum, out_shardings=replicated(mesh))
+with processes.stop_requests() as stop_after:
+    for step in range(1, 100_000):
+        total(shard_batch(np.ones(1), mesh)).block_until_ready()
+        if step == 1:
+            print("started", flush=True)
+        if stop := stop_after(step):
+            print(stop.name, step)
+            sys.exit(143)
+"""
+
+
+@pytest.mark.slow
+def test_one_process_is_asked_and_both_stop_after_the_same_step():
+    """By Ctrl-C, which is passed on as SIGTERM to JAX's preemption service."""
+    pair = start("-c", STEPPING)
+    for process in pair:
+        while process.stdout.readline() != "started\n":
+            assert process.poll() is None
+    pair[1].send_signal(signal.SIGINT)
     first, second = ended(pair)
     assert (first[0], second[0]) == (143, 143), (first, second)
-    assert f"goes on from step {last}" in first[1]
-    assert int(checkpoint.newest_step(out).name) == losses(out)[-1]["step"]
+    assert first[1].splitlines()[-1] == second[1].splitlines()[-1]
+    assert "SIGTERM" in first[1]
