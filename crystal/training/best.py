@@ -1,4 +1,4 @@
-"""RUN/best: the weights that did best on the validation images so far, as a run's folder of its own."""
+"""RUN/best: the model with the best validation so far, in a run folder of its own."""
 
 import shutil
 from pathlib import Path
@@ -16,11 +16,11 @@ MEASURE = "val_map"
 
 
 class Best:
-    """Keeps the best; `--weights RUN/best` takes it.
+    """Keeps the best model; `--weights RUN/best` uses it.
 
     Args:
-        out: the run's folder, with its config.json.
-        step: where the run goes on; what it did after that counts no more.
+        out: the run folder, with its config.json.
+        step: after which the run goes on; validations of later steps do not count.
     """
 
     def __init__(self, out: Path, step: int) -> None:
@@ -29,7 +29,7 @@ class Best:
         self._value = max(before, default=float("-inf"))
 
     def offer(self, step: int, model: MaskRCNN, measured: dict[str, float]) -> None:
-        """Keep `model` if it is better than all before it. One of several processes writes.
+        """Write `model` if `measured` is better than all before. Process 0 writes; the others only compare.
 
         Raises RunError if the disk does not take it.
         """
@@ -43,7 +43,7 @@ class Best:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self._out / "best" / "config.json", (self._out / "config.json").read_text())
         new = folder / str(step)
-        if new.exists():  # of a run that was killed after it and has come to the same step again
+        if new.exists():  # the run was killed after writing it and has come to the same step again
             shutil.rmtree(new)
         require_room(folder, nnx.state(model))
         with explained_saving(folder):

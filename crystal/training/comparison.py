@@ -1,14 +1,13 @@
-"""`crystal table1`: does CLAHE help, and by how much? The paper's Table 1 as an experiment that can be believed.
+"""`crystal table1`: does CLAHE help, and by how much? The paper's Table 1 as an experiment with seeds and intervals.
 
-For every seed two trainings that differ in CLAHE alone: the same images in the same order with the same variations
-(the input is a function of the seed and the position), the same initial weights, the same steps. With `scratch` a third
-one, with CLAHE but from random weights, says what the weights of --init are worth. Each is measured on the validation
-images as in the paper (mAP on 10 random images at IoU 0.50 and on 100 at 0.65, drawn by the seed, the same ones for its
-two trainings), and by what the paper lacks: all images, COCO's AP, mean and standard deviation over seeds, and the
-interval of the paired difference.
+For every seed there are two trainings that differ only in CLAHE: the same images in the same order with the same
+augmentation, the same starting weights, the same steps. With `scratch` a third one, with CLAHE and from random weights,
+shows what the weights of --init are worth. Each is measured on the validation images as in the paper (mAP on 10 random
+images at IoU 0.50 and on 100 at 0.65, drawn by the seed, the same ones for all trainings of a seed), and in what the
+paper lacks: all images, COCO's AP, mean and standard deviation over seeds, and intervals of the paired difference.
 
-    OUT/experiment.json                   what is compared; the same command, or one with other --seeds, goes on
-    OUT/runs/<seed>-<arm>/                a run of `crystal train`, and evaluation.json when it is measured
+    OUT/experiment.json                   the settings; the same command, also with other --seeds, goes on
+    OUT/runs/<seed>-<arm>/                a run folder of `crystal train`, with evaluation.json once it is measured
     OUT/table1.json, table1.md, table1.html
 """
 
@@ -36,11 +35,11 @@ IOUS = (0.5, 0.65)
 
 
 class Table1Error(CrystalError, RuntimeError):
-    """An experiment that cannot begin or go on; the message says why and what to do."""
+    """An experiment that cannot begin or go on."""
 
 
 class Arm(NamedTuple):
-    """One of the things compared. `init`: whether it starts from the weights of --init."""
+    """A kind of training that is compared. `init`: whether it starts from the weights of --init."""
 
     title: str
     clahe: bool
@@ -55,7 +54,7 @@ ARMS = {
 
 
 def training_options(arm: Arm, options: Table1, *, seed: int, out: Path) -> Train:
-    """Of `crystal train`, for one arm and seed."""
+    """The options of `crystal train` for one arm and seed."""
     return Train(
         data=options.data,
         out=out,
@@ -69,7 +68,7 @@ def training_options(arm: Arm, options: Table1, *, seed: int, out: Path) -> Trai
 
 
 def command(options: Table1) -> str:
-    """The command line that makes this experiment, whoever asked for it."""
+    """The command line of this experiment, also when another command has asked for it."""
     words = ["crystal", "table1", "--data", str(options.data), "--out", str(options.out)]
     words += ["--seeds", str(options.seeds), "--preset", options.preset]
     for name, value in (("--init", options.init), ("--steps", options.steps)):
@@ -80,14 +79,14 @@ def command(options: Table1) -> str:
 
 
 def claim_experiment(out: Path, settings: Mapping[str, Any]) -> None:
-    """Write OUT/experiment.json, or check that what is there is the same experiment. Raises Table1Error."""
+    """Write OUT/experiment.json, or check that the one there has the same settings. Raises Table1Error if not."""
     path = out / "experiment.json"
     if path.exists():
         try:
             present = json.loads(path.read_text())
         except ValueError as error:
             raise Table1Error(f"{path} is damaged ({error}); remove {out}, or choose another --out") from error
-        # Where the data lies does not matter, what it holds does.
+        # Not the folder of the data: "content" is its fingerprint.
         differing = [key for key in settings if key != "data" and present.get(key) != settings[key]]
         if differing:
             raise Table1Error(
@@ -102,13 +101,13 @@ def claim_experiment(out: Path, settings: Mapping[str, Any]) -> None:
 
 
 def image_aps(assessment: Assessment) -> dict[str, list[float]]:
-    """Each image's average precision at the two thresholds, in order; nan where it has no object."""
+    """Each image's average precision by IoU threshold, in order; NaN for images without objects."""
     pairs = list(zip(assessment.truths, assessment.predictions, strict=True))
     return {f"{iou:.2f}": [average_precision(t, p, iou=iou) for t, p in pairs] for iou in IOUS}
 
 
 def _read_evaluation(run: Path, steps: int) -> dict[str, Any] | None:
-    """What was measured of the finished run, if it was."""
+    """RUN/evaluation.json; None if the run is not measured yet after that many steps."""
     try:
         evaluation = json.loads((run / "evaluation.json").read_text())
     except (OSError, ValueError):
@@ -135,7 +134,20 @@ def _measure(
 def run_experiment(
     options: Table1, split: Split, *, arms: Sequence[str], steps: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Train and measure what is not measured yet; the evaluations of each arm, seed by seed."""
+    """Train and measure what is not measured yet.
+
+    Args:
+        options: of `crystal table1`.
+        split: the validation images.
+        arms: names in `ARMS`.
+        steps: of each training.
+
+    Returns:
+        The evaluations of each arm, seed by seed.
+
+    Raises:
+        TrainingError: a training has failed.
+    """
     out = options.out
     runs = {(seed, arm): out / "runs" / f"{seed}-{arm}" for seed in range(options.seeds) for arm in arms}
     missing = {key: run for key, run in runs.items() if _read_evaluation(run, steps) is None}

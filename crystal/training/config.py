@@ -1,7 +1,7 @@
-"""What a training run is told: the model, the schedule, the input. Presets, and overrides by dotted keys.
+"""The settings of a training run: model, schedule, input; presets, and changes by dotted keys.
 
-`--set rpn.nms_iou=0.6 --set batch_size=4` change one value each; an unknown key or another type is refused, so that a
-misspelt override cannot pass for one that did nothing. A key that is not the run's own is looked for in the model.
+`--set rpn.nms_iou=0.6 --set batch_size=4` change one value each. An unknown key or a value of another type is refused,
+so that a misspelt one is noticed. A key that is not a field of `TrainConfig` is looked for in the model's config.
 """
 
 import ast
@@ -15,12 +15,12 @@ from maskrcnn_jax.training.state import Part
 
 
 class ConfigError(CrystalError, ValueError):
-    """A setting that does not exist or does not fit."""
+    """A setting that does not exist, or a value that it cannot have."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training: which part of the network, for how many steps, at which peak learning rate."""
+    """A part of the schedule: what is trained, for how many steps, at which peak learning rate."""
 
     part: Part = "all"
     steps: int = 1000
@@ -29,7 +29,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """All settings of a run; RUN/config.json holds them as resolved."""
+    """All settings of a run, as RUN/config.json holds them."""
 
     model: MaskRCNNConfig
     phases: tuple[Phase, ...] = (Phase(),)
@@ -39,18 +39,18 @@ class TrainConfig:
     clip_norm: float = 5.0
     warmup: int = 100  # steps at the beginning of each phase
     decay: Literal["constant", "cosine"] = "constant"  # over each phase
-    train_norms: bool = False  # the backbone's norms; frozen as in the paper's base, trained when starting from scratch
+    train_norms: bool = False  # the backbone's norms: frozen in Matterport's training, trained from random weights
     batch_size: int = 2
     slots: int = 100  # ground-truth slots an image
     seed: int = 0
     clahe: bool = True
     augment: bool = True
-    workers: int = 0  # input processes beside the trainer; 0: threads
+    workers: int = 0  # processes that prepare batches; 0: threads of this process
     log_every: int = 10
     checkpoint_every: int = 500
     validate_every: int = 0  # 0: not during training
     validate_images: int = 20
-    skips_allowed: int = 20  # steps in a row whose gradients are not finite, before the run gives up
+    skips_allowed: int = 20  # steps in a row with NaN or infinite gradients that do not end the run
 
     @property
     def steps(self) -> int:
@@ -58,7 +58,10 @@ class TrainConfig:
         return sum(phase.steps for phase in self.phases)
 
     def with_steps(self, steps: int) -> "TrainConfig":
-        """The same schedule stretched or shrunk to `steps`; every phase keeps its share."""
+        """The same schedule stretched or shrunk to `steps`; every phase keeps its share.
+
+        Raises ConfigError if `steps` is less than 1.
+        """
         if steps < 1:
             raise ConfigError(f"--steps {steps}: at least one step is needed")
         ends = [round(sum(p.steps for p in self.phases[: i + 1]) / self.steps * steps) for i in range(len(self.phases))]
@@ -72,7 +75,7 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
-        """Inverse of `to_dict`. Raises ConfigError."""
+        """Inverse of `to_dict`. Raises ConfigError if the values are not those of a `TrainConfig`."""
         try:
             values = dict(values)
             values["model"] = MaskRCNNConfig.from_dict(values["model"])
@@ -83,7 +86,7 @@ class TrainConfig:
 
     @classmethod
     def tiny(cls) -> "TrainConfig":
-        """Two million parameters for two CPU cores. `crystal demo` is this preset, twice, from `--init shapes`."""
+        """Two million parameters, for two CPU cores. `crystal demo` trains it twice, from `--init shapes`."""
         return cls(
             model=MaskRCNNConfig.tiny(),
             phases=(Phase("all", 500, 1.5e-3),),
@@ -102,8 +105,8 @@ class TrainConfig:
     def paper(cls) -> "TrainConfig":
         """Qin et al. 2021 on Matterport's schedule: heads, then C4 and up, then everything at a tenth of the rate.
 
-        Command: crystal train --preset paper --init mask_rcnn_coco.h5 --data DATASET --out RUN. The paper names no
-        number of steps; these are Matterport's shares of 160 epochs for a thousand images. Not measured here.
+        To be started from COCO weights: `crystal train --preset paper --init mask_rcnn_coco.h5 ...`. The paper does not
+        give the number of steps; these are Matterport's shares of 160 epochs for a thousand images.
         """
         return cls(
             model=MaskRCNNConfig.paper(),
@@ -116,9 +119,9 @@ PRESETS = {"tiny": TrainConfig.tiny, "paper": TrainConfig.paper}
 
 
 def override(config: TrainConfig, assignments: list[str]) -> TrainConfig:
-    """`config` with "key=value" assignments applied in order, e.g. "rpn.nms_iou=0.6", "model.rpn.nms_iou=0.6".
+    """The config with "key=value" assignments applied in order, e.g. "rpn.nms_iou=0.6" or "model.rpn.nms_iou=0.6".
 
-    Raises ConfigError on an unknown key, or a value of another type than the present one.
+    Raises ConfigError for an unknown key, or a value of another type than the present one.
     """
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
@@ -155,7 +158,7 @@ def _parsed(text: str, present: Any, key: str) -> Any:
     if isinstance(present, float) and type(value) is int:
         value = float(value)
     if dataclasses.is_dataclass(present) or (present is not None and type(value) is not type(present)):
-        raise ConfigError(f"--set {key}={text}: {present!r} is wanted to become another {type(present).__name__}")
+        raise ConfigError(f"--set {key}={text}: the value must be of the type of {present!r}, {type(present).__name__}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""What a figure was measured on: hardware, versions, commit. It stands in every file of results."""
+"""What a figure was measured on: hardware, versions, commit; part of every file of results."""
 
 import importlib.metadata
 import os
@@ -34,7 +34,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def file_name(machine: Mapping[str, Any], question: str) -> str:
-    """Of a file of results.
+    """The name of a file of results.
 
     >>> file_name({"platform": "cpu", "cores": 2}, "precision")
     'cpu-2-cores-precision.json'
@@ -43,7 +43,7 @@ def file_name(machine: Mapping[str, Any], question: str) -> str:
 
 
 def _processor() -> str:
-    """The processor's name, where Linux tells it."""
+    """The processor's name, from /proc/cpuinfo where that exists."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -53,7 +53,7 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """Of the checkout that this code runs from, with a plus where files differ from it; None outside of one."""
+    """The commit of the checkout that this code runs from, with a plus if files were changed; None outside of one."""
     folder = Path(__file__).parent
     try:
         found = [

@@ -33,7 +33,7 @@ def test_overrides_reach_the_run_and_the_model():
 
 
 @pytest.mark.parametrize(
-    ("assignment", "said"),
+    ("assignment", "named"),
     [
         ("rpn.nms_treshold=0.6", "nms_treshold"),
         ("batch_size=many", "batch_size"),
@@ -46,8 +46,8 @@ def test_overrides_reach_the_run_and_the_model():
         ("optimizer=adam", "sgd, adamw"),
     ],
 )
-def test_what_is_unknown_or_of_another_type_is_refused(assignment, said):
-    with pytest.raises(ConfigError, match=said):
+def test_what_is_unknown_or_of_another_type_is_refused(assignment, named):
+    with pytest.raises(ConfigError, match=named):
         override(TrainConfig.tiny(), [assignment])
 
 

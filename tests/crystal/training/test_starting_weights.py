@@ -24,8 +24,8 @@ def parameters(model):
 
 def test_random_weights_follow_the_seed():
     config = dataclasses.replace(TrainConfig.tiny(), model=SMALL, seed=3)
-    first, said = starting_model(config, None)
-    assert said == "weights: random"
+    first, note = starting_model(config, None)
+    assert note == "weights: random"
     for ours, theirs in zip(
         jax.tree.leaves(nnx.state(first)), jax.tree.leaves(nnx.state(starting_model(config, None)[0])), strict=True
     ):
@@ -44,11 +44,11 @@ def test_a_file_of_coco_weights_as_it_was_published(coco):
     assert starting_config(str(coco)) == MaskRCNNConfig.torchvision_coco(50)
     model_config = dataclasses.replace(starting_config(str(coco)), classes=CRYSTAL)
     config = override(dataclasses.replace(TrainConfig.paper(), model=model_config), ["detection.nms_iou=0.4"])
-    model, said = starting_model(config, str(coco))
+    model, note = starting_model(config, str(coco))
     assert model.config == config.model
     assert model.config.detection.nms_iou == 0.4
-    assert str(coco) in said
-    assert "91 -> 2" in said
+    assert str(coco) in note
+    assert "91 -> 2" in note
     ours, theirs = parameters(model), parameters(convert.load(coco))
     fresh = {
         f"{layer}.{part}"
@@ -87,8 +87,8 @@ def test_a_set_that_changes_a_shape_is_refused_in_a_sentence(tmp_path):
 def test_a_checkpoint_folder(tmp_path):
     checkpoint.save(small_model(4), tmp_path / "weights")
     assert starting_config(str(tmp_path / "weights")) == SMALL
-    model, said = starting_model(dataclasses.replace(TrainConfig.tiny(), model=SMALL), str(tmp_path / "weights"))
-    assert "all weights kept" in said
+    model, note = starting_model(dataclasses.replace(TrainConfig.tiny(), model=SMALL), str(tmp_path / "weights"))
+    assert "all weights kept" in note
     for ours, theirs in zip(*(parameters(m).values() for m in (model, small_model(4))), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
