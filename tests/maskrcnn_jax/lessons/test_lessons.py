@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("marimo", reason='the lessons need marimo: pip install -e ".[lessons]"')
 
-from maskrcnn_jax.lessons import short_training
+from maskrcnn_jax.lessons import network, short_training
 from maskrcnn_jax.lessons.catalogue import lessons
 from maskrcnn_jax.lessons.export import static_html, visible_words
 from maskrcnn_jax.lessons.show import panels
@@ -18,11 +18,14 @@ MOST_WORDS = 2000  # ten minutes at 200 words a minute
 
 
 @pytest.fixture(scope="module", autouse=True)
-def shorter_training():
-    """Lesson 10 with a fifth of its steps: what it shows is looked for here, not how far they get."""
+def shorter():
+    """Lesson 10 with a fifth of its steps, lesson 12 without compiling what other lessons have compiled: what they show
+    is looked for here, not how far they get or how long they take.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "not_yet_compiled", network.compiled)
         patch.setattr(short_training, "STEPS", 6)
-        patch.setattr(short_training, "EVERY", 3)
+        patch.setattr(short_training, "EVERY", 6)
         yield
 
 
