@@ -79,9 +79,10 @@ def explained_saving(folder: Path) -> Iterator[None]:
     except Exception as error:  # Orbax and TensorStore raise many kinds, also for a write that began earlier
         for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(unfinished, ignore_errors=True)
+        reason = "the disk is full" if "No space left" in str(error) else _first_line(error)
         raise RunError(
-            f"cannot write a checkpoint to {folder} ({_first_line(error)}); the last finished one is kept: see that "
-            "the disk has room and can be written, and repeat the command"
+            f"cannot write a checkpoint to {folder}: {reason}; the last finished one is kept: see that the disk has "
+            "room and can be written, and repeat the command"
         ) from error
 
 

@@ -192,6 +192,6 @@ def test_a_checkpoint_that_fails_on_the_way_leaves_nothing_half_written(data, tm
         raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
 
     monkeypatch.setattr(ocp.CheckpointManager, "save", fail)
-    with pytest.raises(RunError, match=r"cannot write a checkpoint to .* \(.*No space left on device\); .*has room"):
+    with pytest.raises(RunError, match=r"cannot write a checkpoint to .*: the disk is full; .*has room"):
         small_trainer(data, tmp_path).run()
     assert list((tmp_path / "checkpoints").iterdir()) == []
