@@ -119,6 +119,8 @@ FAULTS = (
           "stride == 1 and padding == ((1, 1), (1, 1))", "stride == 1", f"{TESTS}/kernels/test_winograd.py"),
     Fault("deviation of random weights forgotten", "maskrcnn_jax/kernels/normal.py",
           " * deviation).reshape", ").reshape", f"{TESTS}/kernels/test_normal.py"),
+    Fault("objects without a slot as background", "crystal/data/preparation.py",
+          "found = [*objects, *ignored]", "found = objects", "tests/crystal/data/test_preparation.py"),
     Fault("colours of Detectron2 not reversed", "maskrcnn_jax/convert/detectron2.py",
           "reverse_inputs=True", "reverse_inputs=False", f"{TESTS}/convert/test_detectron2.py"),
 )  # fmt: skip

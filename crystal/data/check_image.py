@@ -91,7 +91,9 @@ def check_image(record: Record, *, slots: int) -> CheckedImage:
     content = hashlib.blake2b(image.tobytes(), digest_size=16, person=str(image.shape[:2])[:16].encode())
     del image  # to free its memory while the objects are checked
     masks = [to_rle(i.segmentation, record.height, record.width) for i in record.instances]
-    problems = [p for i, mask in zip(record.instances, masks, strict=True) for p in _object(record, i, mask)]
+    problems = [
+        p for i, mask in zip(record.instances, masks, strict=True) if i.outlined for p in _object(record, i, mask)
+    ]
     objects = [k for k, i in enumerate(record.instances) if not i.crowd]
     problems += _duplicates(record, [record.instances[k] for k in objects], [masks[k] for k in objects])
     if not objects:

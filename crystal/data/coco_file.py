@@ -129,7 +129,7 @@ def coco_document(
 
     Args:
         images: each without an id, and its annotations from `coco_annotation`, their categories by name.
-        names: of the categories.
+        names: of the categories. A crowd of another one is given the first.
         info: the document's `info`.
     """
     ids = {name: number for number, name in enumerate(names, 1)}
@@ -142,9 +142,9 @@ def coco_document(
     }
     for number, (image, own) in enumerate(images, 1):
         document["images"].append({"id": number, **image})
-        for annotation in own:
+        for annotation in own if names else ():
             numbers = {"id": len(document["annotations"]) + 1, "image_id": number}
-            category = {"category_id": ids[annotation["category_id"]]}
+            category = {"category_id": ids.get(annotation["category_id"], 1)}
             document["annotations"].append(numbers | annotation | category)
     return document
 

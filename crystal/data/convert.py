@@ -51,6 +51,7 @@ class ConvertedImage(NamedTuple):
         content: a hash of the pixels.
         image: COCO's image, without id.
         annotations: COCO's, without ids, categories by name.
+        regions: crowds where shapes lie that could not be used; their categories may be those of no object.
         problems: what was left out.
     """
 
@@ -59,6 +60,7 @@ class ConvertedImage(NamedTuple):
     content: str
     image: dict[str, Any]
     annotations: list[dict[str, Any]]
+    regions: list[dict[str, Any]]
     problems: list[Omission]
 
 
@@ -79,7 +81,8 @@ def _convert(task: Task) -> ConvertedImage:
         write_folder(task.folder / f"{task.name}_json", converted)
     height, width = converted.pixels.shape[:2]
     image = {"file_name": file_name, "height": height, "width": width}
-    return ConvertedImage(task.source, task.name, converted.content, image, converted.annotations, converted.problems)
+    found = converted.annotations, converted.regions, converted.problems
+    return ConvertedImage(task.source, task.name, converted.content, image, *found)
 
 
 def convert_one(task: Task) -> ConvertedImage | Omission:
@@ -108,7 +111,7 @@ def _write_split(folder: Path, new: Path, images: Sequence[ConvertedImage], cate
         file_name = one.image["file_name"]
         (new / file_name).rename(folder / "images" / file_name)
         (new / f"{one.name}_json").rename(folder / "labelme" / f"{one.name}_json")
-    document = coco_document([(one.image, one.annotations) for one in images], categories, **INFO)
+    document = coco_document([(one.image, [*one.annotations, *one.regions]) for one in images], categories, **INFO)
     folder.with_suffix(".json").write_text(json.dumps(document), encoding="utf-8")
 
 
@@ -201,7 +204,9 @@ def _summary(out: Path, result: Conversion) -> str:
     names = [a["category_id"] for images in result.splits.values() for one in images for a in one.annotations]
     categories = sorted(set(names))
     named = ", ".join(categories[:10]) + (", ..." if len(categories) > 10 else "")
-    return f"{out}: {counts} images; {len(names)} instances of {named or 'no category'}"
+    regions = sum(len(one.regions) for images in result.splits.values() for one in images) if names else 0
+    ignored = f"; {regions} regions to ignore, where shapes could not be used" if regions else ""
+    return f"{out}: {counts} images; {len(names)} instances of {named or 'no category'}{ignored}"
 
 
 def convert_command(options: Convert) -> int:

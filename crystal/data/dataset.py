@@ -15,7 +15,14 @@ from crystal.console import brief, printable
 from crystal.data.coco_file import DatasetError, Images, find_json, load_json
 from crystal.data.images import MAX_PIXELS
 from crystal.data.problems import Effect, Problem
-from crystal.data.segmentation import Segmentation, SegmentationError, check_segmentation, draw_cells
+from crystal.data.segmentation import (
+    Extent,
+    Segmentation,
+    SegmentationError,
+    check_segmentation,
+    draw_cells,
+    region_around,
+)
 
 BACKGROUND_NAMES = {"background", "_background_", "__background__"}
 BOX_TOLERANCE = 2.0  # pixels by which a file's box may differ from its outline's extent before the extent is used
@@ -35,6 +42,7 @@ class Instance(NamedTuple):
     crowd: bool
     annotation_id: int
     area: float | None = None  # as the file states; evaluation uses it where it `fits_pixels`, training does not
+    outlined: bool = True  # False where the outline could not be used: a crowd of the object's box
 
 
 class Record(NamedTuple):
@@ -57,13 +65,18 @@ class Split(NamedTuple):
     source: Path
 
 
+def _number(value: Any) -> int | None:
+    """An id or a size, also where a program wrote 3.0 or "3"; None for anything else."""
+    if (isinstance(value, float) and value.is_integer()) or (isinstance(value, str) and value.isdecimal()):
+        value = int(value) if len(str(value)) < 20 else None
+    return value if type(value) is int and abs(value) < 2**63 else None
+
+
 def _whole(entry: dict[str, Any], key: str, what: str) -> int:
-    value = entry.get(key)
-    if type(value) is float and value.is_integer():  # some writers put 3.0
-        value = int(value)
-    if type(value) is not int or abs(value) >= 2**63:
-        raise DatasetError(f"{what} has {key} = {brief(value)}; it must be a whole number")
-    return value
+    number = _number(entry.get(key))
+    if number is None:
+        raise DatasetError(f"{what} has {key} = {brief(entry.get(key))}; it must be a whole number")
+    return number
 
 
 def _categories(entries: list[dict[str, Any]]) -> tuple[Categories, dict[int, int]]:
@@ -79,11 +92,6 @@ def _categories(entries: list[dict[str, Any]]) -> tuple[Categories, dict[int, in
         raise DatasetError("lists no categories besides background; add at least one")
     index = {number: 0 for number in names} | {number: i for i, number in enumerate(real, start=1)}
     return ((0, "background"), *((number, names[number]) for number in real)), index
-
-
-def _number(entry: dict[str, Any]) -> int | None:
-    """An annotation's id, where it is a whole number."""
-    return entry["id"] if type(entry.get("id")) is int else None
 
 
 def _image(entry: dict[str, Any], known: dict[int, Any], images: Images) -> Record:
@@ -114,16 +122,37 @@ def _file_box(bbox: Any, height: int, width: int) -> tuple[float, float, float, 
     return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else None  # false for NaN as well
 
 
+def _place(entry: dict[str, Any], height: int, width: int) -> Extent | None:
+    """Where an object is whose outline cannot be used: its box, or else the extent of what its polygons hold."""
+    box = _file_box(entry.get("bbox"), height, width)
+    if box is not None:
+        return box
+    parts = entry.get("segmentation")
+    if not isinstance(parts, list):
+        return None
+    return region_around([v for part in parts for v in (part if isinstance(part, list) else [part])], height, width)
+
+
 def read_instance(
     entry: dict[str, Any], record: Record, category: int
 ) -> tuple[Instance | None, list[tuple[str, Effect]]]:
-    """One of COCO's annotations as an instance of that category, or None, and (problem, effect) pairs about it."""
+    """One of COCO's annotations as an instance of that category, or None, and (problem, effect) pairs about it.
+
+    An object whose outline cannot be used is no background: where its box or its points say where it is, it becomes a
+    crowd there.
+    """
+    number = _number(entry.get("id")) or 0
     if category == 0:
         return None, [("its category is background", Effect.LEFT_OUT)]
     try:
         checked = check_segmentation(entry.get("segmentation"), record.height, record.width)
     except SegmentationError as error:
-        return None, [(str(error), Effect.LEFT_OUT)]
+        place = _place(entry, record.height, record.width)
+        if place is None:
+            return None, [(str(error), Effect.LEFT_OUT)]
+        x1, y1, x2, y2 = place
+        outline = [[x1, y1, x2, y1, x2, y2, x1, y2]]
+        return Instance(category, place, outline, True, number, outlined=False), [(str(error), Effect.PLACE_IGNORED)]
     problems = [(reason, Effect.REST_USED) for reason in checked.left_out]
     if checked.clipped:
         problems.append(("the polygon reaches outside the image", Effect.CLIPPED))
@@ -136,7 +165,7 @@ def read_instance(
     if crowd not in (0, 1):
         problems.append(("its iscrowd is neither 0 nor 1", Effect.AN_OBJECT))
     area = float(area) if isinstance(area, int | float) and abs(area) < 1e15 else None
-    return Instance(category, box, checked.outline, crowd == 1, _number(entry) or 0, area), problems
+    return Instance(category, box, checked.outline, crowd == 1, number, area), problems
 
 
 def read_split(source: Path, split: str) -> Split:
@@ -153,7 +182,7 @@ def read_split(source: Path, split: str) -> Split:
 
     problems: list[Problem] = []
     records: dict[int, Record] = {}
-    refused: set[int] = set()
+    refused: set[int | None] = set()
     images = Images(source, split)
     for entry in document["images"]:
         try:
@@ -164,22 +193,24 @@ def read_split(source: Path, split: str) -> Split:
             problems.append(
                 Problem(name if isinstance(name, str) and name else source.name, None, str(error), Effect.REFUSED)
             )
-            refused |= {entry["id"]} if type(entry.get("id")) is int else set()
+            refused |= {_number(entry.get("id"))}
 
     instances: dict[int, list[Instance]] = {number: [] for number in records}
     for entry in document["annotations"]:
-        number, image_id, category = _number(entry), entry.get("image_id"), entry.get("category_id")
-        record = records.get(image_id) if type(image_id) is int else None
+        number, image_id, category = (_number(entry.get(key)) for key in ("id", "image_id", "category_id"))
+        record = records.get(image_id) if image_id is not None else None
         where = record.file_name if record else source.name
-        if not isinstance(category, int | float) or category not in index:
-            text = f"the category {brief(category)} is not among the file's; add it there or correct the annotation"
+        if category not in index:
+            text = f"the category {brief(entry.get('category_id'))} is not among the file's"
+            text += "; add it there or correct the annotation"
             problems.append(Problem(where, number, text, Effect.REFUSED))
         elif record:
-            instance, own = read_instance(entry, record, index[int(category)])
+            instance, own = read_instance(entry, record, index[category])
             problems += [Problem(where, number, text, effect) for text, effect in own]
             instances[record.image_id] += [instance] if instance else []
-        elif type(image_id) is not int or image_id not in refused:
-            problems.append(Problem(where, number, f"no image has the id {brief(image_id)}", Effect.LEFT_OUT))
+        elif image_id is None or image_id not in refused:
+            text = f"no image has the id {brief(entry.get('image_id'))}"
+            problems.append(Problem(where, number, text, Effect.LEFT_OUT))
     found = tuple(record._replace(instances=tuple(instances[number])) for number, record in records.items())
     return Split(categories, found, tuple(problems), source)
 

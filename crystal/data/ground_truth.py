@@ -63,7 +63,8 @@ def _from_labelme(source: Path, record: Record, classes: Sequence[tuple[int, str
         )
     instances: list[Instance] = []
     problems = [str(problem) for problem in converted.problems]
-    for number, annotation in enumerate(converted.annotations, 1):
+    ignored = [region | {"category_id": classes[1][1]} for region in converted.regions]
+    for number, annotation in enumerate([*converted.annotations, *ignored], 1):
         category = _index(annotation["category_id"], source, classes)
         instance, own = read_instance({"id": number, **annotation}, record, category)
         problems += [f"{source}: object {number}: {text}" for text, _ in own]

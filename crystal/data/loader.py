@@ -9,7 +9,6 @@ Grain imports it, for its trees of arrays, but starts no backend, and its proces
 hangs on XLA's threads or takes the GPU.
 """
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from crystal.console import console
 from crystal.data.augment import Augmentation
 from crystal.data.coco_file import DatasetError
 from crystal.data.dataset import Split
@@ -117,7 +117,8 @@ def training_loader(
         split: at least one record; images without objects are shown too.
         size: side of the letterbox or its (height, width).
         batch_size: images a batch (of this shard).
-        slots: g; of an image with more instances the largest are used, with one warning.
+        slots: g; of an image with more instances the largest are used and the others ignored (see
+            `preparation.fill_slots`), with one note.
         mask_size: m.
         seed: for order and variations.
         clahe: whether to equalise.
@@ -135,10 +136,10 @@ def training_loader(
         raise DatasetError(f"{split.source}: lists no images, so there is nothing to train on; add some")
     crowded = [len(record.instances) for record in split.records if len(record.instances) > slots]
     if crowded:
-        warnings.warn(
-            f"{split.source}: {len(crowded)} image(s) have more than {slots} instances (up to {max(crowded)}); the "
-            f"largest {slots} of each are used",
-            stacklevel=2,
+        console.print(
+            f"note: {split.source}: {len(crowded)} image(s) have more than {slots} objects (up to {max(crowded)}): the "
+            f"largest are used, the places of the others are ignored; --set slots={max(crowded)} takes all",
+            markup=False,
         )
     examples = Examples(
         split.records,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, Int32, Int64, UInt8
 
 from crystal.data.augment import Augmentation, View, augment
 from crystal.data.coco_file import DatasetError
@@ -50,11 +50,61 @@ class Example(NamedTuple):
         return self.image.nbytes + self.masks.nbytes + 1000  # for the rest
 
 
-def _largest(record: Record, slots: int) -> list[Instance]:
-    """At most `slots` instances, the largest boxes first."""
-    area = [(i.box[2] - i.box[0]) * (i.box[3] - i.box[1]) for i in record.instances]
-    order = np.argsort(-np.array(area), kind="stable")[:slots]
-    return [record.instances[k] for k in order]
+def _areas(boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, " n"]:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(1)
+
+
+def _halves(boxes: Float[np.ndarray, "n 4"]) -> list[np.ndarray]:
+    """The boxes in two groups, side by side or one above the other, the larger of whose enclosing boxes is smallest."""
+    best: tuple[float, list[np.ndarray]] = (np.inf, [])
+    for axis in (0, 1):
+        ordered = boxes[np.argsort(boxes[:, axis] + boxes[:, axis + 2], kind="stable")]
+        # Enclosing boxes of the first k and of all but the first k.
+        low, high = np.minimum.accumulate(ordered[:, :2]), np.maximum.accumulate(ordered[:, 2:])
+        back_low, back_high = np.minimum.accumulate(ordered[::-1, :2]), np.maximum.accumulate(ordered[::-1, 2:])
+        larger = np.maximum((high - low).prod(1)[:-1], (back_high - back_low).prod(1)[-2::-1])
+        k = int(np.argmin(larger))
+        if larger[k] < best[0]:
+            best = float(larger[k]), [ordered[: k + 1], ordered[k + 1 :]]
+    return best[1]
+
+
+def enclosing_boxes(boxes: Float[np.ndarray, "n 4"], most: int) -> Float[np.ndarray, "k 4"]:
+    """At most `most` boxes that cover all of these: themselves, or else the enclosing boxes of groups of neighbours.
+
+    The group of the largest enclosing box is divided again and again, so that no region grows much beyond its share of
+    the image: an anchor is ignored by its IoU with a region, which would be tiny for a small anchor in a huge one.
+
+    >>> enclosing_boxes(np.array([[0.0, 0, 2, 2], [50, 50, 52, 52], [3, 0, 5, 2]]), 2).tolist()
+    [[0.0, 0.0, 5.0, 2.0], [50.0, 50.0, 52.0, 52.0]]
+    """
+    if len(boxes) <= most:
+        return boxes
+    groups = [boxes]
+    while len(groups) < most:
+        sizes = [(g[:, 2:].max(0) - g[:, :2].min(0)).prod() if len(g) > 1 else -1.0 for g in groups]
+        groups += _halves(groups.pop(int(np.argmax(sizes))))
+    return np.array([[*g[:, :2].min(0), *g[:, 2:].max(0)] for g in groups])
+
+
+def fill_slots(record: Record, slots: int) -> list[Instance]:
+    """At most `slots` instances, the largest boxes first: nothing that is outlined is left to count as background.
+
+    Where there are more, the largest objects fill three quarters of the slots. The other objects and the crowds become
+    crowds in the slots that are left, several in one box where they are too many (`enclosing_boxes`). In training, an
+    anchor or RoI that overlaps a crowd (by an IoU of `crowd_iou`, 0.001) is no negative; it may still be a positive.
+    """
+    objects, ignored = ([i for i in record.instances if i.crowd == crowd] for crowd in (False, True))
+    if len(objects) + len(ignored) > slots:
+        largest = np.argsort(-_areas(np.array([i.box for i in objects]).reshape(-1, 4)), kind="stable")
+        used = largest[: slots - max(slots // 4, 1)]
+        rest = [*ignored, *(objects[k] for k in largest[len(used) :])]
+        objects = [objects[k] for k in used]
+        regions = enclosing_boxes(np.array([i.box for i in rest]), slots - len(objects)).tolist()
+        ignored = [rest[0]._replace(box=tuple(box), crowd=True) for box in regions]
+    found = [*objects, *ignored]
+    order = np.argsort(-_areas(np.array([i.box for i in found]).reshape(-1, 4)), kind="stable")
+    return [found[k] for k in order]
 
 
 def read_record_image(record: Record) -> UInt8[np.ndarray, "h w 3"]:
@@ -95,7 +145,7 @@ class Examples:
 
     def _read(self, record: Record) -> Example:
         image, place = prepare(read_record_image(record), size=self.size, clahe=self.clahe)
-        instances = _largest(record, self.slots)
+        instances = fill_slots(record, self.slots)
         empty = np.zeros((self.mask_size, self.mask_size), np.uint8)  # a crowd's mask is not used
         masks = [empty if i.crowd else box_mask(i, record.height, record.width, self.mask_size) for i in instances]
         return Example(

@@ -92,6 +92,23 @@ def _polygon(part: Any, height: int, width: int) -> tuple[list[float], bool]:
     return points.ravel().tolist(), bool(over > OVER_THE_EDGE)
 
 
+def region_around(points: Any, height: int, width: int, *, least: float = 1.0) -> Extent | None:
+    """The box around an object that cannot be outlined, inside the image and at least `least` pixels wide and high.
+
+    `points` is whatever should have been its corners: x, y pairs or flat lists of them. None where that is no position
+    in the image.
+    """
+    try:
+        corners = np.asarray(points, np.float64).reshape(-1, 2)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if not len(corners) or not (np.abs(corners) < 1e15).all():
+        return None
+    middle, half = (corners.min(0) + corners.max(0)) / 2, np.maximum(np.ptp(corners, axis=0), least) / 2
+    (x1, y1), (x2, y2) = np.maximum(middle - half, 0).tolist(), np.minimum(middle + half, (width, height)).tolist()
+    return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else None
+
+
 def _unpacked(packed: bytes) -> Int64[np.ndarray, " n"]:
     """Run lengths out of COCO's string: five bits a character, lowest first, a sixth says that more follow, and from
     the fourth number on each is the difference to the one two before.

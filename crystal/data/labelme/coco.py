@@ -1,18 +1,20 @@
 """LabelMe files in COCO's format: `to_coco`, and `convert_file` for one of them.
 
 Ids count from 1, categories are sorted by name and hold no background. Polygons stay polygons; masks, circles, crowds
-and slivers that fall between pixel centres become run lengths. `area` and `bbox` are those of the pixels that
-pycocotools gives the annotation.
+and slivers that fall between pixel centres become run lengths. A shape that cannot be used becomes a crowd where it
+lies, so that it is not taught as background. `area` and `bbox` are those of the pixels that pycocotools gives the
+annotation.
 """
 
 import hashlib
 import io
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 from pycocotools import mask as rle_tools
 
@@ -20,13 +22,16 @@ from crystal.console import brief, printable
 from crystal.data.coco_file import coco_annotation, coco_document
 from crystal.data.dataset import BOX_TOLERANCE
 from crystal.data.images import ImageError, decode_image, stated_size
-from crystal.data.labelme.document import Document, LabelmeError, Omission, Shape, read_document
+from crystal.data.labelme.document import Document, LabelmeError, Omission, Region, Shape, read_document
 from crystal.data.labelme.labels import LabelRules
 from crystal.data.labelme.objects import LabelledObject, group_shapes
 from crystal.data.labelme.pixels import Part, Rle, drawn_as_labelme, part_of, run_lengths
+from crystal.data.outlines import encode_patch
+from crystal.data.segmentation import region_around
 from crystal.files import distinct_stem
 
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
+LEAST_REGION = 16.0  # pixels across what is ignored around a point or a line, which has no width of its own
 NO_RULES = LabelRules()
 INFO = {"description": "Converted from LabelMe by crystal", "version": "1.0"}
 
@@ -40,6 +45,8 @@ class Converted(NamedTuple):
         suffix: of the image file to write, ".jpg" or ".png".
         content: a hash of the pixels.
         annotations: of COCO's format, without ids, categories by name.
+        regions: annotations too, crowds where shapes lie that could not be used; their categories, "" if unknown, may
+            be those of no object.
         objects: one an annotation, with the shapes that were used.
         rles: their pixels, one an annotation.
         problems: what was left out.
@@ -50,6 +57,7 @@ class Converted(NamedTuple):
     suffix: str
     content: str
     annotations: list[dict[str, Any]]
+    regions: list[dict[str, Any]]
     objects: list[LabelledObject]
     rles: list[Rle]
     problems: list[Omission]
@@ -114,6 +122,25 @@ def _annotation(labelled: LabelledObject, parts: list[Part], height: int, width:
     return annotation, rle
 
 
+def _extent(shape: Shape) -> Float[np.ndarray, "2 2"]:
+    """Two opposite corners of what holds a shape."""
+    if shape.kind == "circle":
+        radius = np.hypot(*(shape.points[1] - shape.points[0]))
+        return np.stack([shape.points[0] - radius, shape.points[0] + radius])
+    return np.stack([shape.points.min(0), shape.points.max(0)])
+
+
+def _region(region: Region, rules: LabelRules, height: int, width: int) -> list[dict[str, Any]]:
+    """A crowd where a shape lies that cannot be used; none where that is outside the image."""
+    box = region_around(region.points, height, width, least=LEAST_REGION)
+    if box is None:
+        return []
+    (left, top), (right, bottom) = (int(v) for v in box[:2]), (math.ceil(v) for v in box[2:])
+    rle = encode_patch(np.ones((bottom - top, right - left), bool), top, left, height=height, width=width)
+    meaning = rules.category(region.label) if region.label else None
+    return [coco_annotation(rle, meaning.category if meaning else "", crowd=True)]
+
+
 def convert_file(path: Path, rules: LabelRules = NO_RULES) -> Converted:
     """Read a LabelMe file and its image.
 
@@ -123,7 +150,7 @@ def convert_file(path: Path, rules: LabelRules = NO_RULES) -> Converted:
     document = read_document(path, rules)
     pixels = _decode(document)
     height, width = pixels.shape[:2]
-    problems = list(document.problems)
+    problems, regions = list(document.problems), list(document.regions)
 
     parts: dict[int, Part] = {}
     used: list[Shape] = []
@@ -133,6 +160,7 @@ def convert_file(path: Path, rules: LabelRules = NO_RULES) -> Converted:
             used.append(shape)
         except LabelmeError as error:
             problems.append(Omission(path, shape.number, f"left out: {error}"))
+            regions.append(Region(shape.label, _extent(shape)))
     objects = group_shapes(used, rules)
     made = [_annotation(one, [parts[shape.number] for shape in one.shapes], height, width) for one in objects]
 
@@ -143,6 +171,7 @@ def convert_file(path: Path, rules: LabelRules = NO_RULES) -> Converted:
         suffix=".jpg" if jpeg and _upright(document.image) else ".png",
         content=hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest(),
         annotations=[annotation for annotation, _ in made],
+        regions=[found for region in regions for found in _region(region, rules, height, width)],
         objects=objects,
         rles=[rle for _, rle in made],
         problems=sorted(problems, key=lambda problem: problem.shape or 0),
@@ -206,6 +235,7 @@ def to_coco(
         problems += converted.problems
         height, width = converted.pixels.shape[:2]
         name = distinct_stem(path, taken) + converted.suffix
-        images.append(({"file_name": name, "height": height, "width": width}, converted.annotations))
-    names = sorted({annotation["category_id"] for _, own in images for annotation in own})
-    return coco_document(images, names, **INFO), problems
+        images.append(({"file_name": name, "height": height, "width": width}, converted))
+    names = sorted({annotation["category_id"] for _, own in images for annotation in own.annotations})
+    annotated = [(image, [*own.annotations, *own.regions]) for image, own in images]
+    return coco_document(annotated, names, **INFO), problems

@@ -1,8 +1,9 @@
 """One LabelMe JSON file, checked: the shapes that can be used, what is wrong with the others, and the image's bytes.
 
 Fields changed over the versions (3.16.2 has no `version`, `shape_type` or `group_id` in many files, 4.0 brought
-`group_id`, 5 `shape_type: mask`, 6 `oriented_rectangle`), and people and programs write them wrong, so every field is
-checked. A file that cannot be used raises `LabelmeError`; a shape that cannot be used is an `Omission`.
+`group_id`, 5 `shape_type: mask`, 6 `oriented_rectangle`; X-AnyLabeling gives rectangles four corners and has a
+`rotation`), and people and programs write them wrong, so every field is checked. A file that cannot be used raises
+`LabelmeError`; a shape that cannot be used is an `Omission`, and, where its points say where it is, a `Region`.
 
 Where the image comes from, as in LabelMe's own window:
 - Embedded `imageData` wins, and is shown as stored: EXIF orientation is not applied.
@@ -14,6 +15,7 @@ Where the image comes from, as in LabelMe's own window:
 
 import base64
 import binascii
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -31,7 +33,8 @@ MAX_JSON_BYTES = 2**28  # parsed JSON takes some ten times its size; an embedded
 LONGEST_LABEL = 500  # characters of a label or a path
 MAX_COORDINATE = 1e7  # pixels; far outside any image, and far below where arithmetic on pixels overflows
 NO_AREA = ("line", "linestrip", "point", "points")
-SHAPE_TYPES = ("polygon", "rectangle", "oriented_rectangle", "circle", "mask", *NO_AREA)
+FOUR_CORNERS = ("oriented_rectangle", "rotation", "quadrilateral")  # the last two are X-AnyLabeling's
+SHAPE_TYPES = ("polygon", "rectangle", "circle", "mask", *FOUR_CORNERS, *NO_AREA)
 # (least, most) points of a shape; LabelMe itself closes a polygon at three.
 POINTS = {"rectangle": (2, 2), "oriented_rectangle": (4, 4), "circle": (2, 2), "mask": (2, 2), "polygon": (3, math.inf)}
 
@@ -64,6 +67,13 @@ class Shape(NamedTuple):
     mask: bytes | None
 
 
+class Region(NamedTuple):
+    """Where a shape lies that cannot be used, so that it is not taken for background: `points` as in a `Shape`."""
+
+    label: str | None
+    points: Float[np.ndarray, "n 2"]
+
+
 class Document(NamedTuple):
     """A LabelMe file: `image` is the image file's content, `upright` whether its EXIF orientation applies, `size` the
     (height, width) that the JSON states, None for what it does not.
@@ -71,6 +81,7 @@ class Document(NamedTuple):
 
     path: Path
     shapes: tuple[Shape, ...]
+    regions: tuple[Region, ...]
     problems: tuple[Omission, ...]
     image: bytes
     upright: bool
@@ -197,6 +208,8 @@ def read_shape(entry: Any, number: int) -> Shape:
     if kind in NO_AREA:
         raise LabelmeError(f"a {kind} ({printable(label, 40)}) covers no area")
     points = _points(entry.get("points"))
+    if kind in FOUR_CORNERS or (kind == "rectangle" and len(points) == 4):
+        kind = "oriented_rectangle"
     least, most = POINTS[kind]
     if not least <= len(points) <= most:
         raise LabelmeError(f"it is a {kind} of {len(points)} point(s)")
@@ -220,7 +233,7 @@ def read_document(path: Path, rules: LabelRules) -> Document:
     """
     content = _parse(_read(path, MAX_JSON_BYTES))
     image, upright = _image(path, content)
-    shapes, problems = [], []
+    shapes, regions, problems = [], [], []
     for number, entry in enumerate(content["shapes"], 1):
         label = entry.get("label") if isinstance(entry, dict) else None
         if isinstance(label, str) and rules.category(tidy(label)) is None:
@@ -229,5 +242,8 @@ def read_document(path: Path, rules: LabelRules) -> Document:
             shapes.append(read_shape(entry, number))
         except LabelmeError as error:
             problems.append(Omission(path, number, f"left out: {error}"))
+            with contextlib.suppress(LabelmeError):
+                label = tidy(label) if isinstance(label, str) else None
+                regions.append(Region(label, _points(entry.get("points") if isinstance(entry, dict) else None)))
     size = _stated(content, "imageHeight"), _stated(content, "imageWidth")
-    return Document(path, tuple(shapes), tuple(problems), image, upright, size)
+    return Document(path, tuple(shapes), tuple(regions), tuple(problems), image, upright, size)

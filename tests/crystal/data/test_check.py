@@ -68,8 +68,12 @@ def test_a_sound_dataset_has_nothing_and_exits_0(tmp_path, monkeypatch, capsys):
 CROSSED = [10, 10, 40, 40, 40, 10, 10, 40]
 SLIVER = [10.0, 10.3, 30.0, 10.3, 30.0, 10.4, 10.0, 10.4]
 OBJECTS = {
-    "under three points": (thing(segmentation=[[1, 1, 5, 5]]), "the polygon has fewer than three points", "LEFT_OUT"),
-    "no area": (thing(segmentation=[[1, 1, 5, 5, 9, 9]]), "the polygon has no area", "LEFT_OUT"),
+    "under three points": (
+        thing(segmentation=[[1, 1, 5, 5]]),
+        "the polygon has fewer than three points",
+        "PLACE_IGNORED",
+    ),
+    "no area": (thing(segmentation=[[1, 1, 5, 5, 9, 9]]), "the polygon has no area", "PLACE_IGNORED"),
     "outside": (thing(200, 10), "the polygon lies outside the image", "LEFT_OUT"),
     "partly outside": (
         thing(70, 10, 20, 20, bbox=[70, 10, 10, 20], area=200),
@@ -93,7 +97,11 @@ OBJECTS = {
     "crowd": (thing(iscrowd=1), "it is a crowd", "IGNORED"),
     "half a crowd": (thing(iscrowd=0.5), "its iscrowd is neither 0 nor 1", "AN_OBJECT"),
     "unknown category": (thing(category_id=5), "the category 5 is not among the file's; .*", "REFUSED"),
-    "runs": (thing(segmentation={"size": [60, 80], "counts": [5, 6]}), "the run lengths do not add up.*", "LEFT_OUT"),
+    "runs": (
+        thing(segmentation={"size": [60, 80], "counts": [5, 6]}),
+        "the run lengths do not add up.*",
+        "PLACE_IGNORED",
+    ),
 }
 
 
@@ -128,8 +136,8 @@ def test_what_is_said_of_training_is_what_it_does(tmp_path):
         batch = next(loader)
         loader.close()
         slot = int(np.argmin(np.abs(batch.boxes[0, :2, 0] - instances[1].box[0] * 0.8)))
-        assert batch.crowd[0, slot] == (effect == "IGNORED"), name
-        assert batch.masks[0, slot].any() == (effect not in ("EMPTY_MASK", "IGNORED")), name
+        assert batch.crowd[0, slot] == (effect in ("IGNORED", "PLACE_IGNORED")), name
+        assert batch.masks[0, slot].any() == (effect not in ("EMPTY_MASK", "IGNORED", "PLACE_IGNORED")), name
         x1, _, x2, _ = batch.boxes[0, slot] / 0.8
         if effect == "CLIPPED":
             assert np.allclose([x1, x2], [70, 80])

@@ -192,12 +192,47 @@ def test_backslashes_and_folders_in_file_names(tmp_path):
     ],
 )
 def test_useless_outlines(tmp_path, segmentation, said):
-    instances, problems = only(tmp_path, annotation(4, segmentation=segmentation), annotation(5))
-    assert [i.annotation_id for i in instances] == [5]
-    (problem,) = problems
+    """Where its box says where the object is, it is ignored there, and never background."""
+    bad = annotation(4, segmentation=segmentation)
+    (region, sound), (problem,) = only(tmp_path, bad, annotation(5))
+    assert (region.annotation_id, region.crowd, region.box) == (4, True, (10, 10, 20, 30))
+    assert (sound.annotation_id, sound.crowd) == (5, False)
     assert problem.startswith("a.png: annotation 4: ")
-    assert problem.endswith(f"; {Effect.LEFT_OUT.words}")
+    assert problem.endswith(f"; {Effect.PLACE_IGNORED.words}")
     assert re.search(said, problem)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "place"),
+    [
+        ([[1, 1, 5, 6]], (1, 1, 5, 6)),
+        ([5, 6, 5, 6, 5, 6], (4.5, 5.5, 5.5, 6.5)),
+        ([[1, 1, 5, 5], [40, 30]], (1, 1, 40, 30)),
+        ([[70, 10, 80, 10, 80, 20]], None),
+        ([[1, 2, 3, 4, 5]], None),
+        ([[1, 2, "a", 4, 5, 6]], None),
+        ([[1, 2, 3, 4, 5, float("nan")]], None),
+        ({"size": [60, 40], "counts": [0, 2400]}, None),
+        (None, None),
+    ],
+)
+def test_useless_outlines_without_a_box(tmp_path, segmentation, place):
+    instances, (problem,) = only(tmp_path, annotation(4, segmentation=segmentation, bbox=[0, 0, 0, 0]))
+    assert [(i.crowd, i.box) for i in instances] == ([(True, place)] if place else [])
+    effect = Effect.PLACE_IGNORED if place else Effect.LEFT_OUT
+    assert problem.endswith(f"; {effect.words}")
+
+
+@pytest.mark.parametrize("write", [float, str])
+def test_ids_as_other_programs_write_them(tmp_path, write):
+    images = [{"id": 1, "file_name": "a.png", "height": HEIGHT, "width": WIDTH}]
+    categories = [{"id": write(3) if write is float else "3", "name": "crystal"}]
+    for number in ((1, write(1)), (write(1), 1), (write(1), write(1))):
+        images[0]["id"] = number[0]
+        coco = document(annotation(image_id=number[1]), images=images, categories=categories)
+        split = load_split(put(tmp_path, coco), "train")
+        assert len(split.records[0].instances) == 1
+        assert split.problems == ()
 
 
 def test_a_bad_part_does_not_take_the_others_along(tmp_path):
@@ -267,7 +302,16 @@ def test_json_of_something_else(tmp_path, text):
 
 def test_wrong_fields(tmp_path):
     image = {"id": 1, "file_name": "a.png", "height": HEIGHT, "width": WIDTH}
-    for change in ({"id": "1"}, {"height": None}, {"height": 0}, {"width": -4}, {"file_name": 3}, {"id": 10**30}):
+    for change in (
+        {"id": "one"},
+        {"id": 1.5},
+        {"id": True},
+        {"height": None},
+        {"height": 0},
+        {"width": -4},
+        {"file_name": 3},
+        {"id": 10**30},
+    ):
         refuse(put(tmp_path, document(images=[image | change])), "image")
     refuse(put(tmp_path, document(images=[image | {"height": 10**5, "width": 10**5}])), "states 100000 x 100000")
     refuse(put(tmp_path, document(images=[image, image])), "two images have the id 1")

@@ -58,7 +58,7 @@ def test_what_was_left_out_is_said(tmp_path):
     content["shapes"][1]["points"] = [[1, 1], [9, 9]]
     path.write_text(json.dumps(content))
     truth = read(image, path)
-    assert len(truth.record.instances) == 1
+    assert [instance.crowd for instance in truth.record.instances] == [False, True]
     assert len(truth.problems) == 1
     assert "line" in truth.problems[0]
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import cv2
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,7 +11,8 @@ from crystal.data import preparation as examples
 from crystal.data.augment import Augmentation
 from crystal.data.coco_file import DatasetError
 from crystal.data.dataset import Instance, Record
-from crystal.data.preparation import Collate, Examples, Vary, read_record_image
+from crystal.data.preparation import Collate, Examples, Vary, enclosing_boxes, fill_slots, read_record_image
+from maskrcnn_jax.rpn.targets import label_anchors
 
 SQUARE = [[10.0, 10.0, 20.0, 10.0, 20.0, 30.0, 10.0, 30.0]]
 
@@ -78,6 +80,66 @@ def test_slots(records):
     assert not batch.boxes[~batch.valid].any()
     assert not batch.classes[~batch.valid].any()
     assert len(source(records, slots=1)[2].boxes) == 1
+
+
+def many(count: int, seed=0) -> list[Instance]:
+    """Objects of all sizes, anywhere in an image of 600 x 400."""
+    rng = np.random.default_rng(seed)
+    corners, sides = rng.uniform(0, (560, 360), (count, 2)), rng.uniform(4, 40, (count, 2))
+    boxes = np.concatenate([corners, corners + sides], 1).tolist()
+    return [Instance(1, tuple(box), SQUARE, False, k) for k, box in enumerate(boxes, 1)]
+
+
+def covered(instance: Instance, regions: list[Instance]) -> bool:
+    (x1, y1, x2, y2) = instance.box
+    return any(x1 >= r.box[0] and y1 >= r.box[1] and x2 <= r.box[2] and y2 <= r.box[3] for r in regions)
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 20, 400])
+@pytest.mark.parametrize("crowds", [0, 1, 9])
+def test_nothing_that_is_outlined_counts_as_background(tmp_path, count, crowds):
+    """What does not fit into the slots is a crowd there, and the objects that are used are the largest."""
+    instances = [i._replace(crowd=k < crowds) for k, i in enumerate(many(count + crowds))]
+    found = fill_slots(Record(1, tmp_path, "a", 400, 600, tuple(instances)), 16)
+    used, regions = ([i for i in found if i.crowd == crowd] for crowd in (False, True))
+    assert len(found) <= 16
+    assert {i.annotation_id for i in used} <= {i.annotation_id for i in instances if not i.crowd}
+    rest = [i for i in instances if i.crowd or i not in used]
+    assert all(covered(i, regions) for i in rest)
+    if count + crowds <= 16:
+        assert sorted(found) == sorted(instances)
+    elif count:
+        assert len(used) >= 12
+        area = {i.annotation_id: (i.box[2] - i.box[0]) * (i.box[3] - i.box[1]) for i in instances if not i.crowd}
+        assert min(area[i.annotation_id] for i in used) >= max(area[i.annotation_id] for i in rest if not i.crowd)
+
+
+def test_regions_are_no_larger_than_need_be():
+    """Four clusters, far apart, are four regions; and of many objects none takes more than its share of the image."""
+    rng = np.random.default_rng(0)
+    corners = np.concatenate([rng.uniform(0, 20, (30, 2)) + at for at in ((0, 0), (300, 10), (20, 200), (400, 300))])
+    regions = enclosing_boxes(np.concatenate([corners, corners + 5], 1), 4)
+    assert np.ptp(regions.reshape(-1, 2, 2), axis=1).max() <= 25
+    boxes = np.array([i.box for i in many(400)])
+    regions = enclosing_boxes(boxes, 16)
+    assert (regions[:, 2:] - regions[:, :2]).prod(1).max() < 600 * 400 / 8
+    same = np.tile(boxes[:1], (9, 1))
+    assert np.array_equal(np.unique(enclosing_boxes(same, 3), axis=0), boxes[:1])
+
+
+def test_no_anchor_on_an_object_without_a_slot_is_a_negative(tmp_path):
+    """By the network's own rule, after Examples and Collate."""
+    record_ = Record(1, tmp_path / "a.png", "a.png", 400, 600, tuple(many(100)))
+    cv2.imwrite(str(record_.path), np.zeros((400, 600, 3), np.uint8))
+    examples_ = source([record_], size=(400, 600), slots=16, mask_size=4)
+    batch = Collate(16)([Vary(4, None)(examples_[0], np.random.default_rng(0))])
+    boxes = np.array([i.box for i in record_.instances])
+    middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, np.maximum(boxes[:, 2:] - boxes[:, :2], 10) / 2
+    own = jnp.asarray(np.concatenate([middle - half, middle + half], 1))  # an anchor on each of the objects
+    rule = {"positive_iou": 0.7, "negative_iou": 0.3, "crowd_iou": 0.001}
+    label = label_anchors(own, *(jnp.asarray(a[0]) for a in (batch.boxes, batch.valid, batch.crowd)), **rule).label
+    assert (label == 1).sum() >= 12
+    assert not (label == 0).any()
 
 
 def test_another_size_than_the_file_says(records):

@@ -49,14 +49,15 @@ def test_a_coco_document(folder):
     ]
     assert [(c["id"], c["name"]) for c in coco["categories"]] == [(1, "crystal"), (2, "ice")]
     assert [(a["id"], a["image_id"], a["category_id"], a["iscrowd"]) for a in coco["annotations"]] == [
-        *((1, 2, 1, 0), (2, 2, 1, 0), (3, 2, 2, 0), (4, 3, 1, 0), (5, 3, 1, 0))
+        *((1, 2, 1, 0), (2, 2, 1, 0), (3, 2, 2, 0), (4, 3, 1, 0), (5, 3, 1, 0)),
+        (6, 3, 1, 1),  # a point, which cannot be used: a region to ignore
     ]
     for annotation in coco["annotations"]:
         mask = pixels(coco, annotation)
         assert annotation["area"] == mask.sum()
         (rows, columns), (x, y, w, h) = np.nonzero(mask), annotation["bbox"]
         assert (x, y, x + w, y + h) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-    two_parts, with_hole = coco["annotations"][3:]
+    two_parts, with_hole, _ = coco["annotations"][3:]
     assert len(two_parts["segmentation"]) == 2  # polygons say it
     assert set(with_hole["segmentation"]) == {"size", "counts"}  # only run lengths do
     assert with_hole["area"] == 400 - 100
@@ -75,7 +76,7 @@ def test_what_is_written_is_what_pycocotools_and_the_loader_read(folder):
     assert [read.annToMask(a).sum() for a in coco["annotations"]] == [a["area"] for a in coco["annotations"]]
     split = load_split(folder, "train")
     assert split.problems == ()
-    assert [len(record.instances) for record in split.records] == [0, 3, 2]
+    assert [len(record.instances) for record in split.records] == [0, 3, 3]
 
 
 def test_files_and_folders_may_be_named_in_any_mixture(folder):
@@ -94,7 +95,7 @@ def test_files_and_folders_may_be_named_in_any_mixture(folder):
 def test_rules_rename_and_drop(folder):
     coco, problems = to_coco([folder], rules=LabelRules.parse(["ice=crystal"]))
     assert [c["name"] for c in coco["categories"]] == ["crystal"]
-    assert len(coco["annotations"]) == 5
+    assert [a["iscrowd"] for a in coco["annotations"]] == [0] * 5 + [1]
     assert len(problems) == 1
 
 
@@ -106,6 +107,59 @@ def test_a_sliver_and_a_crowd_become_run_lengths(tmp_path):
     assert [a["iscrowd"] for a in coco["annotations"]] == [0, 1]
     assert all(isinstance(a["segmentation"], dict) for a in coco["annotations"])
     assert [a["area"] for a in coco["annotations"]] == [21, 30 * 20]
+
+
+SQUARE = ((10, 10), (40, 10), (40, 30), (10, 30))
+TURNED = ((30, 10), (40, 20), (30, 30), (20, 20))
+
+
+@pytest.mark.parametrize(
+    ("kind", "points"),
+    [
+        ("rectangle", SQUARE),
+        ("rectangle", TURNED),
+        ("rotation", TURNED),
+        ("oriented_rectangle", TURNED),
+        ("quadrilateral", TURNED),
+    ],
+)
+def test_rectangles_of_four_corners_are_polygons(tmp_path, kind, points):
+    """As X-AnyLabeling writes them, axis-parallel or turned."""
+    write(tmp_path, "a", [shape(points=points, kind=kind, direction=0.785), shape(points=points)])
+    coco, problems = to_coco(tmp_path)
+    assert problems == []
+    first, second = coco["annotations"]
+    assert (first["segmentation"], first["area"]) == (second["segmentation"], second["area"])
+
+
+@pytest.mark.parametrize(
+    ("bad", "box"),
+    [
+        (shape("needle", [(10, 10), (50, 20)], "line"), [10, 7, 40, 16]),
+        (shape("needle", [(10, 10), (50, 40)], "rotation"), [10, 10, 40, 30]),
+        (shape("needle", [(10, 10), (50, 40)], "heptagon"), [10, 10, 40, 30]),
+        (shape(None, [(10, 10), (50, 40), (20, 40)]), [10, 10, 40, 30]),
+        (shape("needle", [(40, 30), (50, 30)], "circle", group_id=[1]), [37, 22, 16, 16]),
+        (shape("needle", [(20, 20), (39, 39)], "mask", mask="AAAA"), [20, 20, 19, 19]),
+        (shape("needle", [(2, 3)], "point"), [0, 0, 10, 11]),
+    ],
+)
+def test_the_place_of_a_shape_that_cannot_be_used_is_ignored(tmp_path, bad, box):
+    """It is no background; and its label, which no object has, makes no category."""
+    write(tmp_path, "a", [bad, shape()])
+    coco, problems = to_coco(tmp_path)
+    assert [problem.shape for problem in problems] == [1]
+    assert [category["name"] for category in coco["categories"]] == ["crystal"]
+    assert [(a["iscrowd"], a["category_id"]) for a in coco["annotations"]] == [(0, 1), (1, 1)]
+    x, y, w, h = coco["annotations"][1]["bbox"]
+    assert np.abs(np.subtract([x, y, w, h], box)).max() <= 6 if bad["shape_type"] == "circle" else [x, y, w, h] == box
+
+
+def test_a_shape_without_a_place_is_only_listed(tmp_path):
+    write(tmp_path, "a", [shape(points=[(200, 200), (300, 200), (300, 300)]), shape(points=[]), shape()])
+    coco, problems = to_coco(tmp_path)
+    assert len(problems) == 2
+    assert len(coco["annotations"]) == 1
 
 
 def test_an_outline_over_the_border_is_cut(tmp_path):
@@ -166,8 +220,9 @@ def test_polygons_of_real_files_lie_where_labelme_draws_them():
     coco, problems = to_coco(path)
     shapes = [s for s in json.loads(path.read_text())["shapes"] if s["shape_type"] == "polygon"]
     assert [str(p).split(": ", 1)[1] for p in problems] == ["shape 4: left out: a point (user_click) covers no area"]
-    assert len(coco["annotations"]) == len(shapes) == 10
-    for annotation, entry in zip(coco["annotations"], shapes, strict=True):
+    assert [a["iscrowd"] for a in coco["annotations"]] == [0] * len(shapes) + [1]
+    assert len(shapes) == 10
+    for annotation, entry in zip(coco["annotations"], shapes, strict=False):
         mask, theirs = pixels(coco, annotation), drawn(1024, 1360, entry["points"])
         assert (mask & theirs).sum() / (mask | theirs).sum() > 0.93  # PIL's outline is half a pixel wider
 
@@ -177,5 +232,7 @@ def test_every_shape_of_the_primitives_is_converted_or_explained():
     for version in ("v3.16.2", "v5"):
         path = SHARED / version / "primitives" / "primitives.json"
         coco, problems = to_coco(path)
-        assert len(coco["annotations"]) + len(problems) == len(json.loads(path.read_text())["shapes"])
+        objects = sum(not annotation["iscrowd"] for annotation in coco["annotations"])
+        assert objects + len(problems) == len(json.loads(path.read_text())["shapes"])
+        assert len(coco["annotations"]) == objects + len(problems)  # each of these has a place
         assert [p.text.split("(")[0] for p in problems] == [f"left out: a {k} " for k in ("line", "point", "linestrip")]
