@@ -116,7 +116,7 @@ def _split_problems(split: Split, first: Split) -> list[Problem]:
     if not split.records and not split.problems:
         text = "lists no images; add some"
         found.append(Problem(split.source.name, None, text, Effect.REFUSED))
-    if split.categories != first.categories:
+    if {name for _, name in split.categories} != {name for _, name in first.categories}:
         text = "its categories are not those of "
         found.append(Problem(split.source.name, None, text + first.source.name, Effect.OTHER_CLASSES))
     ids = Counter(i.annotation_id for r in split.records for i in r.instances if i.annotation_id)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crystal.console import printable
+from crystal.data.classes import index_of, names_of, with_classes_of
 from crystal.data.coco_file import DatasetError
 from crystal.data.dataset import Instance, Record, read_instance, read_split
 from crystal.data.labelme.coco import convert_file
@@ -40,14 +41,13 @@ def _is_labelme(source: Path) -> bool:
 
 
 def _index(name: str, source: Path, classes: Sequence[tuple[int, str]]) -> int:
-    known = {own: k for k, (_, own) in enumerate(classes) if k}
-    if name not in known:
+    index = index_of(name, classes)
+    if index is None:
         raise GroundTruthError(
-            f"{source}: outlines objects of the class {printable(name)!r}, but the network knows "
-            f"{', '.join(list(known)[:5])}{', ...' if len(known) > 5 else ''}; rename the class, or take a run trained "
-            "on it"
+            f"{source}: outlines objects of the class {printable(name)!r}, but the network knows {names_of(classes)}; "
+            "rename the class, or take a run trained on it"
         )
-    return known[name]
+    return index
 
 
 def _from_labelme(source: Path, record: Record, classes: Sequence[tuple[int, str]]) -> ImageGroundTruth:
@@ -85,10 +85,12 @@ def _from_coco(source: Path, record: Record, classes: Sequence[tuple[int, str]])
             f"{source}: says {record.path.name} has {theirs.width} x {theirs.height} pixels, it has {record.width} x "
             f"{record.height}; convert the annotations again for this image"
         )
-    used = {i.category: _index(split.categories[i.category][1], source, classes) for i in theirs.instances}
-    instances = tuple(i._replace(category=used[i.category]) for i in theirs.instances)
     own = [str(problem) for problem in split.problems if problem.file_name == theirs.file_name]
-    return ImageGroundTruth(source, record._replace(instances=instances), own)
+    split, notes = with_classes_of(split._replace(records=(theirs,)), classes)
+    instances = split.records[0].instances
+    return ImageGroundTruth(
+        source, record._replace(instances=instances), own + (notes if len(instances) < len(theirs.instances) else [])
+    )
 
 
 def read_ground_truth(

@@ -21,7 +21,10 @@ class Effect(Enum):
     STOPS = "error", "training stops when it comes to this image"
     LEFT_OUT = "error", "left out; the rest is trained on, and the command fails at the end"
     SEEN_BEFORE = "error", "both are used: what is measured on one is no measure of what was learnt from the other"
-    OTHER_CLASSES = "error", "not noticed in training; evaluation mixes up the classes, or fails"
+    OTHER_CLASSES = (
+        "warning",
+        "classes meet by name; objects of one that only this file has are not measured",
+    )
     REST_USED = "warning", "a part was left out; the rest is used"
     CLIPPED = "warning", "what lies inside is used"
     MENDED = "warning", "the outline's extent is used"

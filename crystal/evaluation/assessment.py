@@ -9,6 +9,7 @@ from pycocotools import mask as coco_mask
 from rich.table import Table
 
 from crystal.console import console, one_bar
+from crystal.data.classes import with_classes_of
 from crystal.data.dataset import Record, Split, fits_pixels, load_split, raise_if_left_out
 from crystal.data.images import read_image
 from crystal.data.segmentation import to_rle
@@ -106,6 +107,8 @@ def assess(
     Names: `map_050_10`, `map_065_100`, `map_050_100` (on 10 and 100 images with objects, drawn by `seed`; all where
     there are fewer), `map_050_all`, `precision` and `recall` at IoU 0.50 from score 0.5 on, `empty_images` and
     `empty_false_positives`, and COCO's as `coco_segm_ap`, `coco_segm_ap50`, ..., `coco_bbox_ap`, ...
+
+    The split's categories are the network's classes, in their order (`crystal.data.classes.with_classes_of`).
     """
     truths = [truth_of(record) for record in split.records]
     found: list[Prediction] = []
@@ -162,7 +165,9 @@ def _results(record: Record, prediction: Prediction, split: Split, kind: str) ->
 def evaluate_command(options: Evaluate) -> int:
     """`crystal evaluate`: measure, print a table, write JSON where asked."""
     model, clahe = load_run(options.weights)
-    held_out = load_split(options.data, options.split)
+    held_out, notes = with_classes_of(load_split(options.data, options.split), model.config.classes)
+    for note in notes:
+        console.print(f"note: {note}", markup=False)
     with one_bar("evaluating", len(held_out.records)) as bar:
         assessment = assess(Predictor(model, clahe=clahe), held_out, seed=options.seed, progress=bar)
     table = Table(title=f"{options.weights} on {held_out.source}", title_justify="left")

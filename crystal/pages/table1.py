@@ -15,6 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from crystal.console import console
+from crystal.data.classes import with_classes_of
 from crystal.data.dataset import load_split, raise_if_left_out
 from crystal.data.fingerprint import fingerprint
 from crystal.evaluation.table1 import COMPARISONS, MEASURES, measures
@@ -250,9 +251,12 @@ def table1_command(options: Table1) -> int:
         raise Table1Error(f"--seeds {options.seeds} --at-once {options.at_once}: at least one of each is needed")
     if options.scratch and options.init is None:
         raise Table1Error("--scratch compares the weights of --init with random ones; give --init as well")
-    train, val = load_split(data, "train"), load_split(data, "val")
+    train = load_split(data, "train")
+    val, notes = with_classes_of(load_split(data, "val"), train.categories)
     if not any(not instance.crowd for record in val.records for instance in record.instances):
         raise Table1Error(f"{val.source}: no image has an object, so there is nothing to measure; add some")
+    for note in notes:
+        console.print(f"note: {note}", markup=False)
     resolved = resolve(train, training_options(ARMS["clahe"], options, seed=0, out=out))
     settings = {
         "data": str(data),

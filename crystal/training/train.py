@@ -6,6 +6,8 @@ from pathlib import Path
 import jax
 
 from crystal.console import console, one_bar
+from crystal.data.classes import with_classes_of
+from crystal.data.coco_file import has_split
 from crystal.data.dataset import Split, load_split, raise_if_left_out
 from crystal.data.fingerprint import fingerprint
 from crystal.data.loader import training_loader
@@ -60,6 +62,7 @@ def train_command(options: Train) -> int:
         workers=config.workers,
         shard=(jax.process_index(), jax.process_count()),
     )
+    validate = _validation(data, config)
     contents = {"train": fingerprint(split)}
     if processes.is_first():  # not earlier: what is refused above leaves no folder behind
         claim(out, config, options.init, contents, resume=options.resume)
@@ -67,7 +70,6 @@ def train_command(options: Train) -> int:
     processes.check_alike(alike, out / "config.json")
     console.print(origin)
     with one_bar("training", config.steps) as bar:
-        validate = _validation(data, config)
         trainer = Trainer(model, batches, config, out, validate=validate, progress=bar)
         if trainer.step:
             console.print(f"{out}: goes on from step {trainer.step}")
@@ -79,13 +81,22 @@ def train_command(options: Train) -> int:
 
 def _validation(data: Path, config: TrainConfig) -> Validate | None:
     """The mAP on the first validation images with objects, if it is asked for and there are any."""
-    if not (config.validate_every and (data / "val.json").exists()):
+    if not config.validate_every:
         return None
-    records = [r for r in load_split(data, "val").records if any(not i.crowd for i in r.instances)]
-    records = records[: config.validate_images]
+    without = f"note: {data}: no validation during training, since"
+    if not has_split(data, "val"):
+        console.print(f"{without} there is no split val", markup=False)
+        return None
+    split, notes = with_classes_of(load_split(data, "val"), config.model.classes)
+    for note in notes:
+        console.print(f"note: {note}", markup=False)
+    records = [r for r in split.records if any(not i.crowd for i in r.instances)][: config.validate_images]
+    if not records:
+        console.print(f"{without} no image of the split val has objects", markup=False)
+        return None
     truths = [truth_of(record) for record in records]
 
     def validate(model: MaskRCNN) -> dict[str, float]:
         return {"val_map": map_at_50(Predictor(model, clahe=config.clahe), records, truths)}
 
-    return validate if records else None
+    return validate

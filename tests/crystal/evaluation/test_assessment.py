@@ -1,5 +1,6 @@
 """What evaluation hands to pycocotools: the checked split, since the file itself can end the process."""
 
+import dataclasses
 import json
 
 import cv2
@@ -7,16 +8,23 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from crystal.data.coco_file import DatasetError
 from crystal.data.dataset import load_split
 from crystal.data.segmentation import draw_pixels
-from crystal.evaluation.assessment import coco_truth, truth_of
+from crystal.evaluation import assessment
+from crystal.evaluation.assessment import coco_truth, evaluate_command, truth_of
 from crystal.evaluation.metrics import coco_metrics
+from crystal.evaluation.options import Evaluate
+from crystal.prediction.predictor import Prediction
+from crystal.training import train
+from crystal.training.config import TrainConfig
+from tests.small import small_model
 
 FAR = [30.0, 5.0, 1e9, 5.0, 1e9, 30.0, 30.0, 30.0]  # pycocotools alone crashes on this edge
 
 
 def test_the_checked_split_is_what_is_measured(tmp_path):
-    """A clipped outline, a useless one, a wrong area and a crowd; found exactly, they are found with an AP of 1."""
+    """A clipped outline, a useless one, which is a region to ignore, a wrong area and a crowd: found with an AP of 1."""
     (tmp_path / "val" / "images").mkdir(parents=True)
     cv2.imwrite(str(tmp_path / "val/images/a.png"), np.zeros((60, 80, 3), np.uint8))
     crowd = {"size": [60, 80], "counts": [0, 600, 4200]}
@@ -33,15 +41,15 @@ def test_the_checked_split_is_what_is_measured(tmp_path):
     (tmp_path / "val.json").write_text(json.dumps(coco))
     split = load_split(tmp_path, "val")
     (record,) = split.records
-    assert len(record.instances) == 3
+    assert len(record.instances) == 4
     truth = truth_of(record)
     for instance, mask in zip(record.instances, truth["masks"], strict=True):
         assert np.array_equal(
             coco_mask.decode(mask).astype(bool), draw_pixels(instance.segmentation, 60, 80).astype(bool)
         )
     checked = coco_truth(split, [truth])
-    assert [a["id"] for a in checked["annotations"]] == [1, 2, 3]
-    assert [a["area"] for a in checked["annotations"]] == [50 * 25, 200, 600]
+    assert [a["id"] for a in checked["annotations"]] == [1, 2, 3, 4]
+    assert [a["area"] for a in checked["annotations"]] == [50 * 25, 64, 200, 600]
     results = [
         {"image_id": 7, "category_id": 13, "score": 0.9, "segmentation": mask}
         for mask, crowded in zip(truth["masks"], truth["crowd"], strict=True)
@@ -49,3 +57,89 @@ def test_the_checked_split_is_what_is_measured(tmp_path):
     ]
     numbers = coco_metrics(checked, results, kind="segm")
     assert numbers["AP"] == pytest.approx(1)
+
+
+MODEL = ((0, "background"), (1, "crystal"), (2, "loop"))
+SQUARES = {"crystal": [[5, 5, 15, 5, 15, 15, 5, 15]], "loop": [[40, 20, 70, 20, 70, 50, 40, 50]]}
+CATEGORIES = {
+    "the model's": {"crystal": 1, "loop": 2},
+    "another order": {"loop": 1, "crystal": 2},
+    "other ids": {"crystal": 9, "loop": 4},
+    "more": {"a": 3, "loop": 4, "crystal": 11, "z": 12},
+    "letters": {"Loop": 1, "CRYSTAL": 2},
+}
+
+
+def write_val(folder, ids, *objects):
+    """val.json with an image that shows these objects."""
+    (folder / "val" / "images").mkdir(parents=True)
+    cv2.imwrite(str(folder / "val/images/a.png"), np.zeros((60, 80, 3), np.uint8))
+    by_name = {name.lower(): number for name, number in ids.items()}
+    document = {
+        "images": [{"id": 7, "file_name": "a.png", "height": 60, "width": 80}],
+        "annotations": [
+            {"id": k, "image_id": 7, "category_id": by_name[name], "segmentation": SQUARES[name], "iscrowd": 0}
+            for k, name in enumerate(objects, 1)
+        ],
+        "categories": [{"id": number, "name": name} for name, number in ids.items()],
+    }
+    (folder / "val.json").write_text(json.dumps(document))
+
+
+class Fixed:
+    """Stands in for `Predictor`: a crystal and a loop where they are, and a crystal where nothing is."""
+
+    def __init__(self, model, *, clahe=False):
+        self.config = model.config
+
+    def __call__(self, images):
+        outlines = [*SQUARES.values(), [[60, 50, 79, 50, 79, 59, 60, 59]]]
+        rles = [coco_mask.merge(coco_mask.frPyObjects(outline, 60, 80)) for outline in outlines]
+        boxes = np.array([[5, 5, 15, 15], [40, 20, 70, 50], [60, 50, 79, 59]], float)
+        for _ in images:
+            yield Prediction(boxes, np.array([0.9, 0.8, 0.95]), np.array([1, 2, 1]), rles)
+
+
+@pytest.fixture
+def fixed(monkeypatch):
+    model = small_model()
+    model.config = dataclasses.replace(model.config, classes=MODEL)
+    monkeypatch.setattr(assessment, "load_run", lambda run: (model, False))
+    for module in (assessment, train):
+        monkeypatch.setattr(module, "Predictor", Fixed)
+    return model
+
+
+def measured(folder):
+    evaluate_command(Evaluate(folder / "run", folder, out=folder / "numbers.json"))
+    return json.loads((folder / "numbers.json").read_text())
+
+
+@pytest.mark.parametrize("objects", [("crystal", "loop"), ("crystal",)])
+def test_classes_meet_by_name_in_evaluation_and_in_validation(fixed, tmp_path, objects):
+    """Order, ids, letters and categories that are listed without an object change no figure."""
+    config = dataclasses.replace(TrainConfig.tiny(), model=fixed.config)
+    numbers, validated = {}, {}
+    lists = CATEGORIES if len(objects) == 2 else CATEGORIES | {"fewer": {"crystal": 1}}
+    for name, ids in lists.items():
+        write_val(tmp_path / name, ids, *objects)
+        numbers[name] = measured(tmp_path / name)
+        validate = train._validation(tmp_path / name, config)
+        assert validate is not None
+        validated[name] = validate(fixed)
+    assert numbers["the model's"]["map_050_all"] == pytest.approx(0.5 if len(objects) == 1 else 2 / 3)
+    assert all(found == numbers["the model's"] for found in numbers.values())
+    assert all(found == {"val_map": numbers["the model's"]["map_050_all"]} for found in validated.values())
+    assert numbers["the model's"]["coco_segm_ap50"] >= 0.5
+
+
+def test_nothing_in_common_is_refused_before_any_prediction(fixed, tmp_path, monkeypatch):
+    write_val(tmp_path, {"crystal": 1, "ice": 8}, "crystal")
+    document = json.loads((tmp_path / "val.json").read_text())
+    document["annotations"][0]["category_id"] = 8
+    (tmp_path / "val.json").write_text(json.dumps(document))
+    monkeypatch.setattr(assessment, "assess", lambda *_, **__: pytest.fail("predicted"))
+    with pytest.raises(DatasetError, match=r"val\.json: none of its objects"):
+        measured(tmp_path)
+    with pytest.raises(DatasetError, match=r"val\.json: none of its objects"):
+        train._validation(tmp_path, dataclasses.replace(TrainConfig.tiny(), model=fixed.config))
