@@ -1,21 +1,30 @@
 """Where a dataset's COCO files and images lie, a COCO file's outermost layer, and how such files are written.
 
-`DATASET/{split}.json` with `DATASET/{split}/images/`, as `crystal render` and `crystal convert` write it, or COCO's own
-`annotations/instances_{split}2017.json` with `{split}2017/`, or most mixtures of the two. Nothing outside the dataset's
-folder is read, whatever names a file holds. Runs in input workers: no JAX.
+`DATASET/{split}.json` with `DATASET/{split}/images/`, as `crystal render` and `crystal convert` write it; COCO's own
+`annotations/instances_{split}2017.json` with `{split}2017/`; CVAT's `annotations/instances_{subset}.json` with
+`images/{subset}/`; Roboflow's `{split}/_annotations.coco.json` with the images beside it; or most mixtures of these.
+Nothing outside the dataset's folder is read, whatever names a file holds. Runs in input workers: no JAX.
 """
 
+import contextlib
+import itertools
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from pycocotools import mask as rle_tools
 
+from crystal.console import printable
 from crystal.errors import CrystalError
 
-PATTERNS = ("{}.json", "annotations/{}.json", "instances_{}*.json", "annotations/instances_{}*.json")
+PATTERNS = ("{}.json", "annotations/{}.json", "annotations/instances_{}*.json", "{}/_annotations.coco.json")
+IN_FOLDERS = ("_annotations.coco.json", "annotations.json", "instances.json", "coco.json", "labels.json")  # of a split
+USUAL = {"train", "val", "test"}
+SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+NOT_OF_A_NAME = {"instances", "annotations", "annotation", "coco"}
 LISTS = ("images", "annotations", "categories")
 
 
@@ -28,8 +37,35 @@ def _exists(dataset: Path) -> None:
         raise DatasetError(f"{dataset}: there is no such dataset; render one with `crystal render` or check the path")
 
 
+def split_name(name: str) -> str:
+    """The usual name of a split, from that of a file or folder; "" where it names none.
+
+    >>> [split_name(name) for name in ("instances_val2017", "Validation", "train_annotations", "_annotations.coco")]
+    ['val', 'val', 'train', '']
+    """
+    words = [re.sub(r"(19|20)\d\d$", "", word) for word in re.split(r"[\W_]+", name.lower())]
+    plain = "_".join(word for word in words if word and word not in NOT_OF_A_NAME)
+    return SYNONYMS.get(plain, plain)
+
+
+def _named(dataset: Path) -> dict[str, Path]:
+    """The JSON files that may be splits, by `split_name`; where two have the same, the later by its full name."""
+    found: list[tuple[str, Path]] = []
+    for folder in (dataset, dataset / "annotations"):
+        own = sorted(folder.glob("instances_*.json"))
+        found += [(path.stem, path) for path in own or sorted(folder.glob("*.json")) if not path.name.startswith(".")]
+    folders = sorted(folder for folder in dataset.iterdir() if split_name(folder.name) in USUAL and folder.is_dir())
+    found += [(folder.name, folder / name) for folder in folders for name in IN_FOLDERS]
+    named: dict[str, Path] = {}
+    for name, path in found:
+        if path.is_file():
+            usual, full = split_name(name) or name, name.removeprefix("instances_")
+            named.setdefault(full if usual in named else usual, path)
+    return named
+
+
 def find_json(dataset: Path, split: str) -> Path:
-    """The COCO file of one split; `dataset` itself where it is a file.
+    """The COCO file of one split, as `find_splits` finds it; `dataset` itself where it is a file.
 
     Raises:
         DatasetError: there is no such dataset or split.
@@ -37,39 +73,63 @@ def find_json(dataset: Path, split: str) -> Path:
     _exists(dataset)
     if dataset.is_file():
         return dataset
-    for pattern in PATTERNS:
-        found = sorted(dataset.glob(pattern.format(split)))
-        if found:
-            return found[0]
-    looked = ", ".join(pattern.format(split) for pattern in PATTERNS)
-    raise DatasetError(
-        f"{dataset}: no annotations for the split {split!r}; put a COCO file there (looked for {looked})"
-    )
+    named = _named(dataset)
+    # By name first, so that the other splits need not be read.
+    found = named.get(split) or named.get(split_name(split)) or _splits(dataset).get(split)
+    if not found:
+        known = f" (there are {', '.join(map(printable, list(named)[:10]))})" if named else ""
+        looked = ", ".join(pattern.format(split) for pattern in PATTERNS)
+        raise DatasetError(
+            f"{dataset}: no annotations for the split {split!r}{known}; {_labelme_hint(dataset)}put a COCO file there "
+            f"(looked for {looked})"
+        )
+    return found
+
+
+def has_split(dataset: Path, split: str) -> bool:
+    """Whether a dataset's folder has that split; false where the dataset is a single file."""
+    try:
+        return dataset.is_dir() and bool(find_json(dataset, split))
+    except DatasetError:
+        return False
+
+
+def _splits(dataset: Path) -> dict[str, Path]:
+    named = {name: path for name, path in _named(dataset).items() if not _is_something_else(path)}
+    if len(named) == 1 and not USUAL & set(named):
+        named = {"train": next(iter(named.values()))}
+    return dict(sorted(named.items(), key=lambda item: (not item[0].startswith("train"), item[0])))
 
 
 def find_splits(dataset: Path) -> dict[str, Path]:
     """Every split's COCO file by the split's name, "train" first; a single file is one split.
 
-    Where COCO's own names occur, other JSON files of their folder (captions, key points) are skipped, as are JSON files
-    without any of COCO's lists.
+    Names are the usual ones where files or folders bear them in some form: `valid` and `instances_val2017` are "val". A
+    file that is alone and has another name (CVAT's `instances_default.json`) is "train". Where COCO's own names occur,
+    other JSON files of their folder (captions, key points) are skipped, as are JSON files without any of COCO's lists.
 
     Raises:
         DatasetError: there is no such dataset, or no COCO file in it.
     """
     _exists(dataset)
-    paths = [dataset]
-    if dataset.is_dir():
-        paths = []
-        for folder in (dataset, dataset / "annotations"):
-            own = sorted(folder.glob("instances_*.json"))
-            paths += own or sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
-        paths = [path for path in paths if path.is_file() and not _is_something_else(path)]
-    if not paths:
+    if dataset.is_file():
+        return {split_name(dataset.stem) or dataset.stem: dataset}
+    splits = _splits(dataset)
+    if not splits:
         raise DatasetError(
-            f"{dataset}: holds no COCO file; expected train.json, val.json or annotations/instances_*.json"
+            f"{dataset}: holds no COCO file; {_labelme_hint(dataset)}expected train.json, val.json, "
+            "annotations/instances_*.json or train/_annotations.coco.json"
         )
-    named = {path.stem.removeprefix("instances_"): path for path in reversed(paths)}  # the outer folder wins
-    return dict(sorted(named.items(), key=lambda item: (not item[0].startswith("train"), item[0])))
+    return splits
+
+
+def _labelme_hint(dataset: Path) -> str:
+    """What to do with a folder of LabelMe files; "" where the first JSON files are something else."""
+    for path in itertools.islice(dataset.rglob("*.json"), 5):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            if "shapes" in json.loads(path.read_bytes()):
+                return f"it holds LabelMe files: make a dataset of them with `crystal convert {dataset} --out NEW`, or "
+    return ""
 
 
 def _is_something_else(path: Path) -> bool:
@@ -93,6 +153,10 @@ def load_json(path: Path) -> dict[str, Any]:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: is not valid JSON ({error}); write it again") from error
+    if isinstance(document, dict) and "shapes" in document:
+        raise DatasetError(
+            f"{path}: is a LabelMe file; make a dataset of such files with `crystal convert {path.parent} --out NEW`"
+        )
     for key in LISTS:
         entries = document.get(key) if isinstance(document, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -155,7 +219,17 @@ class Images:
     def __init__(self, source: Path, split: str):
         self.root = source.parent.parent if source.parent.name == "annotations" else source.parent
         stem = source.stem.removeprefix("instances_")
-        names = (f"{stem}/images", stem, f"{split}/images", split, f"images/{stem}", f"images/{split}", "images", "")
+        names = (
+            f"{stem}/images",
+            stem,
+            f"{split}/images",
+            split,
+            f"images/{stem}",
+            f"images/{split}",
+            "images",
+            "data",
+            "",
+        )
         self.folders = list(dict.fromkeys(self.root / name for name in names))
 
     def _inside(self, paths: Iterable[Path]) -> list[Path]:

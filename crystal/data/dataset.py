@@ -79,8 +79,11 @@ def _whole(entry: dict[str, Any], key: str, what: str) -> int:
     return number
 
 
-def _categories(entries: list[dict[str, Any]]) -> tuple[Categories, dict[int, int]]:
-    """The categories, background first, and category id -> index (0 for a background that is listed)."""
+def _categories(entries: list[dict[str, Any]], used: set[int | None]) -> tuple[Categories, dict[int, int]]:
+    """The categories, background first, and category id -> index (0 for a background that is listed).
+
+    Roboflow lists a root, the supercategory of all others, which no annotation uses (`used`: ids): it is no class.
+    """
     names: dict[int, str] = {}
     for entry in entries:
         name, number = entry.get("name", ""), _whole(entry, "id", "a category")
@@ -88,6 +91,10 @@ def _categories(entries: list[dict[str, Any]]) -> tuple[Categories, dict[int, in
         if names.setdefault(number, name) != name:
             raise DatasetError(f"two categories have the id {number}; number them anew")
     real = sorted(number for number, name in names.items() if name not in BACKGROUND_NAMES)
+    for root in [number for number in real if number not in used]:
+        others = [entry.get("supercategory") for entry in entries if _number(entry.get("id")) in set(real) - {root}]
+        if others and all(parent == names[root] for parent in others):
+            real.remove(root)
     if not real:
         raise DatasetError("lists no categories besides background; add at least one")
     index = {number: 0 for number in names} | {number: i for i, number in enumerate(real, start=1)}
@@ -176,7 +183,8 @@ def read_split(source: Path, split: str) -> Split:
     """
     document = load_json(source)
     try:
-        categories, index = _categories(document["categories"])
+        used = {_number(entry.get("category_id")) for entry in document["annotations"]}
+        categories, index = _categories(document["categories"], used)
     except DatasetError as error:
         raise DatasetError(f"{source}: {error}") from None
 
