@@ -125,6 +125,8 @@ FAULTS = (
     Fault("validation in val.json alone", "crystal/training/train.py",
           'if not has_split(data, "val"):', 'if not (data / "val.json").exists():',
           "tests/crystal/training/test_train.py"),
+    Fault("training on crowds alone", "crystal/data/dataset.py",
+          "if any(not instance.crowd for instance in instances):", "if instances:", "tests/crystal/data/test_check.py"),
     Fault("objects without a slot as background", "crystal/data/preparation.py",
           "found = [*objects, *ignored]", "found = objects", "tests/crystal/data/test_preparation.py"),
     Fault("colours of Detectron2 not reversed", "maskrcnn_jax/convert/detectron2.py",

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from crystal.console import brief, printable
 from crystal.data.check_image import CheckedImage, check_image
 from crystal.data.coco_file import DatasetError, find_splits
-from crystal.data.dataset import Record, Split, read_split
+from crystal.data.dataset import Record, Split, nothing_to_learn, read_split
 from crystal.data.problems import SEVERITIES, Effect, Problem, Severity
 
 THREADS = 2  # OpenCV decodes without the interpreter's lock
@@ -74,6 +74,7 @@ def check(
     dataset: Path,
     *,
     slots: int,
+    crowds_as_objects: bool = False,
     start: Callable[[str, int], Callable[[int], None]] = lambda name, total: lambda done: None,
 ) -> CheckedDataset:
     """Check every file of every split.
@@ -81,6 +82,7 @@ def check(
     Args:
         dataset: a folder with splits, or one COCO file.
         slots: objects of an image that training takes at most.
+        crowds_as_objects: as in training.
         start: called with each split and the number of its images; returns what is called with the number checked.
 
     Raises:
@@ -92,7 +94,7 @@ def check(
     contents: dict[bytes, list[tuple[str, str]]] = {}
     for name, source in find_splits(dataset).items():
         try:
-            split = read_split(source, name)
+            split = read_split(source, name, crowds_as_objects=crowds_as_objects)
         except DatasetError as error:
             text = printable(str(error).removeprefix(f"{source}: "))
             problems[name] = [Problem(source.name, None, text, Effect.REFUSED)]
@@ -102,6 +104,8 @@ def check(
         readable[name] = [one.content is not None for one in found]
         problems[name] = [*split.problems, *(p for one in found for p in one.problems)]
         problems[name] += _split_problems(split, next(iter(splits.values())))
+        reason = nothing_to_learn(split) if split.records and name not in ("val", "test") else None
+        problems[name] += [Problem(source.name, None, reason, Effect.REFUSED)] if reason else []
         for record, one in zip(split.records, found, strict=True):
             if one.content:
                 contents.setdefault(one.content, []).append((name, record.file_name))

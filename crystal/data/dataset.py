@@ -141,7 +141,7 @@ def _place(entry: dict[str, Any], height: int, width: int) -> Extent | None:
 
 
 def read_instance(
-    entry: dict[str, Any], record: Record, category: int
+    entry: dict[str, Any], record: Record, category: int, *, crowds_as_objects: bool = False
 ) -> tuple[Instance | None, list[tuple[str, Effect]]]:
     """One of COCO's annotations as an instance of that category, or None, and (problem, effect) pairs about it.
 
@@ -172,11 +172,16 @@ def read_instance(
     if crowd not in (0, 1):
         problems.append(("its iscrowd is neither 0 nor 1", Effect.AN_OBJECT))
     area = float(area) if isinstance(area, int | float) and abs(area) < 1e15 else None
-    return Instance(category, box, checked.outline, crowd == 1, number, area), problems
+    return Instance(category, box, checked.outline, crowd == 1 and not crowds_as_objects, number, area), problems
 
 
-def read_split(source: Path, split: str) -> Split:
+def read_split(source: Path, split: str, *, crowds_as_objects: bool = False) -> Split:
     """Read a COCO file and collect its problems; what training refuses is among them as `Effect.REFUSED`.
+
+    Args:
+        source: the file.
+        split: helps to find the images.
+        crowds_as_objects: whether to ignore `iscrowd`, which CVAT sets for each mask made with a brush.
 
     Raises:
         DatasetError: it is no COCO file, or lists no categories.
@@ -213,7 +218,7 @@ def read_split(source: Path, split: str) -> Split:
             text += "; add it there or correct the annotation"
             problems.append(Problem(where, number, text, Effect.REFUSED))
         elif record:
-            instance, own = read_instance(entry, record, index[category])
+            instance, own = read_instance(entry, record, index[category], crowds_as_objects=crowds_as_objects)
             problems += [Problem(where, number, text, effect) for text, effect in own]
             instances[record.image_id] += [instance] if instance else []
         elif image_id is None or image_id not in refused:
@@ -223,12 +228,13 @@ def read_split(source: Path, split: str) -> Split:
     return Split(categories, found, tuple(problems), source)
 
 
-def load_split(dataset: str | Path, split: str) -> Split:
+def load_split(dataset: str | Path, split: str, *, crowds_as_objects: bool = False) -> Split:
     """Read one split of a dataset to train or evaluate on.
 
     Args:
         dataset: the folder, or a COCO JSON file itself.
         split: "train", "val", ...; where `dataset` is a file it only helps to find the images.
+        crowds_as_objects: whether to take annotations with `iscrowd` 1 for objects, not for regions to ignore.
 
     Returns:
         Records in the file's order, images without objects included.
@@ -236,7 +242,7 @@ def load_split(dataset: str | Path, split: str) -> Split:
     Raises:
         DatasetError: missing folder, JSON or images; malformed JSON; an unknown category; two images of one id.
     """
-    found = read_split(find_json(Path(dataset), split), split)
+    found = read_split(find_json(Path(dataset), split), split, crowds_as_objects=crowds_as_objects)
     refused = [problem for problem in found.problems if problem.effect is Effect.REFUSED]
     if refused:
         first, more = refused[0], len(refused) - 1
@@ -245,6 +251,36 @@ def load_split(dataset: str | Path, split: str) -> Split:
         also = f" (and {more} more of such problems; `crystal check` lists them)" if more else ""
         raise DatasetError(f"{found.source}: {which}{first.text}{also}")
     return found
+
+
+def nothing_to_learn(split: Split) -> str | None:
+    """Why there is no object in a split, and what to do; None where there is one."""
+    instances = [instance for record in split.records for instance in record.instances]
+    if any(not instance.crowd for instance in instances):
+        return None
+    crowds = sum(instance.outlined for instance in instances)
+    unread = [problem for problem in split.problems if problem.effect in (Effect.PLACE_IGNORED, Effect.LEFT_OUT)]
+    if crowds:
+        return (
+            f"none of its annotations is an object: {crowds} are crowds (iscrowd 1), which are ignored; take them for "
+            "objects by --crowds-as-objects (CVAT exports brush masks as crowds), or outline some objects"
+        )
+    if unread:
+        return f"none of its {len(unread)} annotations can be used, the first since {unread[0].text}; correct them"
+    return "it has no annotations, so there is nothing to learn; outline some objects"
+
+
+def raise_if_nothing_to_learn(split: Split) -> None:
+    """Refuse to train on a split without an object.
+
+    Raises:
+        DatasetError: there is none, because of crowds, outlines that cannot be used, or no annotations at all.
+    """
+    if not split.records:
+        raise DatasetError(f"{split.source}: lists no images, so there is nothing to train on; add some")
+    reason = nothing_to_learn(split)
+    if reason:
+        raise DatasetError(f"{split.source}: {reason}")
 
 
 def raise_if_left_out(split: Split) -> None:

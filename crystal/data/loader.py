@@ -20,7 +20,7 @@ from absl import flags
 from crystal.console import console
 from crystal.data.augment import Augmentation
 from crystal.data.coco_file import DatasetError
-from crystal.data.dataset import Split
+from crystal.data.dataset import Split, raise_if_nothing_to_learn
 from crystal.data.preparation import Batch, Collate, Examples, Vary
 
 MASK_SIZE = 176  # cells a side: a needle across a box of 272 x 245 pixels still keeps a mask IoU of 0.97
@@ -114,7 +114,7 @@ def training_loader(
     """Endless training batches, every image once an epoch, in an order that changes with the epoch.
 
     Args:
-        split: at least one record; images without objects are shown too.
+        split: at least one object; images without objects are shown too.
         size: side of the letterbox or its (height, width).
         batch_size: images a batch (of this shard).
         slots: g; of an image with more instances the largest are used and the others ignored (see
@@ -130,10 +130,9 @@ def training_loader(
             position.
 
     Raises:
-        DatasetError: no records.
+        DatasetError: no records, or no object in them.
     """
-    if not split.records:
-        raise DatasetError(f"{split.source}: lists no images, so there is nothing to train on; add some")
+    raise_if_nothing_to_learn(split)
     crowded = [len(record.instances) for record in split.records if len(record.instances) > slots]
     if crowded:
         console.print(

@@ -42,6 +42,8 @@ class Check:
     """The page; by default DATASET/check.html."""
     preset: Literal["tiny", "paper"] = "tiny"
     """The preset whose anchors and image size the objects are compared with."""
+    crowds_as_objects: bool = False
+    """Take annotations with iscrowd 1 for objects, as in train."""
     rows: int = 100
     """Number of lines of the table to print; 0 for all."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default_factory=tuple)

@@ -153,7 +153,12 @@ def check_command(options: Check) -> int:
     """`crystal check`: the table, the page. Returns the exit code: 1 where there is an error, else 0."""
     dataset, config = options.dataset, override(PRESETS[options.preset](), list(options.set))
     with Bars() as bars:
-        checked = check(dataset, slots=config.slots, start=lambda name, total: bars.add(escape(name), total))
+        checked = check(
+            dataset,
+            slots=config.slots,
+            crowds_as_objects=options.crowds_as_objects,
+            start=lambda name, total: bars.add(escape(name), total),
+        )
     lines = rows_of(checked)
     _print(lines, options.rows)
     coverage = coverage_of([(name, r) for name, split in checked.splits.items() for r in split.records], config.model)

@@ -27,6 +27,8 @@ class Train:
     """Equalise the images (CLAHE) before the network."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default_factory=tuple)
     """Change one setting, key=value, e.g. rpn.nms_iou=0.6; may be given several times."""
+    crowds_as_objects: bool = False
+    """Take annotations with iscrowd 1 for objects, not for regions to ignore: CVAT exports brush masks so."""
     resume: bool = False
     """Only continue a run: an --out without one is refused."""
 

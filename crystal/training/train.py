@@ -8,7 +8,7 @@ import jax
 from crystal.console import console, one_bar
 from crystal.data.classes import with_classes_of
 from crystal.data.coco_file import has_split
-from crystal.data.dataset import Split, load_split, raise_if_left_out
+from crystal.data.dataset import Split, load_split, raise_if_left_out, raise_if_nothing_to_learn
 from crystal.data.fingerprint import fingerprint
 from crystal.data.loader import training_loader
 from crystal.evaluation.assessment import map_at_50, truth_of
@@ -44,7 +44,8 @@ def train_command(options: Train) -> int:
     data, out = options.data, options.out
     processes.connect()
     use_compilation_cache()
-    split = load_split(data, "train")
+    split = load_split(data, "train", crowds_as_objects=options.crowds_as_objects)
+    raise_if_nothing_to_learn(split)
     for problem in split.problems[:5]:
         console.print(f"note: {problem}", markup=False)
     if len(split.problems) > 5:
@@ -62,7 +63,7 @@ def train_command(options: Train) -> int:
         workers=config.workers,
         shard=(jax.process_index(), jax.process_count()),
     )
-    validate = _validation(data, config)
+    validate = _validation(data, config, crowds_as_objects=options.crowds_as_objects)
     contents = {"train": fingerprint(split)}
     if processes.is_first():  # not earlier: what is refused above leaves no folder behind
         claim(out, config, options.init, contents, resume=options.resume)
@@ -79,7 +80,7 @@ def train_command(options: Train) -> int:
     return 0
 
 
-def _validation(data: Path, config: TrainConfig) -> Validate | None:
+def _validation(data: Path, config: TrainConfig, *, crowds_as_objects: bool = False) -> Validate | None:
     """The mAP on the first validation images with objects, if it is asked for and there are any."""
     if not config.validate_every:
         return None
@@ -87,7 +88,7 @@ def _validation(data: Path, config: TrainConfig) -> Validate | None:
     if not has_split(data, "val"):
         console.print(f"{without} there is no split val", markup=False)
         return None
-    split, notes = with_classes_of(load_split(data, "val"), config.model.classes)
+    split, notes = with_classes_of(load_split(data, "val", crowds_as_objects=crowds_as_objects), config.model.classes)
     for note in notes:
         console.print(f"note: {note}", markup=False)
     records = [r for r in split.records if any(not i.crowd for i in r.instances)][: config.validate_images]

@@ -181,6 +181,53 @@ def test_empty_and_crowded_images(tmp_path):
     assert not {t for _, _, t, _ in found(root, slots=6)} & {"it has more objects than training takes"}
 
 
+BRUSH = {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [600, 20, 40, 20, 4120]}, "iscrowd": 1}
+NOTHING = {
+    "crowds": ({"a.png": [thing(iscrowd=1)], "b.png": [thing(iscrowd=1)] * 2}, "3 are crowds .* --crowds-as-objects"),
+    "brush masks, as CVAT exports them": ({"a.png": [BRUSH], "b.png": []}, "1 are crowds .* --crowds-as-objects"),
+    "no annotations": ({"a.png": [], "b.png": []}, "it has no annotations, so there is nothing to learn"),
+    "boxes alone": ({"a.png": [thing(segmentation=[])] * 2}, "none of its 2 annotations .* since there is no outline"),
+    "other images'": ({"a.png": [thing(image_id=77)]}, "none of its 1 annotations .* no image has the id 77"),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_a_training_split_without_an_object(tmp_path, monkeypatch, capsys, name):
+    """It is an error of check and refused by train, before anything is made of it; a validation split may be so."""
+    images, said = NOTHING[name]
+    fields = {"category_id": 1, "bbox": [10, 0, 2, 20], "area": 40}
+    images = {file_name: [fields | annotation for annotation in own] for file_name, own in images.items()}
+    root = write(tmp_path / "set", {"train": images, "val": images})
+    errors = [p for p in check(root, slots=4).problems["train"] if p.effect is Effect.REFUSED]
+    assert [bool(re.search(said, p.text)) for p in errors] == [True]
+    assert not [p for p in check(root, slots=4).problems["val"] if p.effect is Effect.REFUSED]
+    split = load_split(root, "train")
+    with pytest.raises(DatasetError, match=rf"train\.json: .*{said}"):
+        training_loader(split, **OPTIONS)
+    arguments = ["crystal", "train", "--data", str(root), "--out", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 1
+    assert re.search(said, capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_crowds_may_be_taken_for_objects(tmp_path, monkeypatch, capsys):
+    fields = {"category_id": 1, "bbox": [10, 0, 2, 20], "area": 40}
+    root = write(tmp_path, {"train": {"a.png": [fields | BRUSH]}})
+    assert command(monkeypatch, root) == 1
+    assert "1 error, 0 warnings, 2 notes" in capsys.readouterr().out
+    assert command(monkeypatch, root, "--crowds-as-objects") == 0
+    assert "0 errors, 0 warnings, 0 notes" in capsys.readouterr().out
+    (instance,) = load_split(root, "train", crowds_as_objects=True).records[0].instances
+    assert not instance.crowd
+    loader = training_loader(load_split(root, "train", crowds_as_objects=True), **OPTIONS)
+    batch = next(loader)
+    loader.close()
+    assert batch.masks[0, 0].any()
+
+
 def test_duplicates(tmp_path):
     near = thing(10, 10, 20, 21)
     apart = thing(14, 10, 20, 20)  # IoU 2/3: two crystals that lie on each other
@@ -273,7 +320,7 @@ def test_warnings_alone_exit_0(tmp_path, monkeypatch, capsys):
 def test_many_rows_are_cut_and_counted(tmp_path, monkeypatch, capsys):
     root = write(tmp_path, {"train": {f"{k}.png": [] for k in range(9)}})
     command(monkeypatch, root, "--rows", 4)
-    assert "... and 5 more lines: --rows 0 shows all" in capsys.readouterr().out
+    assert "... and 6 more lines: --rows 0 shows all" in capsys.readouterr().out
 
 
 def test_one_file_and_nothing_at_all(tmp_path, monkeypatch, capsys):
