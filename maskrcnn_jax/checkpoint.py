@@ -103,10 +103,22 @@ def newest_step(run: str | Path) -> Path:
 
 
 def load_config(path: str | Path) -> MaskRCNNConfig:
-    """The config of a checkpoint folder, or of the newest one of a run. Raises CheckpointError."""
+    """The config of a checkpoint folder, or of the newest one of a run. Fields that were added since it was saved have
+    their defaults. Raises CheckpointError.
+    """
+    return _read_config(path)[0]
+
+
+def saved_fields(path: str | Path, part: str) -> set[str]:
+    """Names of the fields that a checkpoint's config has of one part, "image" for one. Raises as `load_config`."""
+    return set(_read_config(path)[1].get(part, ()))
+
+
+def _read_config(path: str | Path) -> tuple[MaskRCNNConfig, dict[str, Any]]:
     path = _checkpoint_folder(path)
     try:
-        return MaskRCNNConfig.from_dict(json.loads((path / "config" / "metadata").read_text()))
+        values = json.loads((path / "config" / "metadata").read_text())
+        return MaskRCNNConfig.from_dict(values), values
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: its config cannot be read ({error}); use another checkpoint") from error
 

@@ -22,6 +22,8 @@ class ImageConfig:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     # Padding is black before normalisation (mp), or the mean colour: 0 after normalisation (tv, d2).
     padding: Literal["black", "mean"] = "black"
+    # Whether images are equalised before the letterbox; not done by the network, but by the application that uses it.
+    clahe: bool = False
 
 
 @dataclass(frozen=True)

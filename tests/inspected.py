@@ -37,8 +37,9 @@ def write_image(folder: Path, name: str = "drop.png", label: str = "crystal") ->
 def inspected(**changes):
     """(model, inspection, supervised, path). `changes`: of the detection config."""
     path = write_image(Path(tempfile.mkdtemp(prefix="inspected-")))
-    config = dataclasses.replace(SMALL, detection=dataclasses.replace(SMALL.detection, **changes))
+    image = dataclasses.replace(SMALL.image, clahe=True)
+    config = dataclasses.replace(SMALL, image=image, detection=dataclasses.replace(SMALL.detection, **changes))
     model = small_model(config=config)
-    inspection, forward = Inspector(model, clahe=True).follow(path)
+    inspection, forward = Inspector(model).follow(path)
     truth = find_truth(path, (HEIGHT, WIDTH), None, config.classes)
     return model, inspection, supervise(inspection, forward, truth), path

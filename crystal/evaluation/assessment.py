@@ -164,12 +164,12 @@ def _results(record: Record, prediction: Prediction, split: Split, kind: str) ->
 
 def evaluate_command(options: Evaluate) -> int:
     """`crystal evaluate`: measure, print a table, write JSON where asked."""
-    model, clahe = load_run(options.weights)
+    model = load_run(options.weights)
     held_out, notes = with_classes_of(load_split(options.data, options.split), model.config.classes)
     for note in notes:
         console.print(f"note: {note}", markup=False)
     with one_bar("evaluating", len(held_out.records)) as bar:
-        assessment = assess(Predictor(model, clahe=clahe), held_out, seed=options.seed, progress=bar)
+        assessment = assess(Predictor(model), held_out, seed=options.seed, progress=bar)
     table = Table(title=f"{options.weights} on {held_out.source}", title_justify="left")
     table.add_column("measure")
     table.add_column("value", justify="right")

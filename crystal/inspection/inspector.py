@@ -144,10 +144,10 @@ def _choose(probabilities: np.ndarray, proposals: Proposals, refined: Refined) -
 
 
 class Inspector:
-    """Follows images through one network. `clahe`: whether it was trained on images after CLAHE."""
+    """Follows images through one network."""
 
-    def __init__(self, model: MaskRCNN, *, clahe: bool):
-        self.model, self.clahe = model, clahe
+    def __init__(self, model: MaskRCNN):
+        self.model = model
 
     def follow(self, path: Path) -> tuple[Inspection, ForwardPass]:
         """One image at inference, and the outputs from which `targets.py` computes the losses. Raises ImageError."""
@@ -155,7 +155,7 @@ class Inspector:
         size = config.image.size
         image = run.host("read", lambda: read_image(path), lambda i: _shapes([i]))
         equalised = None
-        if self.clahe:
+        if config.image.clahe:
             equalised = run.host("CLAHE", lambda: apply_clahe(image), lambda i: _shapes([i]))
         source = image if equalised is None else equalised
         pixels, place = run.host(

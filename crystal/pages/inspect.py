@@ -54,11 +54,11 @@ def inspect_command(options: Inspect) -> int:
     with explained_writing(out):  # rather now than after a minute
         out.parent.mkdir(parents=True, exist_ok=True)
     size = read_image(image).shape[:2]
-    model, clahe = load_run(options.weights)
+    model = load_run(options.weights)
     known = find_truth(image, (size[0], size[1]), options.truth, model.config.classes)
     console.print(f"{image}: ground truth: {known.reason if isinstance(known, NoGroundTruth) else known.source}")
     start = time.perf_counter()
-    inspection, forward = Inspector(model, clahe=clahe).follow(image)
+    inspection, forward = Inspector(model).follow(image)
     targets = known if isinstance(known, NoGroundTruth) else supervise(inspection, forward, known)
     write_inspection(out, image, options.weights, inspection, targets)
     found = int(inspection.detections.valid.sum())

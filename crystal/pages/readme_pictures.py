@@ -32,9 +32,9 @@ def main(demo: Path = Path("runs/demo"), out: Path = Path(".pictures"), first: i
     out.mkdir(parents=True, exist_ok=True)
     records = [r for r in load_split(demo / "data", "val").records if len(r.instances) >= 3][first : first + 6]
     images = [read_image(record.path) for record in records]
-    model, clahe = load_run(demo / "table1" / "runs" / "0-clahe")
+    model = load_run(demo / "table1" / "runs" / "0-clahe")
     tiles = []
-    for image, found in zip(images, Predictor(model, clahe=clahe)(images), strict=True):
+    for image, found in zip(images, Predictor(model)(images), strict=True):
         shown = [rle for rle, score in zip(found.rles, found.scores, strict=True) if score >= SCORE]
         tiles.append(draw_outlines(image, shown))
     _save(out / "outlines.jpg", contact_sheet(tiles, [""] * len(tiles), 3, 480))

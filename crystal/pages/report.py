@@ -50,8 +50,7 @@ def read_run(run: Path) -> RunView:
     """A run of `crystal table1` that was measured."""
     evaluation = json.loads((run / "evaluation.json").read_text())
     numbers = evaluation["numbers"] | {key: evaluation[key] for key in ("steps", "seconds")}
-    model, clahe = load_run(run)
-    return RunView(numbers, evaluation["ap"]["0.50"], read_metrics(run), Predictor(model, clahe=clahe))
+    return RunView(numbers, evaluation["ap"]["0.50"], read_metrics(run), Predictor(load_run(run)))
 
 
 def _charts(runs: Mapping[str, RunView]) -> Iterator[Any]:

@@ -94,12 +94,12 @@ def predict_folder(
 
 def predict_command(options: Predict) -> int:
     """`crystal predict`; the exit code is 1 if any image could not be read."""
-    model, clahe = load_run(options.weights)
+    predictor = Predictor(load_run(options.weights))
     paths = find_images(options.images)
     with one_bar("predicting", len(paths)) as bar:
         done = itertools.count(1)
         summary = predict_folder(
-            Predictor(model, clahe=clahe),
+            predictor,
             paths,
             options.out,
             score_threshold=options.score,

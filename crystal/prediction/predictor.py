@@ -9,6 +9,7 @@ Masks are pasted one instance's box at a time and become run lengths at once. A 
 900 MB for 100 instances in a 9-megapixel micrograph; the run lengths take some 100 kB.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -80,21 +81,21 @@ class Predictor:
     last batch is padded.
 
     Args:
-        model: of `MaskRCNNConfig.image.size`.
-        clahe: whether the model was trained on images after CLAHE.
+        model: its config says the images' size and whether they go through CLAHE.
         batch_size: images a forward pass.
     """
 
-    def __init__(self, model: MaskRCNN, *, clahe: bool, batch_size: int = 4):
+    def __init__(self, model: MaskRCNN, *, batch_size: int = 4):
         self.config = model.config
-        self.clahe = clahe
         self.batch_size = batch_size
-        self._graph, self._state = nnx.split(model)
+        twin = nnx.merge(*nnx.split(model))  # without CLAHE in its config, so that the program is the same for both
+        twin.config = dataclasses.replace(model.config, image=dataclasses.replace(model.config.image, clahe=False))
+        self._graph, self._state = nnx.split(twin)
 
     def _prepare(self, images: Iterator[Image]) -> tuple[np.ndarray, np.ndarray, list[Letterbox]] | None:
         """The next batch: images [b, h, w, 3], windows [b, 4] and the letterboxes; None at the end."""
-        size = self.config.image.size
-        ready = [prepare(i, size=size, clahe=self.clahe) for i in itertools.islice(images, self.batch_size)]
+        size, clahe = self.config.image.size, self.config.image.clahe
+        ready = [prepare(i, size=size, clahe=clahe) for i in itertools.islice(images, self.batch_size)]
         if not ready:
             return None
         batch = np.zeros((self.batch_size, *size, 3), np.uint8)

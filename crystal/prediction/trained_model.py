@@ -1,5 +1,6 @@
-"""A trained model, and what is needed to use it rightly: whether its images went through CLAHE."""
+"""A trained model. Its config says all that is needed to use it rightly: classes, image size, CLAHE or not."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def load_run(run: str | Path) -> tuple[MaskRCNN, bool]:
-    """The newest model of a run folder (or a plain checkpoint folder), and whether it was trained after CLAHE.
-
-    A plain checkpoint says nothing of CLAHE: then False.
+def load_run(run: str | Path) -> MaskRCNN:
+    """The model of a checkpoint folder, or the newest one of a run folder.
 
     Raises:
-        RunError: config.json cannot be read.
+        RunError: a run of version 0.1, which noted in config.json alone whether there is CLAHE, has a damaged one.
         maskrcnn_jax.checkpoint.CheckpointError: there are no weights that can be used.
     """
-    path = Path(run) / "config.json"
-    settings = read_json(path).get("train") if path.exists() else {"clahe": False}
-    if not isinstance(settings, dict) or not isinstance(settings.get("clahe"), bool):
-        raise RunError(f"{path}: not the config of a training run; train anew with this version")
-    return checkpoint.load(run), settings["clahe"]
+    config = checkpoint.load_config(run)
+    if "clahe" not in checkpoint.saved_fields(run, "image") and _clahe_of_old_run(Path(run).resolve()):
+        config = dataclasses.replace(config, image=dataclasses.replace(config.image, clahe=True))
+    return checkpoint.load(run, config=config)
+
+
+def _clahe_of_old_run(path: Path) -> bool:
+    """Whether a run, or the run that a checkpoint belongs to, was trained on images after CLAHE, by its config.json."""
+    for folder in (path, path.parent.parent):
+        if (folder / "config.json").exists() and (folder / "checkpoints").is_dir():
+            settings = read_json(folder / "config.json").get("train")
+            return isinstance(settings, dict) and settings.get("clahe") is True
+    return False

@@ -119,8 +119,7 @@ def _measure(
     run: Path, split: Split, *, seed: int, steps: int, seconds: float | None, progress: Callable[[int, str], None]
 ) -> None:
     """Write RUN/evaluation.json."""
-    model, clahe = load_run(run)
-    assessment = assess(Predictor(model, clahe=clahe), split, seed=seed, progress=progress)
+    assessment = assess(Predictor(load_run(run)), split, seed=seed, progress=progress)
     evaluation = {
         "steps": steps,
         "seconds": None if seconds is None else round(seconds, 1),

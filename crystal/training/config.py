@@ -43,7 +43,6 @@ class TrainConfig:
     batch_size: int = 2
     slots: int = 100  # ground-truth slots an image
     seed: int = 0
-    clahe: bool = True
     augment: bool = True
     workers: int = 0  # processes that prepare batches; 0: threads of this process
     log_every: int = 10

@@ -10,6 +10,7 @@ RUN/best/              the best model by validation, itself a run folder with co
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from crystal.errors import RunError
 from crystal.files import write_atomically
@@ -50,7 +51,7 @@ def claim(
     if not path.exists():
         write_atomically(path, json.dumps(described, indent=1))
         return
-    present = read_json(path)
+    present = _with_clahe_in_the_model(read_json(path))
     if not (present.get("data") and described["data"]):
         present["data"] = described["data"]
     differing = [k for key in ("train", "init", "data") for k in differences(present.get(key), described[key], key)]
@@ -59,3 +60,11 @@ def claim(
             f"{out} holds a run with other settings ({', '.join(differing[:6])}); choose another --out, or repeat the "
             "command that began it"
         )
+
+
+def _with_clahe_in_the_model(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run of version 0.1, which had CLAHE beside the model's config, as they are written today."""
+    train = settings.get("train")
+    if isinstance(train, dict) and "clahe" in train and isinstance(train.get("model"), dict):
+        train["model"].setdefault("image", {})["clahe"] = train.pop("clahe")
+    return settings

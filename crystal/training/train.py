@@ -27,11 +27,12 @@ from maskrcnn_jax.model import MaskRCNN
 def resolve(split: Split, options: Train) -> TrainConfig:
     """The preset with the dataset's classes and the command line's changes.
 
-    With --init, architecture and conventions are those of its weights; class count and schedule stay the preset's.
+    With --init, architecture and conventions are those of its weights, but for classes and CLAHE.
     """
-    config = dataclasses.replace(PRESETS[options.preset](), seed=options.seed, clahe=options.clahe)
+    config = dataclasses.replace(PRESETS[options.preset](), seed=options.seed)
     model = config.model if options.init is None else starting_config(options.init)
-    config = dataclasses.replace(config, model=dataclasses.replace(model, classes=split.categories))
+    image = dataclasses.replace(model.image, clahe=options.clahe)
+    config = dataclasses.replace(config, model=dataclasses.replace(model, classes=split.categories, image=image))
     if options.checkpoint_every is not None:
         config = dataclasses.replace(config, checkpoint_every=options.checkpoint_every)
     if options.steps is not None:
@@ -58,7 +59,7 @@ def train_command(options: Train) -> int:
         batch_size=processes.share_of_batch(config.batch_size),
         slots=config.slots,
         seed=config.seed,
-        clahe=config.clahe,
+        clahe=config.model.image.clahe,
         augment=config.augment,
         workers=config.workers,
         shard=(jax.process_index(), jax.process_count()),
@@ -98,6 +99,6 @@ def _validation(data: Path, config: TrainConfig, *, crowds_as_objects: bool = Fa
     truths = [truth_of(record) for record in records]
 
     def validate(model: MaskRCNN) -> dict[str, float]:
-        return {"val_map": map_at_50(Predictor(model, clahe=config.clahe), records, truths)}
+        return {"val_map": map_at_50(Predictor(model), records, truths)}
 
     return validate

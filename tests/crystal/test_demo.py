@@ -50,7 +50,7 @@ def test_the_whole_demo_on_a_handful_of_drops(tmp_path, capsys):
         assert wanted <= set(numbers[name])
         assert numbers[name]["steps"] == 1
         assert (run / "checkpoints" / "1" / "model").is_dir()
-        assert json.loads((run / "config.json").read_text())["train"]["clahe"] is (name == "clahe")
+        assert json.loads((run / "config.json").read_text())["train"]["model"]["image"]["clahe"] is (name == "clahe")
     assert (tmp_path / "report.html").stat().st_size > 10_000
     said = capsys.readouterr().out
     assert "CLAHE: with minus without" in said

@@ -24,7 +24,7 @@ FAR = [30.0, 5.0, 1e9, 5.0, 1e9, 30.0, 30.0, 30.0]  # pycocotools alone crashes 
 
 
 def test_the_checked_split_is_what_is_measured(tmp_path):
-    """A clipped outline, a useless one, which is a region to ignore, a wrong area and a crowd: found with an AP of 1."""
+    """A clipped outline, a useless one, a region to ignore, a wrong area and a crowd: found with an AP of 1."""
     (tmp_path / "val" / "images").mkdir(parents=True)
     cv2.imwrite(str(tmp_path / "val/images/a.png"), np.zeros((60, 80, 3), np.uint8))
     crowd = {"size": [60, 80], "counts": [0, 600, 4200]}
@@ -89,7 +89,7 @@ def write_val(folder, ids, *objects):
 class Fixed:
     """Stands in for `Predictor`: a crystal and a loop where they are, and a crystal where nothing is."""
 
-    def __init__(self, model, *, clahe=False):
+    def __init__(self, model):
         self.config = model.config
 
     def __call__(self, images):
@@ -104,7 +104,7 @@ class Fixed:
 def fixed(monkeypatch):
     model = small_model()
     model.config = dataclasses.replace(model.config, classes=MODEL)
-    monkeypatch.setattr(assessment, "load_run", lambda run: (model, False))
+    monkeypatch.setattr(assessment, "load_run", lambda run: model)
     for module in (assessment, train):
         monkeypatch.setattr(module, "Predictor", Fixed)
     return model

@@ -284,7 +284,7 @@ def test_a_page_that_fails_leaves_the_earlier_one(seen, tmp_path, monkeypatch):
 
 def test_from_the_command_line(seen, tmp_path, monkeypatch, capsys):
     _, inspection, _, path = seen
-    monkeypatch.setattr("crystal.pages.inspect.load_run", lambda weights: (seen[0], True))
+    monkeypatch.setattr("crystal.pages.inspect.load_run", lambda weights: seen[0])
     monkeypatch.setattr("crystal.pages.inspect.Inspector.follow", lambda self, image: (inspection, None))
     monkeypatch.setattr("crystal.pages.inspect.supervise", lambda *_: seen[2])
     out = tmp_path / "page.html"

@@ -29,9 +29,9 @@ def predictor():
     config = dataclasses.replace(
         SMALL,
         classes=((0, "background"), (7, "crystal")),
-        image=dataclasses.replace(SMALL.image, size=(64, 128)),
+        image=dataclasses.replace(SMALL.image, size=(64, 128), clahe=True),
     )
-    return Predictor(MaskRCNN(config, rngs=quick_rngs()), clahe=True, batch_size=2)
+    return Predictor(MaskRCNN(config, rngs=quick_rngs()), batch_size=2)
 
 
 def picture(height, width, seed=0):
@@ -98,9 +98,11 @@ def test_results_come_in_order_and_do_not_depend_on_the_batch(predictor):
         assert (np.diff(found.scores) <= 0).all()
         assert len(found.boxes) == len(found.scores) == len(found.classes) == len(found.rles) > 0
     assert list(predictor([])) == []
-    others = Predictor(MaskRCNN(predictor.config, rngs=quick_rngs(1)), clahe=False, batch_size=2)
+    image = dataclasses.replace(predictor.config.image, clahe=False)
+    config = dataclasses.replace(predictor.config, image=image)
+    others = Predictor(MaskRCNN(config, rngs=quick_rngs(1)), batch_size=2)
     assert list(others(images))
-    assert _detect._cache_size() == traces > 0  # one trace whatever the images and the weights
+    assert _detect._cache_size() == traces > 0  # one trace whatever the images, the weights and CLAHE
 
 
 def test_an_error_in_the_source_is_raised(predictor):

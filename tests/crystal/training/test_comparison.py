@@ -112,13 +112,13 @@ def test_the_whole_experiment_and_again(data, tmp_path, monkeypatch, capsys):
     options = Table1(data, out, seeds=1, init=str(tmp_path / "weights"), steps=1, set=("detection.nms_iou=0.6",))
     table1_command(options)
     plain, clahe = (json.loads((out / "runs" / f"0-{arm}" / "config.json").read_text()) for arm in ("plain", "clahe"))
-    assert (plain["train"].pop("clahe"), clahe["train"].pop("clahe")) == (False, True)
+    assert [run["train"]["model"]["image"].pop("clahe") for run in (plain, clahe)] == [False, True]
     assert (plain["train"], plain["init"]) == (clahe["train"], clahe["init"])
     for arm in ("plain", "clahe"):
-        model, with_clahe = load_run(out / "runs" / f"0-{arm}")
+        model = load_run(out / "runs" / f"0-{arm}")
         assert (model.config.fpn_channels, model.config.detection.nms_iou) == (SMALL.fpn_channels, 0.6)
         assert model.config.classes == ((0, "background"), (1, "shape"))
-        assert with_clahe is (arm == "clahe")
+        assert model.config.image.clahe is (arm == "clahe")
     results = json.loads((out / "table1.json").read_text())
     assert results["settings"]["steps"] == 1
     assert results["machine"]["versions"]["jax"]

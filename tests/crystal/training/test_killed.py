@@ -75,7 +75,7 @@ def test_kill_minus_nine_at_random_moments_changes_nothing(tmp_path):
     assert logs[0] == logs[1]
     assert [line["step"] for line in logs[0]] == [*range(3, STEPS, 3), STEPS]
     for ours, theirs in zip(
-        *(jax.tree.leaves(nnx.state(load_run(tmp_path / name)[0])) for name in ("whole", "cut")), strict=True
+        *(jax.tree.leaves(nnx.state(load_run(tmp_path / name))) for name in ("whole", "cut")), strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)
     position = f"checkpoints/{STEPS}/position/metadata"

@@ -25,6 +25,9 @@ def test_init_takes_the_architecture_from_the_weights(tmp_path):
         assert architecture.fpn_channels == SMALL.fpn_channels
         assert architecture.rpn.nms_iou == 0.6
         assert architecture.classes == ((0, "background"), (1, "shape"))
+        assert architecture.image.clahe is True  # the run's own, whatever the weights were trained on
+    plain = dataclasses.replace(options, clahe=False)
+    assert resolve(load_split(options.data, "train"), plain).model.image == SMALL.image
     options.set = ("fpn_channels=16",)
     with pytest.raises(checkpoint.CheckpointError, match="fpn"):
         train_command(options)
