@@ -93,5 +93,5 @@ def demo(options: Demo) -> int:
     write_atomically(out / "metrics.json", json.dumps({arm: run.numbers for arm, run in runs.items()}, indent=1))
     console.print("drawing the report")
     report = write_report(out / "report.html", runs, load_split(out / "data", "val").records)
-    console.print(f"{report} shows pictures and curves; {(time.monotonic() - start) / 60:.1f} minutes in all")
+    console.print(f"{report} shows pictures and curves; this call took {(time.monotonic() - start) / 60:.1f} minutes")
     return 0

@@ -34,8 +34,8 @@ LINES = ((hexadecimal(BLUE), "-"), (hexadecimal(VERMILLION), (0, (4, 1.5))))
 
 
 def curve(metrics: Sequence[Mapping[str, float]], key: str) -> Curve:
-    """The steps at which `key` was logged, and its values; lines of the log without it are passed over."""
-    pairs = [(line["step"], line[key]) for line in metrics if key in line and "step" in line]
+    """The steps at which `key` was logged, and its values; lines of the log without it or with null are left out."""
+    pairs = [(line["step"], line[key]) for line in metrics if line.get(key) is not None and "step" in line]
     steps, values = np.array(pairs, float).reshape(-1, 2).T
     return steps, values
 

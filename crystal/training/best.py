@@ -25,7 +25,8 @@ class Best:
 
     def __init__(self, out: Path, step: int) -> None:
         self._out = out
-        before = [line[MEASURE] for line in read_metrics(out) if MEASURE in line and line["step"] <= step]
+        lines = [line for line in read_metrics(out) if line["step"] <= step]
+        before = [line[MEASURE] for line in lines if line.get(MEASURE) is not None]
         self._value = max(before, default=float("-inf"))
 
     def offer(self, step: int, model: MaskRCNN, measured: dict[str, float]) -> None:
@@ -34,7 +35,7 @@ class Best:
         Raises RunError if the disk does not take it.
         """
         value = measured.get(MEASURE, float("-inf"))
-        if value <= self._value:
+        if not value > self._value:  # false for NaN, too
             return
         self._value = value
         if not processes.is_first():

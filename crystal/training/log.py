@@ -17,10 +17,10 @@ from crystal.files import write_atomically
 
 
 def read_metrics(run: str | Path) -> list[dict[str, Any]]:
-    """The lines of RUN/metrics.jsonl, without one that is only partly written."""
+    """The lines of RUN/metrics.jsonl, None for numbers that are not finite, without one that is only partly written."""
     path = Path(run) / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if _step_of(line) < math.inf]
+    return [json.loads(line, parse_constant=lambda _: None) for line in lines if _step_of(line) < math.inf]
 
 
 def _step_of(line: str) -> float:
@@ -47,14 +47,14 @@ class Log:
         self._curves.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, *, step: int, **values: float) -> None:
-        """Write one line, numbers with six digits, and hand it to the system at once.
+        """Write one line, numbers with six digits, NaN and infinity as null, and hand it to the system at once.
 
         Raises RunError if the disk does not take it.
         """
-        rounded = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in values.items()}
+        rounded = {k: float(f"{v:.6g}") if math.isfinite(v) else None for k, v in values.items()}
         points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         try:
-            self._file.write(json.dumps({"step": step} | rounded) + "\n")
+            self._file.write(json.dumps({"step": step} | rounded, allow_nan=False) + "\n")
             self._file.flush()
             self._curves.write_event(Event(step=step, wall_time=time.time(), summary=Summary(value=points)))
             self._curves.flush()

@@ -5,9 +5,10 @@ every step is checked: a loss that is NaN, infinite or far above the first ones 
 step in the message.
 """
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,18 @@ class Monitor:
         return line
 
     def restart_clock(self) -> None:
-        """Leave the time so far out of the next line's images per second: it was no training but validation, say."""
+        """Begin to measure time, at the first step."""
         self._since, self._waited = time.monotonic(), 0.0
+
+    @contextlib.contextmanager
+    def clock_stopped(self, step: int) -> Iterator[None]:
+        """Leave a time out of the images per second, such as a validation's. Waits for the steps up to `step` and
+        raises as `check`.
+        """
+        self.check(step)
+        stopped = time.monotonic()
+        yield
+        self._since += time.monotonic() - stopped
 
     def get_state(self) -> dict[str, Any]:
         """The state for a checkpoint, ready for JSON: with it, a resumed run writes the lines of one not stopped."""

@@ -156,8 +156,8 @@ class Trainer:
                 self.progress(self.step, f"loss {line['loss']:.3f}")
             validating = config.validate_every and self.step % config.validate_every == 0
             if self.validate and (validating or self.step == config.steps):
-                self._validate(graph, state, self.validate)
-                monitor.restart_clock()
+                with monitor.clock_stopped(self.step):
+                    self._validate(graph, state, self.validate)
             stop = stop_after(self.step)
             if stop or self.step % config.checkpoint_every == 0 or self.step == last:
                 monitor.check(self.step)  # a model with NaN is not saved

@@ -30,9 +30,23 @@ def test_a_line_is_the_mean_of_its_steps(tmp_path):
     assert line["loss"] == 2.0
     assert line["loss_roi_mask"] == pytest.approx(0.4)
     assert (line["learning_rate"], line["grad_norm"], line["positive_anchors"], line["skipped"]) == (0.1, 2.0, 3.0, 0.0)
-    assert line["images_per_second"] > 0
     steps.add(metrics(9.0), [7], waited=0.0)
     assert steps.line(3, learning_rate=0.1)["loss"] == 9.0
+
+
+def test_a_validation_counts_neither_images_nor_time(tmp_path, monkeypatch):
+    """Four steps of 2 images in 4 s, a validation of 100 s after the second: 2 images a second."""
+    now = [0.0]
+    monkeypatch.setattr("crystal.training.monitor.time.monotonic", lambda: now[0])
+    steps = monitor(tmp_path)
+    for step in range(1, 5):
+        now[0] += 1
+        steps.add(metrics(), [1, 2], waited=0.5)
+        if step == 2:
+            with steps.clock_stopped(step):
+                now[0] += 100
+    line = steps.line(4, learning_rate=0.1)
+    assert (line["images_per_second"], line["input_wait_share"]) == (2.0, 0.5)
 
 
 def test_the_step_that_broke_is_named_with_its_images_and_the_last_checkpoint(tmp_path):
