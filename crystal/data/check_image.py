@@ -12,6 +12,7 @@ from jaxtyping import Float
 from pycocotools import mask as coco_mask
 
 from crystal.data.dataset import Instance, Record, fits_pixels
+from crystal.data.images import count_pages
 from crystal.data.outlines import crosses_itself
 from crystal.data.preparation import read_record_image
 from crystal.data.problems import Effect, Problem
@@ -94,6 +95,9 @@ def check_image(record: Record, *, slots: int) -> CheckedImage:
     problems = [
         p for i, mask in zip(record.instances, masks, strict=True) if i.outlined for p in _object(record, i, mask)
     ]
+    stack = count_pages(record.path).stack
+    if stack > 1:
+        problems.append(Problem(record.file_name, None, "it has several pages", Effect.SHARPEST, f" ({stack})"))
     objects = [k for k, i in enumerate(record.instances) if not i.crowd]
     problems += _duplicates(record, [record.instances[k] for k in objects], [masks[k] for k in objects])
     if not objects:

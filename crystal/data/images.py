@@ -8,19 +8,33 @@ import io
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 from jaxtyping import Shaped, UInt8
 
+from crystal.data import tiff
 from crystal.errors import CrystalError
 from maskrcnn_jax.image.letterbox import Letterbox, letterbox
 
 Image = UInt8[np.ndarray, "h w 3"]  # RGB, 0..255
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP")  # Pillow's names
+Page = Literal["first", "sharpest"] | int  # of a TIFF file of several: by its place, or counted from 1
+
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".dib"),
+    *(".webp", ".gif", ".jp2", ".j2k", ".jpx", ".pgm", ".ppm", ".pnm"),
+)
+# Photographs and micrographs of kinds that are not read. They are found like the others, so that each is named.
+UNREAD_SUFFIXES = (
+    *(".heic", ".heif", ".avif", ".jxl", ".psd", ".xcf", ".exr", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".orf"),
+    *(".rw2", ".raf", ".czi", ".nd2", ".lif", ".vsi", ".oib", ".oif", ".svs", ".ndpi", ".dcm", ".ims", ".lsm"),
+)
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "JPEG2000", "PPM")  # Pillow's names
+EVEN = (b"RIFF", b"\0\0\0\x0c", b"\xff\x4f\xff\x51")  # WebP, JPEG 2000: an even image takes hardly any bytes
 MAX_PIXELS = 178_956_970  # Pillow refuses more before it decodes a pixel, and so does OpenCV (crystal/__init__.py)
 MOST_PIXELS_A_BYTE = 8 * 1032  # pixels of one bit, deflated as far as deflate goes; JPEG stays far below
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -32,6 +46,13 @@ warnings.filterwarnings("ignore", module="PIL")  # about damaged and large files
 
 class ImageError(CrystalError, ValueError):
     """An image that cannot be used; the message names the file and the remedy."""
+
+
+class ImagePages(NamedTuple):
+    """How many pages an image file has, and how many of them `read_image` chooses from."""
+
+    pages: int
+    stack: int
 
 
 def _to_bytes(samples: Shaped[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w *c"]:
@@ -49,9 +70,10 @@ def _to_bytes(samples: Shaped[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w *
     return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
 
 
-def _over_white(bgra: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 3"]:
-    alpha = bgra[..., 3:].astype(np.float32) / 255
-    return np.rint(bgra[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+def _over_white(bgra: Shaped[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 3"]:
+    most = np.iinfo(bgra.dtype).max if bgra.dtype.kind == "u" else 1.0
+    alpha = bgra[..., 3:].astype(np.float32) / most
+    return np.rint(_to_bytes(bgra[..., :3]) * alpha + 255 * (1 - alpha)).astype(np.uint8)
 
 
 def _decode(data: bytes, upright: bool) -> np.ndarray | None:
@@ -83,62 +105,141 @@ def stated_size(data: bytes, path: str | Path) -> tuple[int, int] | None:
         ImageError: more than MAX_PIXELS.
     """
     try:
-        with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            picture.verify()  # of a PNG: each chunk ends before the file does and fits its checksum
-            return picture.height, picture.width
-    except PIL.Image.DecompressionBombError as error:
-        raise ImageError(
-            f"{path}: states more than {MAX_PIXELS // 10**6} megapixels; crop it or scale it down"
-        ) from error
+        pages = tiff.read_pages(data)  # Pillow knows neither every BigTIFF nor every type of samples
+        if pages:
+            size = pages[0].height, pages[0].width
+        else:
+            with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+                picture.verify()  # of a PNG: each chunk ends before the file does and fits its checksum
+                size = picture.height, picture.width
+    except PIL.Image.DecompressionBombError:
+        size = MAX_PIXELS, MAX_PIXELS
     except Exception:  # Pillow's parsers raise many kinds on damaged files
+        return None
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ImageError(f"{path}: states more than {MAX_PIXELS // 10**6} megapixels; crop it or scale it down")
+    return size
+
+
+def _decode_by_pillow(data: bytes, upright: bool) -> np.ndarray | None:
+    """As `_decode`, for what OpenCV does not read in every version."""
+    try:
+        with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            image = PIL.ImageOps.exif_transpose(picture) if upright else picture
+            if image.mode.startswith("I") or image.mode == "F":
+                return np.array(image)
+            pixels = np.array(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+            return np.ascontiguousarray(pixels[..., [2, 1, 0, 3][: pixels.shape[2]]])
+    except Exception:  # as in `stated_size`
         return None
 
 
-def decode_image(data: bytes, path: str | Path, *, upright: bool = True) -> UInt8[np.ndarray, "h w 3"]:
+def _decode_tiff(data: bytes, path: str | Path, page: Page) -> np.ndarray | None:
+    """One page of a TIFF file, in the form of `_decode`."""
+    pages = tiff.read_pages(data)
+    if not pages:
+        return None
+    if isinstance(page, int):
+        if not 1 <= page <= len(pages):
+            raise ImageError(f"{path}: has {len(pages)} page(s), so no page {page}; choose another --page")
+        wanted = [page - 1]
+    else:
+        wanted = tiff.stack_of(pages) if page == "sharpest" else [0]
+    best, most = None, -1.0
+    for number in wanted:  # one in memory beside the best
+        stated = pages[number]
+        pixels = stated.height * stated.width
+        if pixels > MAX_PIXELS or pixels * stated.samples * stated.bits > 64 * MAX_PIXELS:
+            raise ImageError(f"{path}: page {number + 1} is too large; crop it or scale it down")
+        if stated.planar and stated.bits > 8 and stated.samples > 1:  # OpenCV reads its channels as one
+            raise ImageError(
+                f"{path}: stores channels of {stated.bits} bits one after the other (planar); export it with "
+                "interleaved channels, or as PNG"
+            )
+        image = tiff.decode_page(data, number, stated)
+        sharp = tiff.sharpness(image) if image is not None and len(wanted) > 1 else 0.0
+        if image is not None and sharp > most:
+            best, most = image, sharp
+    return best
+
+
+def decode_image(
+    data: bytes, path: str | Path, *, upright: bool = True, page: Page = "sharpest"
+) -> UInt8[np.ndarray, "h w 3"]:
     """Decode a file's content as `read_image` does.
 
     Args:
-        data: the content of a JPEG, PNG, TIFF or BMP file.
+        data: the content of an image file.
         path: the file's name in messages.
         upright: whether to apply the EXIF orientation.
+        page: of a TIFF file of several.
 
     Raises:
         ImageError: truncated, not an image, or stating more than MAX_PIXELS or than so few bytes can hold.
     """
     size = stated_size(data, path)
     height, width = size or (0, 0)
-    if height * width > MOST_PIXELS_A_BYTE * len(data):  # a decoder would reserve the memory before it notices
+    # A decoder would reserve the memory before it notices.
+    if height * width > MOST_PIXELS_A_BYTE * len(data) and not data.startswith(EVEN):
         raise ImageError(
             f"{path}: states {width} x {height} pixels, more than its {len(data)} bytes can hold; export it again"
         )
-    # OpenCV reads TIFF and BMP files that Pillow does not know, but reserves whatever a damaged PNG's chunks ask for.
-    image = None if size is None and data.startswith(PNG_SIGNATURE) else _decode(data, upright)
+    if data.startswith(tiff.SIGNATURES):
+        image = _decode_tiff(data, path, page)
+    elif data.startswith((b"\xff\xd8", b"BM")) or (data.startswith(PNG_SIGNATURE) and size):
+        # OpenCV reads BMP files that Pillow does not know, but reserves whatever a damaged PNG's chunks ask for.
+        image = _decode(data, upright)
+    else:
+        image = _decode_by_pillow(data, upright) if size else None
+    if image is None and data.startswith(tiff.SIGNATURES) and page in ("first", "sharpest", 1):  # five channels, say
+        image = _decode_by_pillow(data, upright)
     if image is None or image.size == 0:
         what = "is empty" if not data else "cannot be decoded: it is damaged, cut short or no image"
+        what = "is a HEIC or AVIF photograph, which is not read" if data[4:8] == b"ftyp" else what
         raise ImageError(f"{path}: {what}; copy or export it again as JPEG, PNG, TIFF or BMP")
+    if image.ndim == 3 and image.shape[2] == 4:
+        return cv2.cvtColor(_over_white(image), cv2.COLOR_BGR2RGB)
     image = _to_bytes(image)
-    if image.ndim == 2 or image.shape[2] == 1:
-        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    return cv2.cvtColor(_over_white(image) if image.shape[2] == 4 else image, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.ndim == 3 and image.shape[2] == 3 else cv2.COLOR_GRAY2RGB)
 
 
-def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
-    """Read a JPEG, PNG, TIFF or BMP file as RGB, 0..255, upright.
+def count_pages(path: Path) -> ImagePages:
+    """The pages of an image file: 1 of anything but a TIFF, or where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(4)
+            pages = tiff.read_pages(data + file.read()) if data in tiff.SIGNATURES else []
+    except OSError:
+        pages = []
+    return ImagePages(len(pages), len(tiff.stack_of(pages))) if pages else ImagePages(1, 1)
+
+
+def read_image(path: str | Path, page: Page = "sharpest") -> UInt8[np.ndarray, "h w 3"]:
+    """Read a JPEG, PNG, TIFF, BMP, WebP, GIF, JPEG 2000 or PNM file as RGB, 0..255, upright.
 
     Grey becomes three equal channels; a palette its colours; transparency lies over white; more than eight bits are
     scaled linearly so that the image's own range, but for a thousandth at either end, becomes 0..255; EXIF orientation
-    is applied, except to images with an alpha channel. Of a TIFF with several pages the first is read.
+    is applied, except to images with an alpha channel. Of a TIFF file's fourth channel that is not said to be alpha
+    nothing is seen. Of animations the first picture is read.
+
+    Args:
+        path: the file.
+        page: which page of a TIFF file. By default the sharpest of those that have the size of the first: of a drop
+            that was photographed at several depths, the one in focus.
 
     Raises:
-        ImageError: missing, unreadable, truncated, not an image, or stating more than MAX_PIXELS.
+        ImageError: missing, unreadable, truncated, not an image, stating more than MAX_PIXELS, or without that page.
     """
+    suffix = Path(path).suffix.lower()
+    if suffix in UNREAD_SUFFIXES:  # some are TIFF inside, and would show their thumbnails
+        raise ImageError(f"{path}: files of the kind {suffix} are not read; export it as JPEG, PNG or TIFF")
     try:
         data = Path(path).read_bytes()  # not cv2.imread: on Windows that cannot open names outside the code page
     except OSError as error:
         raise ImageError(
             f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions"
         ) from error
-    return decode_image(data, path)
+    return decode_image(data, path, page=page)
 
 
 def encode_png(image: UInt8[np.ndarray, "h w *c"]) -> bytes:
@@ -151,6 +252,7 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
     """The image files named, and those in the folders named, at any depth, in the order of their names.
 
     A file that is named is taken whatever its suffix; in folders only SUFFIXES count, hidden files do not. Each once.
+    Files of UNREAD_SUFFIXES are among them, so that reading them names them.
 
     Raises:
         ImageError: a path that does not exist, or a folder without an image.
@@ -161,7 +263,7 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
             inside = [
                 p
                 for p in sorted(path.rglob("*"))
-                if p.suffix.lower() in SUFFIXES
+                if p.suffix.lower() in (*SUFFIXES, *UNREAD_SUFFIXES)
                 and p.is_file()
                 and not any(part.startswith(".") for part in p.relative_to(path).parts)
             ]

@@ -36,6 +36,7 @@ class Effect(Enum):
     PLACE_IGNORED = "warning", "its place is ignored: neither object nor background"
     EMPTY_MASK = "warning", "its box is used, with an empty mask"
     UNREAD = "warning", "not used; evaluation counts the outlined pixels instead"
+    SHARPEST = "note", "the sharpest page is used"
     BACKGROUND = "note", "used, all of it background"
     IGNORED = "note", "a region to ignore: neither object nor background"
 

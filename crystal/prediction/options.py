@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+Page = Literal["first", "sharpest"] | int  # as crystal.data.images.Page, which would load OpenCV
 
 
 @dataclass
@@ -16,5 +19,7 @@ class Predict:
     """The folder for the results; those of an earlier run are replaced when all images are done."""
     score: float = 0.5
     """Crystals below this score are left out of overlays and CSV; predictions.json holds all."""
+    page: Page = "sharpest"
+    """Which page of a TIFF file: first, the sharpest of those of the first one's size, or a number from 1 on."""
     labelme: bool = False
     """Also write LabelMe files, to be corrected by hand and trained on."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crystal.console import console, one_bar
-from crystal.data.images import Image, ImageError, find_images, read_image
+from crystal.data.images import Image, ImageError, Page, count_pages, find_images, read_image
 from crystal.files import name_outputs
 from crystal.prediction.options import Predict
 from crystal.prediction.outputs import OutputFolder
@@ -24,12 +24,14 @@ class PredictSummary(NamedTuple):
         failed: (file, reason) of each image that could not be read. The reason is a sentence that names the file and
             the remedy.
         edited: LabelMe files that were not replaced, because somebody had edited them since they were predicted.
+        stacks: number of files whose sharpest page of several was taken.
     """
 
     done: int
     crystals: int
     failed: list[tuple[Path, str]]
     edited: list[Path]
+    stacks: int = 0
 
 
 def predict_folder(
@@ -39,6 +41,7 @@ def predict_folder(
     *,
     score_threshold: float = 0.5,
     labelme: bool = False,
+    page: Page = "sharpest",
     progress: Callable[[Path], object] | None = None,
 ) -> PredictSummary:
     """Predict image files and write what `crystal predict` promises into a folder (see `outputs.py`).
@@ -53,6 +56,7 @@ def predict_folder(
         out: the folder to write to, made if need be.
         score_threshold: the least score that is drawn and listed, in [0, 1].
         labelme: whether to write a LabelMe JSON an image as well.
+        page: which page of TIFF files, see `read_image`.
         progress: called with each file when it is done or has failed; from the reading thread where it failed.
 
     Returns:
@@ -62,17 +66,20 @@ def predict_folder(
         OutputError: `out` cannot be written: disk full, no permission.
     """
     failed: list[tuple[Path, str]] = []
+    stacks: list[Path] = []
     waiting: deque[tuple[Path, Image]] = deque()  # images that were read and are not predicted yet; batches bound it
     report = progress or (lambda path: None)
 
     def read() -> Iterator[Image]:
         for path in names:
             try:
-                image = read_image(path)
+                image = read_image(path, page)
             except (ImageError, OSError) as error:
                 failed.append((path, str(error)))
                 report(path)
             else:
+                if page == "sharpest" and count_pages(path).stack > 1:
+                    stacks.append(path)
                 waiting.append((path, image))
                 yield image
 
@@ -89,7 +96,7 @@ def predict_folder(
             report(path)
         if folder.done:
             folder.publish()
-    return PredictSummary(folder.done, folder.crystals, failed, folder.edited)
+    return PredictSummary(folder.done, folder.crystals, failed, folder.edited, len(stacks))
 
 
 def predict_command(options: Predict) -> int:
@@ -104,9 +111,15 @@ def predict_command(options: Predict) -> int:
             options.out,
             score_threshold=options.score,
             labelme=options.labelme,
+            page=options.page,
             progress=lambda path: bar(next(done), path.name),
         )
     console.print(f"{options.out}: {summary.crystals} crystals in {summary.done} images")
+    if summary.stacks:
+        console.print(
+            f"note: {summary.stacks} file(s) hold several pages, of which the sharpest was taken; --page first or "
+            "--page NUMBER takes another"
+        )
     for path in summary.edited:
         console.print(f"not replaced, since it was edited by hand: {path}")
     for _, reason in summary.failed:

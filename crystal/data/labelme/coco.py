@@ -79,13 +79,13 @@ def _decode(document: Document) -> UInt8[np.ndarray, "h w 3"]:
     except ImageError as error:
         raise LabelmeError(str(error)) from error
     if claim is None:
-        raise LabelmeError("its image is no JPEG, PNG, TIFF or BMP, or is damaged; export it again")
+        raise LabelmeError("its image is no JPEG, PNG, TIFF, BMP, WebP or GIF, or is damaged; export it again")
     stated = tuple(given or actual for given, actual in zip(document.size, claim, strict=True))
     turned = tuple(given or actual for given, actual in zip(document.size, claim[::-1], strict=True))
     pixels = None
     if claim == stated or (document.upright and claim[::-1] == turned):
         try:
-            pixels = decode_image(document.image, "its image", upright=document.upright)
+            pixels = decode_image(document.image, "its image", upright=document.upright, page="first")
         except ImageError as error:
             raise LabelmeError(str(error)) from error
         claim = pixels.shape[:2]

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from crystal.data import images
 from crystal.data.images import (
@@ -76,6 +77,58 @@ def test_formats(tmp_path, suffix, channels):
     assert got.dtype == np.uint8
     assert got.shape == (24, 40, 3)
     assert np.abs(got.astype(int) - image).max() <= (24 if suffix.lower().startswith(".j") else 0)
+
+
+def by_pillow(path: Path, image: np.ndarray, **settings) -> Path:
+    Image.fromarray(image).save(path, **settings)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".gif", ".jp2", ".j2k", ".ppm", ".pgm", ".jfif", ".dib"])
+def test_other_formats_that_pillow_reads(tmp_path, suffix):
+    image = picture(channels=1)[..., 0] if suffix in (".gif", ".pgm") else picture()
+    path = by_pillow(tmp_path / f"a{suffix}", image, **({"lossless": True} if suffix == ".webp" else {}))
+    got = read_image(path)
+    wanted = image if image.ndim == 3 else np.dstack([image] * 3)
+    assert np.abs(got.astype(int) - wanted).max() <= (30 if suffix == ".jfif" else 0)
+    assert find_images([tmp_path]) == [path]
+    if suffix in (".webp", ".gif"):
+        clear = np.dstack([picture(), np.zeros((24, 40), np.uint8)])
+        assert read_image(by_pillow(tmp_path / f"clear{suffix}", clear)).min() == 255
+        frames = [Image.fromarray(frame) for frame in (picture(seed=1), picture(seed=2))]
+        frames[0].save(tmp_path / f"two{suffix}", save_all=True, append_images=frames[1:])
+        assert np.abs(read_image(tmp_path / f"two{suffix}").astype(int) - picture(seed=1)).mean() < 10  # the first
+
+
+def test_an_even_image_of_a_modern_format_is_no_bomb_and_a_bomb_is(tmp_path, monkeypatch):
+    for suffix in (".webp", ".jp2"):
+        even = by_pillow(tmp_path / f"even{suffix}", np.full((3000, 3000, 3), 200, np.uint8))
+        assert read_image(even).shape == (3000, 3000, 3)
+        with monkeypatch.context() as patch:
+            patch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 2_000_000)  # it refuses at twice as many
+            patch.setattr(images, "_decode_by_pillow", lambda *arguments: pytest.fail("decoded"))
+            with pytest.raises(ImageError, match="states more than"):
+                read_image(even)
+
+
+def test_what_is_not_read_is_named(tmp_path):
+    """Also where it lies in a folder, and where it is a TIFF with a thumbnail inside."""
+    paths = [by_pillow(tmp_path / name, picture(), format="TIFF") for name in ("a.heic", "b.NEF", "c.czi")]
+    assert find_images([tmp_path]) == paths
+    for path in paths:
+        with pytest.raises(
+            ImageError, match=rf"{path.name}: files of the kind {path.suffix.lower()} are not read; exp"
+        ):
+            read_image(path)
+    (tmp_path / "d.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200))
+    with pytest.raises(ImageError, match=r"d\.jpg: is a HEIC or AVIF photograph, which is not read"):
+        read_image(tmp_path / "d.jpg")
+
+
+def test_alpha_of_sixteen_bits_does_not_darken_the_colours(tmp_path):
+    image = picture(64, 80)
+    stored = np.dstack([image.astype(np.uint16) * 16, np.full((64, 80), 65535, np.uint16)])
+    assert np.abs(read_image(write(tmp_path / "a.png", stored)).astype(int) - image).max() <= 2
 
 
 @pytest.mark.parametrize("name", ["tröpfchen 滴.png", "#1 50%.png"])

@@ -13,7 +13,7 @@ import pytest
 from pycocotools import mask as rle_tools
 from pycocotools.coco import COCO
 
-from crystal.data.images import prepare
+from crystal.data.images import find_images, prepare
 from crystal.data.outlines import encode_patch
 from crystal.files import OutputError
 from crystal.prediction.predict import predict_folder
@@ -21,6 +21,7 @@ from crystal.prediction.predictor import Prediction, Predictor, _detect, to_orig
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import Detections
 from tests.small import SMALL, quick_rngs
+from tests.tiff_files import tiff
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +169,29 @@ def test_bad_files_are_listed_and_the_rest_is_done(predictor, tmp_path):
     dataset = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [image["file_name"] for image in dataset["images"]] == [path.name for path in good]
     assert "missing" not in str(files_below(tmp_path / "out"))
+
+
+def test_the_sharpest_page_of_a_stack_is_predicted_and_said(predictor, tmp_path):
+    sharp = picture(60, 90)
+    blurred = cv2.GaussianBlur(sharp, (0, 0), 3)
+    write(tmp_path / "a.png")
+    stack = tmp_path / "b.tif"
+    stack.write_bytes(tiff(blurred, sharp, photometric=2))
+    (tmp_path / "c.heic").write_bytes(b"")
+    paths = find_images([tmp_path])
+    said = {}
+    for page in ("sharpest", "first", 2, 3):
+        summary = predict_folder(predictor, paths, tmp_path / f"out {page}", score_threshold=0.0, page=page)
+        said[page] = (summary.done, summary.stacks, [path.name for path, _ in summary.failed])
+        written = json.loads((tmp_path / f"out {page}" / "predictions.json").read_text())
+        said[page] += (len(written["images"]),)
+    assert said["sharpest"] == (2, 1, ["c.heic"], 2)
+    assert said["first"] == (2, 0, ["c.heic"], 2)
+    assert said[2] == said["first"]
+    assert said[3] == (1, 0, ["b.tif", "c.heic"], 1)
+    drawn = [cv2.imread(str(tmp_path / f"out {page}" / "overlays" / "b.jpg")) for page in ("sharpest", 2, "first")]
+    assert np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
 
 
 def test_nothing_found_is_still_a_complete_result(predictor, tmp_path):
