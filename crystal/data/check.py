@@ -14,7 +14,7 @@ from typing import NamedTuple
 from crystal.console import brief, printable
 from crystal.data.check_image import CheckedImage, check_image
 from crystal.data.coco_file import DatasetError, find_splits
-from crystal.data.dataset import Record, Split, nothing_to_learn, read_split
+from crystal.data.dataset import Record, Split, alike, nothing_to_learn, read_split
 from crystal.data.problems import SEVERITIES, Effect, Problem, Severity
 
 THREADS = 2  # OpenCV decodes without the interpreter's lock
@@ -123,6 +123,13 @@ def _split_problems(split: Split, first: Split) -> list[Problem]:
     if {name for _, name in split.categories} != {name for _, name in first.categories}:
         text = "its categories are not those of "
         found.append(Problem(split.source.name, None, text + first.source.name, Effect.OTHER_CLASSES))
+    same = alike(name for _, name in split.categories)
+    if same:
+        text = (
+            f"the categories {', '.join(map(brief, same))} differ only in upper and lower case: join them in the file, "
+        )
+        text += f"or convert again with --labels {printable(same[0])}={printable(same[-1])}"
+        found.append(Problem(split.source.name, None, text, Effect.CLASSES_ALIKE))
     ids = Counter(i.annotation_id for r in split.records for i in r.instances if i.annotation_id)
     repeated = [number for number, count in ids.items() if count > 1]
     if repeated:

@@ -18,6 +18,7 @@ from typing import Any
 from pycocotools import mask as rle_tools
 
 from crystal.console import printable
+from crystal.data.json_text import JsonError, parse_json
 from crystal.errors import CrystalError
 
 PATTERNS = ("{}.json", "annotations/{}.json", "annotations/instances_{}*.json", "{}/_annotations.coco.json")
@@ -148,11 +149,11 @@ def load_json(path: Path) -> dict[str, Any]:
         DatasetError: it cannot be read or is something else.
     """
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(path.read_bytes())
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: is not valid JSON ({error}); write it again") from error
+    except JsonError as error:
+        raise DatasetError(f"{path}: {error}") from error
     if isinstance(document, dict) and "shapes" in document:
         raise DatasetError(
             f"{path}: is a LabelMe file; make a dataset of such files with `crystal convert {path.parent} --out NEW`"

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,15 +23,18 @@ from rich.text import Text
 
 from crystal.console import Bar, Bars, console, printable
 from crystal.data.coco_file import coco_document
+from crystal.data.dataset import alike
 from crystal.data.images import encode_png
 from crystal.data.labelme.coco import INFO, convert_file, explain, find_labelme
-from crystal.data.labelme.document import LabelmeError, Omission
+from crystal.data.labelme.document import LabelmeError, Omission, read_labels
 from crystal.data.labelme.folder import write_folder
-from crystal.data.labelme.labels import LabelRules
+from crystal.data.labelme.labels import LabelRuleError, LabelRules
 from crystal.data.options import Convert
 from crystal.data.pool import in_processes
 from crystal.data.splits import DROP_IN_NAME, SplitError, SplitImage, assign_splits, compile_pattern
 from crystal.files import OutputError, distinct_stem, explained_writing, folder_written_whole
+
+MANY = 200  # files whose labels are read by several processes
 
 
 class Task(NamedTuple):
@@ -103,6 +107,20 @@ def _name_in(source: Path, folders: Sequence[Path]) -> str:
     return source.stem
 
 
+def _refuse_labels_alike(sources: Sequence[Path], rules: LabelRules, workers: int) -> None:
+    """Ask what is meant where categories differ only in case, before the images are read. Raises LabelRuleError."""
+    found = in_processes(partial(read_labels, rules=rules), sources, workers if len(sources) > MANY else 1)
+    with contextlib.closing(found):
+        names = set().union(*found)
+    same = alike(names - {name for name in rules.renamed.values() if rules.renamed.get(name) == name})
+    if same:
+        example = " ".join(f"--labels {printable(name)}={printable(same[-1])}" for name in same[:-1])
+        raise LabelRuleError(
+            f"the labels {', '.join(map(printable, same))} differ only in upper and lower case; to join them, add "
+            f"{example}; to keep them apart, --labels {printable(same[0])}={printable(same[0])}"
+        )
+
+
 def _write_split(folder: Path, new: Path, images: Sequence[ConvertedImage], categories: Sequence[str]) -> None:
     """Move a split's files from `new` into its folders and write its COCO file."""
     for kind in ("images", "labelme"):
@@ -143,6 +161,7 @@ def convert_dataset(
 
     Raises:
         LabelmeError: no JSON file at all.
+        LabelRuleError: labels that differ only in case, and no rule says what they mean.
         SplitError, OutputError: bad settings, a folder in use, a full disk.
     """
     pattern = compile_pattern(group)
@@ -150,6 +169,7 @@ def convert_dataset(
     sources, problems = find_labelme(folders)
     if not sources:
         raise LabelmeError(f"{', '.join(map(str, folders[:3]))}: no LabelMe file (*.json) there; check the path")
+    _refuse_labels_alike(sources, rules, workers)
     taken: set[str] = set()
     images: list[ConvertedImage] = []
     with folder_written_whole(out) as partial:

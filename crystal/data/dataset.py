@@ -5,6 +5,8 @@ fault, is left out and listed in `Split.problems`. `crystal check` reads the sam
 input workers: no JAX.
 """
 
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +29,19 @@ from crystal.data.segmentation import (
 BACKGROUND_NAMES = {"background", "_background_", "__background__"}
 BOX_TOLERANCE = 2.0  # pixels by which a file's box may differ from its outline's extent before the extent is used
 AREA_SHARE = 0.1  # by which a file's area may differ from its pixels
+
+
+def alike(names: Iterable[str]) -> list[str]:
+    """The first names that differ only in upper and lower case or in their Unicode form; empty if none do.
+
+    >>> alike(["crystal", "ice", "CRYSTAL", "Crystal"])
+    ['CRYSTAL', 'Crystal', 'crystal']
+    """
+    groups: dict[str, set[str]] = {}
+    for name in names:
+        groups.setdefault(unicodedata.normalize("NFKC", name).strip().casefold(), set()).add(name)
+    return next((sorted(group) for group in groups.values() if len(group) > 1), [])
+
 
 Categories = tuple[tuple[int, str], ...]
 

@@ -4,7 +4,6 @@
 classes are fixed, and objects take theirs by name.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from crystal.console import printable
 from crystal.data.classes import index_of, names_of, with_classes_of
 from crystal.data.coco_file import DatasetError
 from crystal.data.dataset import Instance, Record, read_instance, read_split
+from crystal.data.json_text import JsonError, parse_json
 from crystal.data.labelme.coco import convert_file
 from crystal.data.labelme.document import LabelmeError
 from crystal.errors import CrystalError
@@ -32,11 +32,11 @@ class ImageGroundTruth(NamedTuple):
 
 def _is_labelme(source: Path) -> bool:
     try:
-        document = json.loads(source.read_bytes())
+        document = parse_json(source.read_bytes())
     except OSError as error:
         raise GroundTruthError(f"{source}: cannot be read ({error.strerror or error}); check the path") from error
-    except (ValueError, RecursionError) as error:
-        raise GroundTruthError(f"{source}: is not valid JSON ({printable(str(error))}); write it again") from error
+    except JsonError as error:
+        raise GroundTruthError(f"{source}: {error}") from error
     return isinstance(document, dict) and "shapes" in document
 
 

@@ -25,6 +25,7 @@ class Effect(Enum):
         "warning",
         "classes meet by name; objects of one that only this file has are not measured",
     )
+    CLASSES_ALIKE = "error", "each is a class of its own, and what is found of one counts as false for the other"
     REST_USED = "warning", "a part was left out; the rest is used"
     CLIPPED = "warning", "what lies inside is used"
     MENDED = "warning", "the outline's extent is used"

@@ -16,7 +16,6 @@ Where the image comes from, as in LabelMe's own window:
 import base64
 import binascii
 import contextlib
-import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ import numpy as np
 from jaxtyping import Float
 
 from crystal.console import brief, printable
+from crystal.data.json_text import JsonError, parse_json
 from crystal.data.labelme.labels import LabelRules
 from crystal.errors import CrystalError
 
@@ -110,12 +110,9 @@ def _read(path: Path, most: int) -> bytes:
 
 def _parse(data: bytes) -> dict[str, Any]:
     try:
-        content = json.loads(data)
-    except RecursionError:
-        raise LabelmeError("is nested too deeply; save it again in LabelMe") from None
-    except ValueError as error:  # JSON, encoding, and whole numbers of thousands of digits
-        reason = printable(str(error), 100)
-        raise LabelmeError(f"is not valid JSON ({reason}); save it again in LabelMe, or remove it") from None
+        content = parse_json(data)
+    except JsonError as error:
+        raise LabelmeError(str(error)) from None
     if not isinstance(content, dict):
         raise LabelmeError("is not a LabelMe file: it holds no object; remove it")
     if not isinstance(content.get("shapes"), list):
@@ -223,6 +220,17 @@ def read_shape(entry: Any, number: int) -> Shape:
         crowd=isinstance(flags, dict) and flags.get("crowd") is True,
         mask=_mask(entry.get("mask")) if kind == "mask" else None,
     )
+
+
+def read_labels(path: Path, rules: LabelRules) -> set[str]:
+    """The categories of a LabelMe file's shapes; empty where it cannot be used."""
+    try:
+        shapes = _parse(_read(path, MAX_JSON_BYTES))["shapes"]
+    except LabelmeError:
+        return set()
+    labels = {entry["label"] for entry in shapes if isinstance(entry, dict) and isinstance(entry.get("label"), str)}
+    meanings = [rules.category(tidy(label)) for label in labels if label.strip()]
+    return {meaning.category for meaning in meanings if meaning}
 
 
 def read_document(path: Path, rules: LabelRules) -> Document:

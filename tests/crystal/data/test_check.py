@@ -263,6 +263,15 @@ def test_whole_files(tmp_path):
     assert not [name for name, _ in said if name == "other.json"]
 
 
+def test_categories_that_differ_only_in_case(tmp_path):
+    names = [{"id": 1, "name": "Crystal"}, {"id": 2, "name": "ice"}, {"id": 3, "name": "crystal"}]
+    root = write(tmp_path, {"train": {"a.png": [thing()]}}, categories=names)
+    ((name, _, text, effect),) = found(root)
+    assert (name, effect) == ("train.json", Effect.CLASSES_ALIKE)
+    assert "'Crystal', 'crystal' differ only in upper and lower case" in text
+    assert "--labels Crystal=crystal" in text
+
+
 def test_names_outside_the_dataset_are_not_looked_at(tmp_path):
     root = write(tmp_path / "set", {"train": {"a.png": [thing()]}})
     cv2.imwrite(str(tmp_path / "secret.png"), np.zeros((HEIGHT, WIDTH, 3), np.uint8))

@@ -129,6 +129,28 @@ def test_images_go_in_as_they_are_where_every_program_shows_them_alike(tmp_path)
     assert np.array_equal(read_image(images / "b.png"), picture())
 
 
+def test_labels_that_differ_only_in_case_are_asked_about(tmp_path, monkeypatch):
+    """Before the images are read."""
+    for name, label in zip("abc", ("Crystal", "crystal", "CRYSTAL-1"), strict=True):
+        write(tmp_path / "in", name, [shape(label), shape("ice")], seed=ord(name))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "convert_one", lambda task: pytest.fail("converted"))
+        with pytest.raises(CrystalError, match=r"the labels CRYSTAL, Crystal, crystal differ only in upper") as said:
+            run(tmp_path / "in", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        assert "--labels CRYSTAL=crystal --labels Crystal=crystal;" in str(said.value)
+        with pytest.raises(CrystalError, match="the labels CRYSTAL, crystal differ"):
+            run(tmp_path / "in", tmp_path / "out", rules=LabelRules.parse(["Crystal=crystal"]))
+    for number, (words, names) in enumerate(
+        [
+            (["Crystal=crystal", "CRYSTAL=crystal"], ["crystal", "ice"]),
+            (["Crystal=Crystal", "CRYSTAL="], ["Crystal", "crystal", "ice"]),
+        ]
+    ):
+        run(tmp_path / "in", tmp_path / f"out{number}", rules=LabelRules.parse(words), shares={"train": 1.0})
+        assert [name for _, name in load_split(tmp_path / f"out{number}", "train").categories[1:]] == names
+
+
 def test_only_bad_files_make_no_dataset(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.json").write_text("{")

@@ -10,7 +10,9 @@ from pycocotools.coco import COCO
 
 from crystal.data.dataset import load_split
 from crystal.data.labelme import LabelRules, to_coco
+from crystal.data.labelme.coco import convert_file
 from tests.labelme_files import drawn, mask_shape, shape, write
+from tests.tiff_files import tiff
 
 SHARED = Path(__file__).parents[4] / ".." / "shared" / "data" / "labelme"
 SQUARE = [(50, 10), (70, 10), (70, 30), (50, 30)]
@@ -107,6 +109,29 @@ def test_a_sliver_and_a_crowd_become_run_lengths(tmp_path):
     assert [a["iscrowd"] for a in coco["annotations"]] == [0, 1]
     assert all(isinstance(a["segmentation"], dict) for a in coco["annotations"])
     assert [a["area"] for a in coco["annotations"]] == [21, 30 * 20]
+
+
+@pytest.mark.parametrize(("encoding", "label"), [("GBK", "晶体"), ("CP1252", "Kristall groß")])
+def test_another_encoding_than_utf_8_is_named_with_the_remedy(tmp_path, encoding, label):
+    path = write(tmp_path, "a", [shape(label)])
+    path.write_text(json.dumps(json.loads(path.read_text()), ensure_ascii=False), encoding=encoding)
+    (problem,) = to_coco(tmp_path)[1]
+    said = f"is not in UTF-8, but looks like {encoding}; convert it, for example with `iconv -f {encoding} -t UTF-8"
+    assert said in str(problem)
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        text = write(tmp_path, "a", [shape(label)]).read_text()
+        path.write_text(json.dumps(json.loads(text), ensure_ascii=False), encoding=encoding)
+        assert to_coco(tmp_path)[0]["categories"][0]["name"] == label
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_images_in_big_tiff(tmp_path, order):
+    path = write(tmp_path, "a", [shape()])
+    grey = np.random.default_rng(0).integers(0, 4096, (60, 80)).astype(np.uint16)
+    (tmp_path / "a.png").write_bytes(tiff(grey, grey // 2, big=True, order=order))
+    converted = convert_file(path)
+    assert converted.problems == []
+    assert converted.pixels.shape == (60, 80, 3)
 
 
 SQUARE = ((10, 10), (40, 10), (40, 30), (10, 30))
