@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crystal.console import console, one_bar
-from crystal.errors import CrystalError
+from crystal.errors import CrystalError, require_range
 from crystal.files import write_atomically
 from crystal.training.options import Table1
 
@@ -38,6 +38,13 @@ class Demo:
     """Of the drops."""
     light: float = 0.5
     """How bad the light is, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        for name, value, low in (("--train", self.train, 1), ("--val", self.val, 1), ("--seed", self.seed, 0)):
+            require_range(name, value, low)
+        require_range("--light", self.light, 0, 1)
+        if self.steps is not None:
+            require_range("--steps", self.steps, 1)
 
 
 class DemoError(CrystalError, RuntimeError):

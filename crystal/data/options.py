@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from crystal.errors import require_range
+
 
 @dataclass
 class Convert:
@@ -28,6 +30,13 @@ class Convert:
     workers: int | None = None
     """Number of processes; by default that of the cores."""
 
+    def __post_init__(self) -> None:
+        require_range("--val", self.val, 0, 1)
+        require_range("--test", self.test, 0, 1)
+        require_range("--seed", self.seed, 0)
+        if self.workers is not None:
+            require_range("--workers", self.workers, 1)
+
 
 @dataclass
 class Check:
@@ -48,3 +57,6 @@ class Check:
     """Number of lines of the table to print; 0 for all."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default_factory=tuple)
     """Change one setting of the preset, as in train."""
+
+    def __post_init__(self) -> None:
+        require_range("--rows", self.rows, 0)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from crystal.errors import require_range
+
 
 @dataclass
 class Render:
@@ -18,3 +20,8 @@ class Render:
     """Equal seeds give equal files."""
     light: float = 0.5
     """How bad the light is, 0 to 1; masks do not depend on it."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("--train", self.train), ("--val", self.val), ("--seed", self.seed)):
+            require_range(name, value, 0)
+        require_range("--light", self.light, 0, 1)

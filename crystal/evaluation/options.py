@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from crystal.errors import require_range
+
 
 @dataclass
 class Evaluate:
@@ -16,3 +18,6 @@ class Evaluate:
     """Selects the 10 and the 100 images of the paper's table."""
     out: Path | None = None
     """Also write the numbers to this JSON file."""
+
+    def __post_init__(self) -> None:
+        require_range("--seed", self.seed, 0)

@@ -247,8 +247,6 @@ def write_table_page(path: Path, results: Mapping[str, Any], *, runs: Path) -> P
 def table1_command(options: Table1) -> int:
     """`crystal table1`: train, measure, compare; what is finished already is not done again."""
     data, out = options.data, options.out
-    if options.seeds < 1 or options.at_once < 1:
-        raise Table1Error(f"--seeds {options.seeds} --at-once {options.at_once}: at least one of each is needed")
     if options.scratch and options.init is None:
         raise Table1Error("--scratch compares the weights of --init with random ones; give --init as well")
     train = load_split(data, "train")

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from crystal.errors import require_range
+
 Page = Literal["first", "sharpest"] | int  # as crystal.data.images.Page, which would load OpenCV
 
 
@@ -23,3 +25,6 @@ class Predict:
     """Which page of a TIFF file: first, the sharpest of those of the first one's size, or a number from 1 on."""
     labelme: bool = False
     """Also write LabelMe files, to be corrected by hand and trained on."""
+
+    def __post_init__(self) -> None:
+        require_range("--score", self.score, 0, 1)

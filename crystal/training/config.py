@@ -1,15 +1,19 @@
 """The settings of a training run: model, schedule, input; presets, and changes by dotted keys.
 
 `--set rpn.nms_iou=0.6 --set batch_size=4` change one value each. An unknown key or a value of another type is refused,
-so that a misspelt one is noticed. A key that is not a field of `TrainConfig` is looked for in the model's config.
+so that a misspelt one is noticed, and so is a number out of range. A key that is not a field of `TrainConfig` is looked
+for in the model's config; `phases.0.learning_rate` is that of the first phase.
 """
 
 import ast
 import dataclasses
+import functools
+import math
 from dataclasses import dataclass
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from crystal.errors import CrystalError
+from crystal.errors import MAX_SEED, CrystalError, require_range
 from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.training.state import Part
 
@@ -25,6 +29,10 @@ class Phase:
     part: Part = "all"
     steps: int = 1000
     learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        require_range("steps of a phase", self.steps, 1)
+        require_range("learning rate", self.learning_rate, 0, above=True)
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,20 @@ class TrainConfig:
     validate_images: int = 20
     skips_allowed: int = 20  # steps in a row with NaN or infinite gradients that do not end the run
 
+    def __post_init__(self) -> None:
+        """Raises RangeError or ConfigError."""
+        for name, limits in RANGES.items():
+            value: Any = functools.reduce(getattr, name.split("."), self)
+            for number in value if isinstance(value, tuple) else (value,):
+                require_range(name.removeprefix("model."), number, **limits)
+        size, anchors = self.model.image.size, self.model.anchors
+        if not self.phases:
+            raise ConfigError("phases: at least one is needed")
+        if any(side < 64 or side % 64 for side in size):
+            raise ConfigError(f"image.size {size}: height and width must be multiples of 64, such as (256, 320)")
+        if len(anchors.sizes) != len(anchors.strides):
+            raise ConfigError(f"anchors.sizes {anchors.sizes}: must be {len(anchors.strides)}, one a level")
+
     @property
     def steps(self) -> int:
         """Steps of all phases together."""
@@ -67,6 +89,12 @@ class TrainConfig:
         lengths = [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
         phases = [dataclasses.replace(p, steps=n) for p, n in zip(self.phases, lengths, strict=True) if n]
         return dataclasses.replace(self, phases=tuple(phases), warmup=min(self.warmup, max(steps // 5, 1)))
+
+    def with_learning_rate(self, rate: float) -> "TrainConfig":
+        """The first phase at this peak rate, the others at the same ratio to it as before. Raises RangeError."""
+        first = self.phases[0].learning_rate
+        phases = [dataclasses.replace(p, learning_rate=rate * (p.learning_rate / first)) for p in self.phases]
+        return dataclasses.replace(self, phases=tuple(phases))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -114,13 +142,36 @@ class TrainConfig:
         )
 
 
+# Of a TrainConfig; for each number of a tuple. The first are fields of its own, the others of the model's config.
+RANGES: dict[str, dict[str, Any]] = {
+    name: limits
+    for names, limits in (
+        ("batch_size slots log_every checkpoint_every validate_images skips_allowed", {"low": 1}),
+        ("workers validate_every warmup weight_decay", {"low": 0}),
+        ("clip_norm", {"low": 0, "above": True}),
+        ("momentum", {"low": 0, "high": 1}),
+        ("seed", {"low": 0, "high": MAX_SEED}),
+        ("model.image.std model.anchors.strides model.anchors.sizes model.anchors.ratios", {"low": 0, "above": True}),
+        ("model.rpn.delta_weights model.roi.delta_weights", {"low": 0, "above": True}),
+        ("model.rpn.positive_iou model.rpn.negative_iou model.rpn.nms_iou", {"low": 0, "high": 1}),
+        ("model.roi.positive_iou model.roi.truth_jitter", {"low": 0, "high": 1}),
+        ("model.detection.score_threshold model.detection.nms_iou", {"low": 0, "high": 1}),
+        ("model.rpn.samples model.rpn.max_positive model.rpn.before_nms model.rpn.after_nms", {"low": 1}),
+        ("model.roi.samples model.roi.max_positive model.roi.max_samples", {"low": 1}),
+        ("model.roi.sampling_ratio model.roi.truth_copies model.roi.mask_layers", {"low": 0}),
+        ("model.detection.max_detections model.detection.candidates", {"low": 1}),
+        ("model.fpn_channels model.rpn.channels model.roi.box_size model.roi.box_hidden", {"low": 1}),
+        ("model.roi.mask_size model.roi.mask_channels", {"low": 1}),
+    )
+    for name in names.split()
+}
 PRESETS = {"tiny": TrainConfig.tiny, "paper": TrainConfig.paper}
 
 
 def override(config: TrainConfig, assignments: list[str]) -> TrainConfig:
     """The config with "key=value" assignments applied in order, e.g. "rpn.nms_iou=0.6" or "model.rpn.nms_iou=0.6".
 
-    Raises ConfigError for an unknown key, or a value of another type than the present one.
+    Raises ConfigError for an unknown key or a value of another type, RangeError for a number out of range.
     """
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
@@ -134,31 +185,51 @@ def override(config: TrainConfig, assignments: list[str]) -> TrainConfig:
 
 
 def _replaced(part: Any, path: list[str], text: str, key: str) -> Any:
+    if isinstance(part, tuple) and any(map(dataclasses.is_dataclass, part)):
+        if path[0] not in map(str, range(len(part))) or len(path) == 1:
+            raise ConfigError(f"--set {key}: write the number of one of the {len(part)}, from 0 on, and its field")
+        index = int(path[0])
+        return (*part[:index], _replaced(part[index], path[1:], text, key), *part[index + 1 :])
     if not dataclasses.is_dataclass(part) or isinstance(part, type):
         raise ConfigError(f"--set {key}: there is nothing below {part!r}")
     names = [f.name for f in dataclasses.fields(part)]
     if path[0] not in names:
         raise ConfigError(f"--set {key}: there is no {path[0]!r} here; known: {', '.join(names)}")
     present = getattr(part, path[0])
-    value = _replaced(present, path[1:], text, key) if len(path) > 1 else _parsed(text, present, key)
+    if len(path) > 1:
+        return dataclasses.replace(part, **{path[0]: _replaced(present, path[1:], text, key)})
     kind = get_type_hints(type(part))[path[0]]
-    if get_origin(kind) is Literal and value not in get_args(kind):
-        raise ConfigError(f"--set {key}={text}: it is one of {', '.join(map(str, get_args(kind)))}")
+    try:
+        value = _converted(_parsed(text), kind)
+    except (TypeError, OverflowError) as error:
+        like = f"one of {', '.join(map(str, get_args(kind)))}" if get_origin(kind) is Literal else f"like {present!r}"
+        raise ConfigError(f"--set {key}={text}: the value must be {like}") from error
     return dataclasses.replace(part, **{path[0]: value})
 
 
-def _parsed(text: str, present: Any, key: str) -> Any:
+def _parsed(text: str) -> Any:
     try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
-    if isinstance(value, list):
-        value = tuple(value)
-    if isinstance(present, float) and type(value) is int:
-        value = float(value)
-    if dataclasses.is_dataclass(present) or (present is not None and type(value) is not type(present)):
-        raise ConfigError(f"--set {key}={text}: the value must be of the type of {present!r}, {type(present).__name__}")
-    return value
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+
+
+def _converted(value: Any, kind: Any) -> Any:
+    """The value as a field of that type has it. Raises TypeError where it has none."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal and value in arguments:
+        return value
+    if origin is UnionType:
+        return None if value is None else _converted(value, arguments[0])
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = (arguments[0],) * len(value) if arguments[1:] == (...,) else arguments
+        if len(kinds) == len(value) > 0:
+            return tuple(map(_converted, value, kinds))
+    if kind is float and isinstance(value, int | float) and type(value) is not bool and math.isfinite(value):
+        return float(value)
+    if kind in (int, bool, str) and type(value) is kind:
+        return value
+    raise TypeError(f"{value!r} is no {kind}")
 
 
 def differences(a: Any, b: Any, path: str) -> list[str]:

@@ -131,5 +131,5 @@ class Monitor:
         raise RunError(
             f"step {step}: {problem}; its images: {', '.join(names[:NAMES_SHOWN])}"
             f"{' ...' if len(names) > NAMES_SHOWN else ''}; {newest}: look at these images (crystal check), or try a "
-            "lower learning rate in another --out"
+            f"lower learning rate in another --out: --learning-rate {self._config.phases[0].learning_rate / 3:.1g}"
         )

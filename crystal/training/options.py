@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from crystal.errors import MAX_SEED, require_range
+
 
 @dataclass
 class Train:
@@ -21,6 +23,8 @@ class Train:
     """Total number of steps; the preset's phases keep their shares."""
     checkpoint_every: int | None = None
     """Steps between checkpoints; by default the preset's."""
+    learning_rate: float | None = None
+    """Peak learning rate of the first phase; those of the others keep their ratio to it. By default the preset's."""
     seed: int = 0
     """Of the order of images, augmentation and random weights."""
     clahe: bool = True
@@ -31,6 +35,14 @@ class Train:
     """Take annotations with iscrowd 1 for objects, not for regions to ignore: CVAT exports brush masks so."""
     resume: bool = False
     """Only continue a run: an --out without one is refused."""
+
+    def __post_init__(self) -> None:
+        require_range("--seed", self.seed, 0, MAX_SEED)
+        for name, value in (("--steps", self.steps), ("--checkpoint-every", self.checkpoint_every)):
+            if value is not None:
+                require_range(name, value, 1)
+        if self.learning_rate is not None:
+            require_range("--learning-rate", self.learning_rate, 0, above=True)
 
 
 @dataclass
@@ -56,6 +68,11 @@ class Table1:
     """Train a third model from random weights, with CLAHE, to measure what the weights of --init contribute."""
     at_once: int = 2
     """Trainings that run at the same time; 1 if one of them fills the machine."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("--seeds", self.seeds), ("--at-once", self.at_once), ("--steps", self.steps)):
+            if value is not None:
+                require_range(name, value, 1)
 
 
 def command_line(options: Train) -> list[str]:

@@ -18,11 +18,15 @@ from crystal.prediction.trained_model import read_json
 from crystal.training.config import TrainConfig, differences
 from crystal.training.machine import versions
 
+MAY_CHANGE = ("workers", "log_every", "checkpoint_every")  # while a run goes on: no result depends on them
+
 
 def claim(
     out: Path, config: TrainConfig, init: str | Path | None, data: dict[str, str] | None = None, *, resume: bool = False
 ) -> None:
     """Write RUN/config.json, or check that the one there has the same settings.
+
+    A run without a checkpoint takes any settings, and any run those of `MAY_CHANGE`.
 
     Args:
         out: the run folder; it is made if it does not exist.
@@ -48,18 +52,21 @@ def claim(
         "versions": versions(),
     }
     path = out / "config.json"
-    if not path.exists():
+    if not path.exists() or not any(p.name.isdigit() for p in (out / "checkpoints").glob("*")):
         write_atomically(path, json.dumps(described, indent=1))
         return
     present = _with_clahe_in_the_model(read_json(path))
+    if isinstance(present.get("train"), dict):
+        present["train"] |= {name: described["train"][name] for name in MAY_CHANGE}
     if not (present.get("data") and described["data"]):
-        present["data"] = described["data"]
+        described["data"] = present.get("data")
     differing = [k for key in ("train", "init", "data") for k in differences(present.get(key), described[key], key)]
     if differing:
         raise RunError(
             f"{out} holds a run with other settings ({', '.join(differing[:6])}); choose another --out, or repeat the "
             "command that began it"
         )
+    write_atomically(path, json.dumps(present, indent=1))
 
 
 def _with_clahe_in_the_model(settings: dict[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,8 @@ def resolve(split: Split, options: Train) -> TrainConfig:
         config = dataclasses.replace(config, checkpoint_every=options.checkpoint_every)
     if options.steps is not None:
         config = config.with_steps(options.steps)
+    if options.learning_rate is not None:
+        config = config.with_learning_rate(options.learning_rate)
     return override(config, list(options.set))
 
 

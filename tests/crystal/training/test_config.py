@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from crystal.errors import CrystalError
 from crystal.training.config import PRESETS, ConfigError, Phase, TrainConfig, override
 
 
@@ -49,6 +50,51 @@ def test_overrides_reach_the_run_and_the_model():
 def test_what_is_unknown_or_of_another_type_is_refused(assignment, named):
     with pytest.raises(ConfigError, match=named):
         override(TrainConfig.tiny(), [assignment])
+
+
+@pytest.mark.parametrize(
+    ("assignment", "allowed"),
+    [
+        ("log_every=0", "log_every 0: must be at least 1"),
+        ("batch_size=-2", "at least 1"),
+        ("slots=0", "at least 1"),
+        ("workers=-1", "at least 0"),
+        ("clip_norm=0", "above 0"),
+        ("checkpoint_every=0", "at least 1"),
+        ("seed=-1", "from 0 to 4294967295"),
+        ("momentum=1.5", "from 0 to 1"),
+        ("phases.0.learning_rate=0", "above 0"),
+        ("phases.0.steps=0", "at least 1"),
+        ("rpn.nms_iou=7", "from 0 to 1"),
+        ("rpn.before_nms=(0, 10)", "at least 1"),
+        ("image.std=(0, 1, 1)", "above 0"),
+        ("image.size=[250,300]", "multiples of 64"),
+        ("image.size=(0, 64)", "multiples of 64"),
+        ("image.size=(64,)", "like"),
+        ("image.size=(64.0, 64)", "like"),
+        ("anchors.sizes=(8, 16)", "must be 5"),
+        ("anchors.sizes=()", "like"),
+        ("weight_decay=nan", "like"),
+        ("weight_decay=1e999", "like"),
+        ("momentum=True", "like"),
+        ("phases.1.steps=3", "number of one of the 1"),
+        ("phases=3", "like"),
+        ("phases.0=3", "number of one of the 1"),
+    ],
+)
+def test_what_is_out_of_range_is_refused(assignment, allowed):
+    with pytest.raises(CrystalError, match=allowed):
+        override(TrainConfig.tiny(), [assignment])
+
+
+def test_learning_rates():
+    """By the option all phases keep their ratio, by --set a single one changes."""
+    config = TrainConfig.paper().with_learning_rate(2e-4)
+    assert [p.learning_rate for p in config.phases] == pytest.approx([2e-4, 2e-4, 2e-5])
+    config = override(TrainConfig.paper(), ["phases.2.learning_rate=5e-5", "phases.0.part=all"])
+    assert [(p.part, p.learning_rate) for p in config.phases] == [("all", 1e-3), ("stage4", 1e-3), ("all", 5e-5)]
+    with pytest.raises(CrystalError, match="above 0"):
+        config.with_learning_rate(float("nan"))
 
 
 def test_a_damaged_config_is_refused():

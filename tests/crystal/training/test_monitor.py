@@ -55,8 +55,10 @@ def test_the_step_that_broke_is_named_with_its_images_and_the_last_checkpoint(tm
     steps.add(metrics(), [1, 2], waited=0.0)
     steps.add(metrics(float("nan"), skipped=1.0), [3, 4], waited=0.0)
     steps.add(metrics(), [5, 6], waited=0.0)
-    with pytest.raises(RunError, match=r"step 42: NaN or infinite loss; its images: 3\.png, 4\.png; .*checkpoints/40:"):
+    with pytest.raises(RunError, match=r"step 42: NaN or infinite loss; its images: 3\.png, 4\.png; ") as raised:
         steps.check(43)
+    assert "checkpoints/40: " in str(raised.value)
+    assert str(raised.value).endswith("--learning-rate 0.0005")  # a third of the present one, by its option
 
 
 def test_growth_of_the_loss_is_relative_to_the_first_line(tmp_path):

@@ -12,7 +12,14 @@ from crystal.training.run_folder import claim
 CONFIG = TrainConfig.tiny()
 
 
+def begun(folder):
+    """A folder with a checkpoint."""
+    (folder / "checkpoints" / "5").mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def test_a_folder_of_another_run_is_refused(tmp_path):
+    begun(tmp_path)
     for _ in range(2):
         claim(tmp_path, CONFIG, None, {"train": "abc"})
     claim(tmp_path, CONFIG, None, resume=True)
@@ -24,6 +31,21 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
         claim(tmp_path, CONFIG, None, {"train": "abd"})
 
 
+def test_without_a_checkpoint_settings_can_be_corrected(tmp_path):
+    claim(tmp_path, CONFIG, "elsewhere", {"train": "abc"})
+    (tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir(parents=True)  # one that was never finished
+    claim(tmp_path, dataclasses.replace(CONFIG, batch_size=3), None, {"train": "abd"})
+    settings = json.loads((tmp_path / "config.json").read_text())
+    assert (settings["train"]["batch_size"], settings["init"], settings["data"]) == (3, None, {"train": "abd"})
+
+
+def test_what_no_result_depends_on_may_change(tmp_path):
+    claim(begun(tmp_path), CONFIG, None)
+    changed = dataclasses.replace(CONFIG, workers=3, log_every=7, checkpoint_every=9)
+    claim(tmp_path, changed, None)
+    assert TrainConfig.from_dict(json.loads((tmp_path / "config.json").read_text())["train"]) == changed
+
+
 def test_only_going_on(tmp_path):
     with pytest.raises(RunError, match="no run to go on with"):
         claim(tmp_path / "none", CONFIG, None, resume=True)
@@ -32,7 +54,7 @@ def test_only_going_on(tmp_path):
 
 def test_a_run_of_version_0_1_goes_on(tmp_path):
     """It had CLAHE beside the model's settings."""
-    claim(tmp_path, CONFIG, None)
+    claim(begun(tmp_path), CONFIG, None)
     settings = json.loads((tmp_path / "config.json").read_text())
     for clahe in (True, False):
         settings["train"]["clahe"] = clahe
