@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,6 +68,25 @@ def name_outputs(paths: Sequence[Path]) -> dict[Path, OutputName]:
         file_name = path.name if unique else Path(os.path.relpath(path.absolute(), shared)).as_posix()
         names[path] = OutputName(file_name, stem)
     return names
+
+
+def files_below(folder: Path, skip: Callable[[Path], object] = lambda folder: False) -> Iterator[Path]:
+    """The files in a folder at any depth, in the order of their names; hidden ones are left out, in folders too.
+
+    Links to folders are followed, and each folder is entered once: links may lead in a circle.
+
+    Args:
+        folder: where to search.
+        skip: whether to leave out a folder below it, with all that it holds.
+    """
+    seen: set[str] = set()
+    for where, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(where)
+        visible = [] if real in seen else [name for name in sorted(folders) if not name.startswith(".")]
+        folders[:] = [name for name in visible if not skip(Path(where, name))]
+        if real not in seen:
+            yield from (Path(where, name) for name in sorted(names) if not name.startswith("."))
+        seen.add(real)
 
 
 class OutputError(CrystalError, RuntimeError):

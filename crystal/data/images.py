@@ -6,7 +6,7 @@ input workers: no JAX.
 
 import io
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,8 +16,10 @@ import PIL.Image
 import PIL.ImageOps
 from jaxtyping import Shaped, UInt8
 
+from crystal.console import printable
 from crystal.data import tiff
 from crystal.errors import CrystalError
+from crystal.files import files_below
 from maskrcnn_jax.image.letterbox import Letterbox, letterbox
 
 Image = UInt8[np.ndarray, "h w 3"]  # RGB, 0..255
@@ -248,35 +250,48 @@ def encode_png(image: UInt8[np.ndarray, "h w *c"]) -> bytes:
     return cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
 
 
-def find_images(paths: Iterable[str | Path]) -> list[Path]:
+def _is_our_output(folder: Path) -> bool:
+    """Whether a folder holds pictures that `crystal predict` or `crystal convert` drew of others."""
+    beside, inside = ("predictions.json", "crystals.csv"), ("label_names.txt", "info.yaml")
+    if folder.name == "overlays" and all((folder.parent / name).exists() for name in beside):
+        return True
+    return all((folder / name).exists() for name in inside)
+
+
+def find_images(paths: Iterable[str | Path], note: Callable[[str], object] = lambda text: None) -> list[Path]:
     """The image files named, and those in the folders named, at any depth, in the order of their names.
 
     A file that is named is taken whatever its suffix; in folders only SUFFIXES count, hidden files do not. Each once.
-    Files of UNREAD_SUFFIXES are among them, so that reading them names them.
+    Files of UNREAD_SUFFIXES are among them, so that reading them names them. Links to folders are followed. Overlays
+    of an earlier prediction and pictures that LabelMe drew of annotations are left out.
+
+    Args:
+        paths: files and folders.
+        note: called with a sentence where something is left out.
 
     Raises:
         ImageError: a path that does not exist, or a folder without an image.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
+    ours: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = [
-                p
-                for p in sorted(path.rglob("*"))
-                if p.suffix.lower() in (*SUFFIXES, *UNREAD_SUFFIXES)
-                and p.is_file()
-                and not any(part.startswith(".") for part in p.relative_to(path).parts)
-            ]
+            below = files_below(path, lambda folder: _is_our_output(folder) and (ours.append(folder) or True))
+            inside = sorted(p for p in below if p.suffix.lower() in (*SUFFIXES, *UNREAD_SUFFIXES) and p.is_file())
             if not inside:
                 raise ImageError(f"{path}: the folder holds no image; expected files ending in {', '.join(SUFFIXES)}")
-            found.update(dict.fromkeys(inside))
         elif path.exists():
-            found[path] = None
+            inside = [path]
         else:
             raise ImageError(f"{path}: there is no such file or folder; check the path")
+        for one in inside:  # by the folder that it lies in, however that was reached
+            found.setdefault(one.parent.resolve() / one.name, one)
     if not found:
         raise ImageError("no image was named; give files or folders")
-    return list(found)
+    if ours:
+        more = f" and {len(ours) - 1} more folders" if len(ours) > 1 else ""
+        note(f"{printable(str(ours[0]))}{more}: left out, since crystal drew its pictures; name the folder to take it")
+    return list(found.values())
 
 
 def _is_grey(image_rgb: UInt8[np.ndarray, "h w 3"]) -> bool:

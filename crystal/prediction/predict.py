@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from crystal.console import console, one_bar
+from crystal.console import console, one_bar, printable
 from crystal.data.images import Image, ImageError, Page, count_pages, find_images, read_image
 from crystal.files import name_outputs
 from crystal.prediction.options import Predict
@@ -102,7 +102,7 @@ def predict_folder(
 def predict_command(options: Predict) -> int:
     """`crystal predict`; the exit code is 1 if any image could not be read."""
     predictor = Predictor(load_run(options.weights))
-    paths = find_images(options.images)
+    paths = find_images(options.images, lambda text: console.print(f"note: {text}", markup=False))
     with one_bar("predicting", len(paths)) as bar:
         done = itertools.count(1)
         summary = predict_folder(
@@ -114,14 +114,14 @@ def predict_command(options: Predict) -> int:
             page=options.page,
             progress=lambda path: bar(next(done), path.name),
         )
-    console.print(f"{options.out}: {summary.crystals} crystals in {summary.done} images")
+    console.print(f"{options.out}: {summary.crystals} crystals in {summary.done} images", markup=False)
     if summary.stacks:
         console.print(
             f"note: {summary.stacks} file(s) hold several pages, of which the sharpest was taken; --page first or "
             "--page NUMBER takes another"
         )
     for path in summary.edited:
-        console.print(f"not replaced, since it was edited by hand: {path}")
+        console.print(f"not replaced, since it was edited by hand: {printable(str(path), 500)}", markup=False)
     for _, reason in summary.failed:
-        console.print(f"skipped: {reason}")
+        console.print(f"skipped: {printable(reason, 1000)}", markup=False)
     return 1 if summary.failed else 0

@@ -28,7 +28,7 @@ from crystal.data.labelme.objects import LabelledObject, group_shapes
 from crystal.data.labelme.pixels import Part, Rle, drawn_as_labelme, part_of, run_lengths
 from crystal.data.outlines import encode_patch
 from crystal.data.segmentation import region_around
-from crystal.files import distinct_stem
+from crystal.files import distinct_stem, files_below
 
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
 LEAST_REGION = 16.0  # pixels across what is ignored around a point or a line, which has no width of its own
@@ -200,9 +200,7 @@ def find_labelme(paths: Iterable[str | Path]) -> tuple[list[Path], list[Omission
     problems = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = (p for p in sorted(path.rglob("*")) if p.suffix.lower() == ".json" and not p.is_dir())
-            visible = (p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts))
-            found.update(dict.fromkeys(visible))
+            found.update(dict.fromkeys(sorted(p for p in files_below(path) if p.suffix.lower() == ".json")))
         elif path.exists():
             found[path] = None
         else:

@@ -319,6 +319,46 @@ def test_find_images(tmp_path):
     assert find_images([tmp_path / "notes.txt"]) == [tmp_path / "notes.txt"]  # the user named it
 
 
+def test_our_own_pictures_are_left_out_of_the_search(tmp_path):
+    """Overlays of an earlier prediction, also where they lie among their images, and the pictures of LabelMe."""
+    names = [
+        *("a.png", "overlays/b.png", "monday/overlays/a.png", "monday/predictions.json", "monday/crystals.csv"),
+        *("set/train/images/c.png", "set/train/labelme/c_json/img.png", "set/train/labelme/c_json/masks/1.png"),
+        *("set/train/labelme/c_json/info.yaml", "set/train/labelme/c_json/label_names.txt"),
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    notes = []
+    pictures = [tmp_path / name for name in ("a.png", "overlays/b.png", "set/train/images/c.png")]
+    assert find_images([tmp_path], notes.append) == pictures
+    (note,) = notes
+    assert "monday/overlays and 1 more folders: left out" in note
+    for name in ("predictions.json", "crystals.csv"):  # predicted with --out here
+        (tmp_path / name).touch()
+    assert find_images([tmp_path]) == [pictures[0], pictures[2]]
+    assert find_images([tmp_path / "monday" / "overlays"]) == [tmp_path / "monday/overlays/a.png"]  # it was named
+    with pytest.raises(ImageError, match="holds no image"):
+        find_images([tmp_path / "monday"])
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    plates, elsewhere = tmp_path / "plates", tmp_path / "disk"
+    for path in (plates / "p1" / "a.png", elsewhere / "p2" / "b.png"):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (plates / "p2").symlink_to(elsewhere / "p2")
+    (plates / "p2 again").symlink_to(elsewhere / "p2")
+    (elsewhere / "p2" / "up").symlink_to(plates)  # a circle
+    (plates / "broken").symlink_to(tmp_path / "gone")
+    (plates / "broken.png").symlink_to(tmp_path / "gone.png")
+    found = [path.relative_to(plates).as_posix() for path in find_images([plates])]
+    assert found == ["p1/a.png", "p2/b.png"]
+    (tmp_path / "link").symlink_to(plates)
+    assert len(find_images([tmp_path / "link"])) == 2
+    assert len(find_images([plates, plates / "p1", elsewhere])) == 2
+
+
 def test_find_images_finds_none(tmp_path):
     with pytest.raises(ImageError, match=r"holds no image; expected files ending in \.jpg"):
         find_images([tmp_path])
