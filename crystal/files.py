@@ -93,6 +93,27 @@ class OutputError(CrystalError, RuntimeError):
     """A file that cannot be written; the message names it and the remedy."""
 
 
+def refuse_replacing(path: Path, mark: str, what: str) -> None:
+    """Refuse to write where another file lies than an earlier output of the same kind: it may be somebody's data.
+
+    Args:
+        path: the file to write.
+        mark: what an output of that kind holds in its first megabyte.
+        what: the kind, for the message.
+
+    Raises:
+        OutputError: there is a folder, or a file without the mark.
+    """
+    with explained_writing(path):
+        if not path.exists():
+            return
+        if path.is_file():
+            with path.open("rb") as file:
+                if mark.encode() in file.read(2**20):
+                    return
+    raise OutputError(f"{path} exists and is not {what}; choose another name, so that nothing is lost")
+
+
 @contextlib.contextmanager
 def explained_writing(path: Path) -> Iterator[None]:
     """Turn what the operating system says about writing into an `OutputError` about `path`."""

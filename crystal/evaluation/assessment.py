@@ -15,7 +15,7 @@ from crystal.data.images import read_image
 from crystal.data.segmentation import to_rle
 from crystal.evaluation.metrics import Instances, coco_metrics, empty_image_report, paper_map, precision_recall
 from crystal.evaluation.options import Evaluate
-from crystal.files import write_atomically
+from crystal.files import refuse_replacing, write_atomically
 from crystal.prediction.predictor import Prediction, Predictor
 from crystal.prediction.trained_model import load_run
 
@@ -164,6 +164,8 @@ def _results(record: Record, prediction: Prediction, split: Split, kind: str) ->
 
 def evaluate_command(options: Evaluate) -> int:
     """`crystal evaluate`: measure, print a table, write JSON where asked."""
+    if options.out is not None:
+        refuse_replacing(options.out, '"map_050_all"', "the numbers of an earlier evaluation")
     model = load_run(options.weights)
     held_out, notes = with_classes_of(load_split(options.data, options.split), model.config.classes)
     for note in notes:

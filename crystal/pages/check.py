@@ -18,7 +18,7 @@ from crystal.data.anchor_coverage import HALF, WELL, Coverage, by_side, coverage
 from crystal.data.check import CheckedDataset, Row, check, rows_of
 from crystal.data.options import Check
 from crystal.data.problems import SEVERITIES
-from crystal.files import explained_writing
+from crystal.files import OutputError, explained_writing, refuse_replacing
 from crystal.pages.charts import chart
 from crystal.pages.check_charts import by_width_and_height, objects_an_image, over_doublings, share_reached
 from crystal.pages.check_pictures import close_up, contact_sheet, faulty
@@ -152,6 +152,10 @@ def _print(rows: list[Row], most: int) -> None:
 def check_command(options: Check) -> int:
     """`crystal check`: the table, the page. Returns the exit code: 1 where there is an error, else 0."""
     dataset, config = options.dataset, override(PRESETS[options.preset](), list(options.set))
+    page = options.out or (dataset if dataset.is_dir() else dataset.parent) / "check.html"
+    if page.suffix.lower() not in (".html", ".htm"):  # a slip must not cost the annotations
+        raise OutputError(f"--out {page}: the page needs a name that ends in .html")
+    refuse_replacing(page, "</title>", "a page")
     with Bars() as bars:
         checked = check(
             dataset,
@@ -164,7 +168,6 @@ def check_command(options: Check) -> int:
     coverage = coverage_of([(name, r) for name, split in checked.splits.items() for r in split.records], config.model)
     console.print(", ".join(f"{checked.count(s)} {s}{'s' * (checked.count(s) != 1)}" for s in SEVERITIES))
     console.print(coverage.sentence(), markup=False)
-    page = options.out or (dataset if dataset.is_dir() else dataset.parent) / "check.html"
     console.print("drawing the page")
     write_check_page(page, dataset, checked, lines, coverage)
     console.print(f"{page}: pictures, sizes and what the anchors reach", markup=False)

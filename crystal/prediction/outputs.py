@@ -26,7 +26,7 @@ from jaxtyping import UInt8
 
 from crystal.data.coco_file import coco_annotation
 from crystal.data.labelme.export import is_edited, labelme_document, labelme_shapes
-from crystal.files import OutputName, explained_writing
+from crystal.files import OutputError, OutputName, explained_writing, refuse_replacing
 from crystal.prediction.measurements import measure
 from crystal.prediction.overlays import draw_outlines
 from crystal.prediction.predictor import Prediction
@@ -38,6 +38,25 @@ COLUMNS = (
     *("area_px", "centre_x", "centre_y", "length_px", "width_px"),
 )
 JPEG_QUALITY = 92
+
+
+INFO = "Instances predicted by crystal, all scores"
+
+
+def refuse_foreign(out: Path) -> None:
+    """Refuse a folder that holds what `crystal predict` would replace and did not write.
+
+    Raises:
+        OutputError: somebody else's overlays, tables or predictions are there.
+    """
+    names = [name for name in ("overlays", "crystals.csv", "predictions.json") if (out / name).exists()]
+    if names:
+        ours = out / "predictions.json"
+        if not ours.exists():
+            raise OutputError(
+                f"{out / names[0]} is of no earlier prediction and would be replaced; choose another --out"
+            )
+        refuse_replacing(ours, INFO, "an earlier prediction's")
 
 
 class OutputFolder:
@@ -64,6 +83,7 @@ class OutputFolder:
         self._annotations = 0
 
     def __enter__(self) -> Self:
+        refuse_foreign(self.out)
         with explained_writing(self.out), contextlib.ExitStack() as undo:
             self.out.mkdir(parents=True, exist_ok=True)
             self._new = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.out))
@@ -74,7 +94,7 @@ class OutputFolder:
             self._csv = undo.enter_context(open(self._new / "crystals.csv", "w", encoding="utf-8", newline=""))
             self._rows = csv.writer(self._csv, lineterminator="\n")
             self._rows.writerow(COLUMNS)
-            info = {"description": "Instances predicted by crystal, all scores"}
+            info = {"description": INFO}
             categories = [{"id": i, "name": name, "supercategory": ""} for i, name in self.classes[1:]]
             self._json.write(
                 f'{{"info": {json.dumps(info)},\n"categories": {json.dumps(categories)},\n"annotations": ['

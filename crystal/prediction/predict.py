@@ -10,7 +10,7 @@ from crystal.console import console, one_bar, printable
 from crystal.data.images import Image, ImageError, Page, count_pages, find_images, read_image
 from crystal.files import name_outputs
 from crystal.prediction.options import Predict
-from crystal.prediction.outputs import OutputFolder
+from crystal.prediction.outputs import OutputFolder, refuse_foreign
 from crystal.prediction.predictor import Predictor
 from crystal.prediction.trained_model import load_run
 
@@ -101,6 +101,7 @@ def predict_folder(
 
 def predict_command(options: Predict) -> int:
     """`crystal predict`; the exit code is 1 if any image could not be read."""
+    refuse_foreign(options.out)
     predictor = Predictor(load_run(options.weights))
     paths = find_images(options.images, lambda text: console.print(f"note: {text}", markup=False))
     with one_bar("predicting", len(paths)) as bar:

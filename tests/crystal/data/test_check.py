@@ -320,6 +320,17 @@ def test_everything_at_once(tmp_path, monkeypatch, capsys):
     assert page.count("<img") > 10
 
 
+@pytest.mark.parametrize("out", ["train.json", "train/images/a.png", "new", "train", "a.html"])
+def test_the_page_replaces_no_file_of_the_dataset(tmp_path, monkeypatch, capsys, out):
+    root = write(tmp_path, {"train": {"a.png": [thing()]}})
+    (root / "a.html").write_text("an image by this name, say")
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    assert command(monkeypatch, root, "--out", root / out) == 1
+    said = capsys.readouterr().err
+    assert "choose another name" in said if out.endswith("html") else "needs a name that ends in .html" in said
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+
+
 def test_warnings_alone_exit_0(tmp_path, monkeypatch, capsys):
     root = write(tmp_path, {"train": {"a.png": [thing(area=3000), thing(45, 10)]}})
     assert command(monkeypatch, root) == 0

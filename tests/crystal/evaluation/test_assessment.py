@@ -15,6 +15,7 @@ from crystal.evaluation import assessment
 from crystal.evaluation.assessment import coco_truth, evaluate_command, truth_of
 from crystal.evaluation.metrics import coco_metrics
 from crystal.evaluation.options import Evaluate
+from crystal.files import OutputError
 from crystal.prediction.predictor import Prediction
 from crystal.training import train
 from crystal.training.config import TrainConfig
@@ -143,3 +144,15 @@ def test_nothing_in_common_is_refused_before_any_prediction(fixed, tmp_path, mon
         measured(tmp_path)
     with pytest.raises(DatasetError, match=r"val\.json: none of its objects"):
         train._validation(tmp_path, dataclasses.replace(TrainConfig.tiny(), model=fixed.config))
+
+
+def test_the_numbers_replace_no_file_of_another_kind(tmp_path):
+    """Before the model is read."""
+    coco, numbers = tmp_path / "val.json", tmp_path / "numbers.json"
+    coco.write_text('{"images": []}')
+    numbers.write_text('{"map_050_all": 0.5}')
+    with pytest.raises(OutputError, match=r"val\.json exists and is not the numbers of an earlier evaluation"):
+        evaluate_command(Evaluate(tmp_path / "run", tmp_path, out=coco))
+    assert coco.read_text() == '{"images": []}'
+    with pytest.raises(Exception, match="run"):  # an earlier evaluation's may be replaced: there is no such run
+        evaluate_command(Evaluate(tmp_path / "run", tmp_path, out=numbers))

@@ -16,7 +16,8 @@ from pycocotools.coco import COCO
 from crystal.data.images import find_images, prepare
 from crystal.data.outlines import encode_patch
 from crystal.files import OutputError
-from crystal.prediction.predict import predict_folder
+from crystal.prediction.options import Predict
+from crystal.prediction.predict import predict_command, predict_folder
 from crystal.prediction.predictor import Prediction, Predictor, _detect, to_original
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import Detections
@@ -192,6 +193,20 @@ def test_the_sharpest_page_of_a_stack_is_predicted_and_said(predictor, tmp_path)
     drawn = [cv2.imread(str(tmp_path / f"out {page}" / "overlays" / "b.jpg")) for page in ("sharpest", 2, "first")]
     assert np.array_equal(drawn[0], drawn[1])
     assert not np.array_equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize("foreign", ["overlays/mine.jpg", "crystals.csv", "predictions.json"])
+def test_nobody_elses_files_are_replaced(predictor, tmp_path, foreign):
+    """Whose overlays are not ours may be the images themselves."""
+    image = write(tmp_path / "plate" / "a.png")
+    (tmp_path / "plate" / foreign).parent.mkdir(exist_ok=True)
+    (tmp_path / "plate" / foreign).write_text("years of work")
+    with pytest.raises(OutputError, match="choose another"):
+        predict_folder(predictor, [image], tmp_path / "plate")
+    with pytest.raises(OutputError, match="choose another"):
+        predict_command(Predict(weights=tmp_path / "no run", images=(tmp_path,), out=tmp_path / "plate"))
+    assert sorted(files_below(tmp_path / "plate")) == sorted(["a.png", foreign])
+    assert (tmp_path / "plate" / foreign).read_text() == "years of work"
 
 
 def test_nothing_found_is_still_a_complete_result(predictor, tmp_path):
