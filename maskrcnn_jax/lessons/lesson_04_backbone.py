@@ -117,13 +117,14 @@ def views():
     image = scene(8, light=0.2).image[None].astype(np.float32)
 
     def seen(model, pixels):
-        def middle(pixels, kind, level):
-            values = both_pyramids(model, pixels)[kind][level]
-            return values[0, values.shape[1] // 2, values.shape[2] // 2].sum()
+        def middles(pixels):
+            _, pyramid, alone = both_pyramids(model, pixels)
+            levels = pyramid[3], pyramid[0], alone[0]
+            return jnp.stack([level[0, level.shape[1] // 2, level.shape[2] // 2].sum() for level in levels])
 
-        return [jnp.abs(jax.grad(middle)(pixels, *which)[0]).sum(-1) for which in ((1, 3), (1, 0), (2, 0))]
+        return jnp.abs(jax.jacrev(middles)(pixels)[:, 0]).sum(-1)
 
-    return [np.asarray(view) for view in compiled(seen)(image)]
+    return np.asarray(compiled(seen)(image))
 
 
 @app.cell(hide_code=True)
@@ -179,16 +180,13 @@ def found_both_ways(model, images):
     """The hundred best proposals, where the box head moves them, and their probabilities: with the top-down path, and
     with it cut.
     """
-    _, pyramid, alone = both_pyramids(model, images)
-    window, found = jnp.array([[0.0, 0.0, 320.0, 256.0]]), []
-    for maps in (pyramid, alone):
-        p2, p3, p4, p5 = maps
-        levels = Pyramid(p2, p3, p4, p5, p5[:, ::2, ::2])
-        proposals = model.propose(*model.rpn(levels), window, size=(256, 320), training=False).boxes[:, :100]
-        logits, deltas = model.classify(levels, proposals, size=(256, 320))
-        moved = decode(deltas[0, :, 1], proposals[0], model.config.roi.delta_weights)
-        found.append((proposals[0], moved, jax.nn.softmax(logits[0])[:, 1]))
-    return found
+    _, *both = both_pyramids(model, images)
+    p2, p3, p4, p5 = (jnp.concatenate(maps) for maps in zip(*both, strict=True))
+    levels, window = Pyramid(p2, p3, p4, p5, p5[:, ::2, ::2]), jnp.array([[0.0, 0.0, 320.0, 256.0]] * 2)
+    proposals = model.propose(*model.rpn(levels), window, size=(256, 320), training=False).boxes[:, :100]
+    logits, deltas = model.classify(levels, proposals, size=(256, 320))
+    moved = decode(deltas[:, :, 1], proposals, model.config.roi.delta_weights)
+    return proposals, moved, jax.nn.softmax(logits)[..., 1]
 
 
 @app.function(hide_code=True)
@@ -199,7 +197,8 @@ def crystals_reached():
         drop = scene(seed, light=0.2)
         there += len(drop.boxes)
         truth = jnp.asarray(drop.boxes, jnp.float32)
-        for row, (proposals, moved, probability) in enumerate(compiled(found_both_ways)(drop.image[None])):
+        both_ways = zip(*compiled(found_both_ways)(drop.image[None]), strict=True)
+        for row, (proposals, moved, probability) in enumerate(both_ways):
             covered = np.asarray(iou(truth, proposals)) >= 0.5
             told = (np.asarray(iou(truth, moved)) >= 0.5) & (np.asarray(probability) >= 0.5)
             reached[row] += covered.any(1).sum(), told.any(1).sum()
