@@ -48,11 +48,8 @@ def test_by_hand():
         (4, 0, True, "mean"),
         (5, 1, True, "mean"),
         (5, 3, False, "mean"),
-        (7, 0, False, "mean"),
-        (7, 2, True, "mean"),
         (7, 3, True, "mean"),
         (14, 1, False, "mean"),
-        (14, 2, False, "mean"),
         (5, 0, True, "max"),
         (5, 0, False, "max"),
         (7, 1, False, "max"),
@@ -61,6 +58,7 @@ def test_by_hand():
     ],
 )
 def test_equals_the_oracle(size, sampling_ratio, aligned, reduce):
+    """The mean of two or adaptive samples in other sizes: `test_torchvision`."""
     options = dict(output_size=size, spatial_scale=0.5, sampling_ratio=sampling_ratio, aligned=aligned, reduce=reduce)
     ours = roi_align(MAP, some_boxes(), max_samples=9, **options)
     expected = oracles.roi_align(MAP, some_boxes(), max_samples=9, **options)

@@ -1,4 +1,4 @@
-"""The step learns, compiles once, leaves the frozen alone and survives what is not finite."""
+"""The step learns, compiles once, spends nothing on the frozen and survives what is not finite."""
 
 import dataclasses
 from functools import cache
@@ -50,18 +50,12 @@ def test_loss_falls_on_one_batch_and_one_trace_serves_other_batches():
     assert int(state.step) == 61
 
 
-def test_frozen_parameters_stay_bit_identical_and_have_no_optimizer_state():
-    step, state = start("heads")
-    before = jax.tree.map(np.array, state.frozen)
+def test_frozen_parameters_have_no_optimizer_state():
+    """That they stay bit-identical over several steps: `test_mesh.py`."""
+    _, state = start("heads")
     trained = sum(p.size for p in jax.tree.leaves(state.params))
-    moments = sum(p.size for p in jax.tree.leaves(state.optimizer) if p.ndim)
-    assert moments == 2 * trained
-    moved = jax.tree.map(np.array, state.params)
-    for seed in range(3):
-        state, _ = step(state, *small_batch(seed), WINDOWS, KEY)
-    for ours, theirs in zip(jax.tree.leaves(state.frozen), jax.tree.leaves(before), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    assert any((a != b).any() for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(moved), strict=True))
+    assert sum(p.size for p in jax.tree.leaves(state.frozen)) > 0
+    assert sum(p.size for p in jax.tree.leaves(state.optimizer) if p.ndim) == 2 * trained
 
 
 def test_frozen_parts_cost_no_backward_pass():
