@@ -7,8 +7,12 @@ Every foreseen failure ends in one sentence that names the file and the remedy, 
 is quick.
 """
 
+import dataclasses
 import errno
 import sys
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -35,7 +39,10 @@ COMMANDS = {
 }
 
 
-def run(options: Demo | Render | Convert | Check | Train | Table1 | Evaluate | Predict | Inspect) -> int:
+Options = Demo | Render | Convert | Check | Train | Table1 | Evaluate | Predict | Inspect
+
+
+def run(options: Options) -> int:
     """Do what a command's options ask for; returns the exit code."""
     match options:
         case Demo():
@@ -74,6 +81,27 @@ def run(options: Demo | Render | Convert | Check | Train | Table1 | Evaluate | P
             return inspect_command(options)
 
 
+def _expanded(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_expanded, value))
+    if isinstance(value, Path) and value.parts[:1] and value.parts[0].startswith("~"):
+        try:
+            return value.expanduser()
+        except RuntimeError as error:
+            raise CrystalError(
+                f"{value}: there is no home folder that ~ could stand for; write the path whole"
+            ) from error
+    return value
+
+
+def with_home(options: Options) -> Options:
+    """The options with ~ expanded in every path: a shell leaves it where it does not begin a word, as in --out=~/x."""
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    if isinstance(values.get("init"), str) and values["init"].startswith("~"):
+        values["init"] = str(_expanded(Path(values["init"])))
+    return dataclasses.replace(options, **{name: _expanded(value) for name, value in values.items()})
+
+
 def explanation(error: Exception) -> str | None:
     """One sentence about a failure that was foreseen; None for any other, whose stack trace is wanted."""
     if isinstance(error, CrystalError):
@@ -89,11 +117,13 @@ def explanation(error: Exception) -> str | None:
 
 def main() -> None:
     """Entry point of the console script."""
+    if isinstance(sys.stdout, TextIOWrapper):  # no name, in whatever letters, may end a command
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = tyro.extras.subcommand_cli_from_dict(
         COMMANDS, prog="crystal", description="Find and outline protein crystals in crystallization-drop images."
     )
     try:
-        code = run(options)
+        code = run(with_home(options))
     except KeyboardInterrupt as error:
         # The trainer names the signal: a scheduler's SIGTERM has an exit code of its own.
         print("\ninterrupted; the same command goes on or starts again", file=sys.stderr)

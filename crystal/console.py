@@ -27,13 +27,13 @@ class Bars:
 
     def __init__(self) -> None:
         self._rich = Progress(
-            TextColumn("{task.description:<16}"),
+            TextColumn("{task.description:<16}", markup=False),  # of names: brackets are no markup
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
         )
 
@@ -57,16 +57,17 @@ class Bar:
     """One stage; call it with the number of pieces done, and a word on how it goes."""
 
     def __init__(self, rich: Progress, name: str, total: int) -> None:
-        self._rich, self._name, self._total = rich, name, total
-        self._task = rich.add_task(name, total=total, note="")
+        self._rich, self._name, self._total = rich, printable(name), total
+        self._task = rich.add_task(self._name, total=total, note="")
         self._start = self._last = time.monotonic()
         self._first: tuple[float, int] | None = None
         self._finished = False
         if not console.is_terminal:
-            console.print(f"{name}: 0/{total}")
+            console.print(f"{self._name}: 0/{total}", markup=False)
 
     def __call__(self, done: int, note: str = "") -> None:
         """Show `done` of the total. Cheap enough to call for every piece."""
+        note = printable(note)
         self._rich.update(self._task, completed=done, note=note)
         now = time.monotonic()
         if console.is_terminal or self._finished or (now - self._last < SECONDS_BETWEEN_LINES and done < self._total):
@@ -75,7 +76,8 @@ class Bar:
             self._first = (now, done)
         self._last, self._finished = now, done >= self._total
         console.print(
-            f"{self._name}: {done}/{self._total}, {now - self._start:.0f} s{self._left(now, done)} {note}".rstrip()
+            f"{self._name}: {done}/{self._total}, {now - self._start:.0f} s{self._left(now, done)} {note}".rstrip(),
+            markup=False,
         )
 
     def _left(self, now: float, done: int) -> str:

@@ -161,7 +161,7 @@ def check_command(options: Check) -> int:
             dataset,
             slots=config.slots,
             crowds_as_objects=options.crowds_as_objects,
-            start=lambda name, total: bars.add(escape(name), total),
+            start=lambda name, total: bars.add(name, total),
         )
     lines = rows_of(checked)
     _print(lines, options.rows)

@@ -1,6 +1,7 @@
 """The command line as a user meets it: one sentence and an exit code for everything that can be foreseen."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -53,6 +54,21 @@ def test_a_missing_system_library_ends_in_its_remedy():
     error = ImportError("libGL.so.1: cannot open shared object file: No such file or directory")
     message = cli.explanation(error)
     assert message == f"{error}: install the system libraries OpenCV needs: apt-get install libgl1 libglib2.0-0"
+
+
+def test_a_device_that_is_not_there_and_too_little_memory_are_no_damage(weights, tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((9, 9, 3), np.uint8))
+    words = ["predict", "--weights", weights, "--images", tmp_path / "a.png", "--out", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, "-m", "crystal", *map(str, words)],
+        env={**os.environ, "JAX_PLATFORMS": "rocm"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "error: JAX finds no device for JAX_PLATFORMS=rocm: set JAX_PLATFORMS=cpu, or leave it unset\n"
+    assert str(cli.explanation(MemoryError())).startswith("out of memory")
 
 
 def test_drawing_drops_needs_no_jax(tmp_path):
@@ -209,6 +225,50 @@ def test_settings_out_of_range_claim_no_folder(monkeypatch, capsys, drops, tmp_p
     assert code == 1
     assert "must be" in errors
     assert not (tmp_path / "run").exists()
+
+
+def test_a_path_may_begin_at_home_wherever_it_stands_in_a_word(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "in", "a", [shape()])
+    code = crystal(monkeypatch, capsys, "convert", "~/in", "--out=~/out", "--val", 0)[0]
+    assert (code, (tmp_path / "out" / "train.json").exists(), (tmp_path / "~").exists()) == (0, True, False)
+    crystal(monkeypatch, capsys, "check", "~/out", "--out=~/page.html")
+    assert (tmp_path / "page.html").exists()
+    options = cli.with_home(cli.Train(data=cli.Path("~/d"), out=cli.Path("a~/b"), init="~/w.h5", set=("~/x=1",)))
+    assert (options.data, options.out) == (tmp_path / "d", cli.Path("a~/b"))
+    assert (options.init, options.set) == (str(tmp_path / "w.h5"), ("~/x=1",))
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    assert "there is no home folder that ~ could stand for" in crystal(monkeypatch, capsys, "check", "~/out")[2]
+
+
+NAMES = ["plate[a1]", "x[/b].png", "[red]drop", "晶体 ü", "tab\tnew\nline", os.fsdecode(b"latin-\xe4")]
+
+
+def test_no_name_ends_a_command_whatever_the_console_can_show(tmp_path):
+    """Brackets, letters of any script, control characters and bytes that are no UTF-8, in files and in classes."""
+    for number, name in enumerate(NAMES):
+        path = tmp_path / "in" / name
+        written = write(path.parent, path.name, [shape(name), shape()], seed=number)
+        written.with_name(f"{path.name} bad.json").write_text("{")
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+
+    def command(*arguments):
+        words = [sys.executable, "-m", "crystal", *map(str, arguments)]
+        done = subprocess.run(words, capture_output=True, env=environment, cwd=cli.Path(cli.__file__).parent.parent)
+        assert b"Traceback" not in done.stderr, done.stderr.decode(errors="replace")[-2000:]
+        return done.returncode, done.stdout.decode("cp1252")
+
+    code, out = command("convert", tmp_path / "in", "--out", tmp_path / "set", "--val", 0.4, "--workers", 1)
+    assert code == 1  # for the bad ones, all of which are named
+    said = "".join(out.split())
+    assert all(name in said for name in ("plate[a1]bad.json", "x[/b].pngbad.json", "[red]dropbad.json"))
+    assert f"left out ({len(NAMES)})" in out
+    code, out = command("check", tmp_path / "set", "--out", tmp_path / "x[/b].html")
+    assert "x[/b].html" in out
+    assert code == 0
+    documents = [json.loads((tmp_path / "set" / f"{split}.json").read_text()) for split in ("train", "val")]
+    assert sum(len(document["images"]) for document in documents) == len(NAMES)
 
 
 def test_a_full_disk_names_the_file(monkeypatch, capsys, tmp_path):
