@@ -70,6 +70,15 @@ def name_outputs(paths: Sequence[Path]) -> dict[Path, OutputName]:
     return names
 
 
+def spellings(name: str) -> list[str]:
+    """A name and its composed and decomposed forms (NFC, NFD): macOS and archives change one for the other.
+
+    >>> [len(name) for name in spellings("Kr\u00fcmel.png")], spellings("a.png")
+    ([10, 11], ['a.png'])
+    """
+    return list(dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]))
+
+
 def files_below(folder: Path, skip: Callable[[Path], object] = lambda folder: False) -> Iterator[Path]:
     """The files in a folder at any depth, in the order of their names; hidden ones are left out, in folders too.
 
@@ -160,7 +169,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with explained_writing(path):
         try:
-            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+            temporary.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
             os.replace(temporary, path)
         finally:
             with contextlib.suppress(OSError):

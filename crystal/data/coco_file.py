@@ -20,6 +20,7 @@ from pycocotools import mask as rle_tools
 from crystal.console import printable
 from crystal.data.json_text import JsonError, parse_json
 from crystal.errors import CrystalError
+from crystal.files import spellings
 
 PATTERNS = ("{}.json", "annotations/{}.json", "annotations/instances_{}*.json", "{}/_annotations.coco.json")
 IN_FOLDERS = ("_annotations.coco.json", "annotations.json", "instances.json", "coco.json", "labels.json")  # of a split
@@ -246,7 +247,8 @@ class Images:
         """
         relative = name.replace("\\", "/")
         absolute = PurePosixPath(relative).is_absolute() or bool(PureWindowsPath(name).drive)
-        paths = [] if absolute or not name else self._inside(folder / relative for folder in self.folders)
+        names = spellings(relative)
+        paths = self._inside(folder / own for folder in self.folders for own in names) if name and not absolute else []
         if not paths:
             raise DatasetError("names no file inside the dataset's folder; copy the image there and name it from there")
         for path in paths:
@@ -255,7 +257,7 @@ class Images:
                     continue
             except (OSError, ValueError):  # too long, or not a name at all
                 continue
-            used = next((folder for folder in self.folders if folder / relative == path), self.folders[0])
+            used = next((folder for folder in self.folders for own in names if folder / own == path), self.folders[0])
             self.folders.sort(key=lambda folder: folder != used)
             return path
         looked = ", ".join(str(folder) for folder in self.folders[:3])

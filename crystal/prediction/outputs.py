@@ -90,8 +90,9 @@ class OutputFolder:
             undo.callback(shutil.rmtree, self._new, ignore_errors=True)
             for folder in ("overlays", "labelme") if self.labelme else ("overlays",):
                 (self._new / folder).mkdir()
+            table = self._new / "crystals.csv"
             self._json = undo.enter_context(open(self._new / "predictions.json", "w", encoding="utf-8"))
-            self._csv = undo.enter_context(open(self._new / "crystals.csv", "w", encoding="utf-8", newline=""))
+            self._csv = undo.enter_context(open(table, "w", encoding="utf-8", errors="backslashreplace", newline=""))
             self._rows = csv.writer(self._csv, lineterminator="\n")
             self._rows.writerow(COLUMNS)
             info = {"description": INFO}

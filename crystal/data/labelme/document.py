@@ -27,6 +27,7 @@ from crystal.console import brief, printable
 from crystal.data.json_text import JsonError, parse_json
 from crystal.data.labelme.labels import LabelRules
 from crystal.errors import CrystalError
+from crystal.files import spellings
 
 MAX_BYTES = 2**29  # of an image file
 MAX_JSON_BYTES = 2**28  # parsed JSON takes some ten times its size; an embedded image of 200 MB still fits
@@ -129,7 +130,7 @@ def _referenced(path: Path, image_path: Any) -> Path:
         raise LabelmeError(f"its imagePath {shown} is an address; download the image and put its file name there")
     slashed = image_path.replace("\\", "/")
     # The last is for folders that were renamed, and another machine's absolute paths.
-    for candidate in (image_path, slashed, slashed.rsplit("/", 1)[-1]):
+    for candidate in (own for one in (image_path, slashed, slashed.rsplit("/", 1)[-1]) for own in spellings(one)):
         try:
             if candidate and (path.parent / candidate).is_file():
                 return path.parent / candidate

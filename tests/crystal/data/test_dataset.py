@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from pathlib import Path
 
 import cv2
@@ -156,6 +157,15 @@ def test_backslashes_and_folders_in_file_names(tmp_path):
     images = [{"id": 1, "file_name": "plate\\a.png", "height": HEIGHT, "width": WIDTH}]
     put(tmp_path, document(images=images), folder="train/images/plate")
     assert load_split(tmp_path, "train").records[0].path == tmp_path / "train/images/plate/a.png"
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_in_another_unicode_form(tmp_path, forms):
+    in_json, on_disk = (unicodedata.normalize(form, "größe/Krümel é.png") for form in forms)
+    assert in_json != on_disk
+    images = [{"id": 1, "file_name": in_json, "height": HEIGHT, "width": WIDTH}]
+    put(tmp_path, document(annotation(), images=images), names=(on_disk,), folder="train/images")
+    assert load_split(tmp_path, "train").records[0].path == tmp_path / "train/images" / on_disk
 
 
 # --- annotations at fault are left out and listed ---------------------------------------------------------------------

@@ -209,6 +209,22 @@ def test_nobody_elses_files_are_replaced(predictor, tmp_path, foreign):
     assert (tmp_path / "plate" / foreign).read_text() == "years of work"
 
 
+def test_names_of_any_bytes_and_signs_cost_no_batch(predictor, tmp_path):
+    (tmp_path / "in").mkdir()
+    names = ["x[red]", "晶体", "tab\tline\n", os.fsdecode(b"latin-\xe4")]
+    for name in names:
+        (tmp_path / "in" / f"{name}.png").write_bytes(write(tmp_path / "a.png").read_bytes())
+    paths = find_images([tmp_path / "in"])
+    summary = predict_folder(predictor, paths, tmp_path / "out", score_threshold=0.0, labelme=True)
+    assert (summary.done, summary.failed) == (len(names), [])
+    with open(tmp_path / "out" / "crystals.csv", newline="", encoding="utf-8") as file:
+        listed = {row["image"] for row in csv.DictReader(file)}
+    assert {"x[red].png", "晶体.png", "tab\tline\n.png", "latin-\\udce4.png"} == listed
+    written = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert {image["file_name"] for image in written["images"]} == {path.name for path in paths}
+    assert len(list((tmp_path / "out" / "labelme").iterdir())) == len(names)
+
+
 def test_nothing_found_is_still_a_complete_result(predictor, tmp_path):
     summary = predict_folder(predictor, [write(tmp_path / "a.png")], tmp_path / "out", score_threshold=1.01)
     assert (summary.done, summary.crystals) == (1, 0)

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import unicodedata
 
 import numpy as np
 import pytest
@@ -53,6 +54,13 @@ def test_a_path_is_relative_to_the_json_with_either_slash(tmp_path, image_path):
     (place / "drop.png").write_bytes(encoded(picture()))
     path = put(tmp_path / "json" / "a.json", document([], image_path))
     assert np.array_equal(convert_file(path).pixels, picture())
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_an_image_path_in_another_unicode_form(tmp_path, forms):
+    in_json, on_disk = (unicodedata.normalize(form, "Krümel.png") for form in forms)
+    (tmp_path / on_disk).write_bytes(encoded(picture()))
+    assert np.array_equal(convert_file(put(tmp_path / "a.json", document([], in_json))).pixels, picture())
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
