@@ -9,7 +9,9 @@ is quick.
 
 import dataclasses
 import errno
+import os
 import sys
+import traceback
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,12 @@ def explanation(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, ImportError) and "lib" in str(error) and ".so" in str(error):
         return f"{error}: install the system libraries OpenCV needs: apt-get install libgl1 libglib2.0-0"
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, RuntimeError | AssertionError) and frames and frames[-1].filename.endswith("xla_bridge.py"):
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        return f"JAX finds no device for JAX_PLATFORMS={asked}: set JAX_PLATFORMS=cpu, or leave it unset"
+    if isinstance(error, MemoryError):
+        return f"out of memory ({error or 'MemoryError'}): take a smaller batch, smaller images or fewer workers"
     if isinstance(error, OSError) and error.filename:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return f"{error.filename}: {error.strerror}{'; make room or choose another folder' if full else ''}"

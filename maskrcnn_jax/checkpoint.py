@@ -127,15 +127,32 @@ def load(path: str | Path, *, config: MaskRCNNConfig | None = None) -> MaskRCNN:
     """The model of a checkpoint folder, or of the newest checkpoint of a run folder; parameters as float32.
 
     `config` replaces the one saved with the weights. Raises CheckpointError, which lists all parameters whose shapes
-    differ.
+    differ; errors of the system and of the device, which say nothing about the checkpoint, as they are.
     """
     path = _checkpoint_folder(path)
     config = config or load_config(path)
+    require_permission(path)
     try:
         saved = _read_arrays(path)
-    except Exception as error:  # Orbax and TensorStore raise many types
+    except Exception as error:
+        if not is_damage(error):
+            raise
         raise CheckpointError(f"{path} is damaged or incomplete ({type(error).__name__}); use another one") from error
     return build(config, _by_name(saved), name=str(path))
+
+
+def require_permission(path: Path) -> None:
+    """Raise the system's error if it does not let us read a file below `path`: TensorStore's would look like damage."""
+    for file in path.rglob("*"):
+        if file.is_file():
+            file.open("rb").close()
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether an error on reading is about the checkpoint: what Orbax raises for files that are missing, cut short or
+    hold something else; for some arrays a plain Exception. All others are the system's or the device's.
+    """
+    return isinstance(error, ValueError | KeyError | TypeError | FileNotFoundError) or type(error) is Exception
 
 
 def _orbax() -> ocp.Checkpointer:

@@ -23,14 +23,12 @@ from jax.sharding import Mesh
 from crystal.console import console
 from crystal.errors import RunError
 from crystal.training import processes
+from maskrcnn_jax import checkpoint
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.training.mesh import replicated
 
 MAX_TO_KEEP = 2
 DAMAGED = "damaged-checkpoints"  # beside `checkpoints`: nothing is deleted
-# What Orbax raises for files that are missing, cut short or hold something else; for some arrays a plain Exception. All
-# other errors are the system's or the device's, and say nothing about the checkpoint.
-DAMAGE = (ValueError, KeyError, TypeError, FileNotFoundError)
 
 
 class Saved(NamedTuple):
@@ -143,11 +141,11 @@ class Checkpoints:
         damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             optimizer = optimizer_after(step)
-            self._require_permission(step)
+            checkpoint.require_permission(self._folder / str(step))
             try:
                 saved = self._restore(step, model, optimizer)
             except Exception as error:
-                if not (isinstance(error, DAMAGE) or type(error) is Exception):
+                if not checkpoint.is_damage(error):
                     raise
                 damaged[step] = _first_line(error)
                 continue
@@ -160,12 +158,6 @@ class Checkpoints:
                 "version of crystal wrote them, go on with that one"
             )
         return None
-
-    def _require_permission(self, step: int) -> None:
-        """Raise the system's error if it does not let us read a file: TensorStore's would look like damage."""
-        for path in (self._folder / str(step)).rglob("*"):
-            if path.is_file():
-                path.open("rb").close()
 
     def _restore(self, step: int, model: MaskRCNN, optimizer: Any) -> Saved:
         graph, state = nnx.split(model)

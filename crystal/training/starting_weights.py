@@ -39,11 +39,13 @@ def starting_model(config: TrainConfig, init: str | None) -> tuple[MaskRCNN, str
     rngs = nnx.Rngs(config.seed)
     if init is None:
         return MaskRCNN(config.model, rngs=rngs), "weights: random"
-    path, saved = _path(init), starting_config(init)
+    path, saved, prefix = _path(init), starting_config(init), ""
     as_saved = dataclasses.replace(config.model, classes=saved.classes)
     try:
         if path.is_file():
-            parameters = checkpoint.named_parameters(convert.load(path))
+            converted = convert.read(path)
+            parameters = checkpoint.named_parameters(converted.model)
+            prefix = converted.origin.get("prefix", "")
             model = checkpoint.build(as_saved, parameters, name=str(path))
         else:
             model = checkpoint.load(path, config=as_saved)
@@ -57,4 +59,5 @@ def starting_model(config: TrainConfig, init: str | None) -> tuple[MaskRCNN, str
             f"have another shape (the first is {error.wrong[0]}); leave that --set out, or start without --init"
         ) from error
     model, note = replace_classes(model, config.model.classes, rngs=rngs)
-    return model, f"weights: {'those of the package' if path == SHAPES else path}; {note}"
+    named = "those of the package" if path == SHAPES else str(path)
+    return model, f"weights: {named}{f', without {prefix!r} before all names' if prefix else ''}; {note}"

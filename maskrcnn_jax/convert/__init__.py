@@ -4,6 +4,6 @@
 """
 
 from maskrcnn_jax.convert.table import ConversionError
-from maskrcnn_jax.convert.weights import load, load_config
+from maskrcnn_jax.convert.weights import load, load_config, read
 
-__all__ = ["ConversionError", "load", "load_config"]
+__all__ = ["ConversionError", "load", "load_config", "read"]

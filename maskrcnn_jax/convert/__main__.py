@@ -45,6 +45,7 @@ def _convert(source: Path, destination: Path, norm_epsilon: float | None, golden
     print(
         f"{source}: {origin['source']}, ResNet{depth}-FPN, {model.config.num_classes} classes with background, "
         f"{origin['arrays']} arrays, {origin['parameters']:,} parameters, norm epsilon {origin['norm_epsilon']:g}"
+        + (f", {origin['prefix']!r} removed from all names" if "prefix" in origin else "")
     )
     if recorded is not None:
         rows = compare(model, recorded)

@@ -6,13 +6,14 @@ first; its box and mask outputs have no background, whose rows here are zeros an
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 
 from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.convert.pickles import Entry
 from maskrcnn_jax.convert.pytorch import conv, count_blocks, linear, norm, transposed_conv
-from maskrcnn_jax.convert.table import Rule, Shape
+from maskrcnn_jax.convert.table import Rule, Shape, classes_of
 
 EPSILON = 1e-5
 IGNORED = {
@@ -20,7 +21,7 @@ IGNORED = {
     r"proposal_generator\.anchor_generator\.cell_anchors.*": "computed from the config",
     r".*\.num_batches_tracked": "a training counter without effect on outputs",
 }
-CLASSES = 80
+CLASS_WEIGHTS = "roi_heads.box_predictor.cls_score.weight"  # a row a class, the last for the background
 
 
 def is_detectron2(names: Mapping[str, Entry]) -> bool:
@@ -29,14 +30,15 @@ def is_detectron2(names: Mapping[str, Entry]) -> bool:
 
 
 def config(names: Mapping[str, Entry]) -> MaskRCNNConfig:
-    """`detectron2_coco` with the depth found in the names."""
+    """`detectron2_coco` with the depth found in the names, and the file's number of classes."""
     preset = MaskRCNNConfig.detectron2_coco()
+    preset = dataclasses.replace(preset, classes=classes_of(names.get(CLASS_WEIGHTS), preset.classes, axis=0))
     backbone = count_blocks(names, "backbone.bottom_up.res4.")
     return dataclasses.replace(preset, backbone=dataclasses.replace(preset.backbone, depths=backbone.depths))
 
 
 def background_first(rows: np.ndarray) -> np.ndarray:
-    """[..80 classes, background] -> [background, 80 classes..].
+    """[..classes, background] -> [background, classes..].
 
     >>> background_first(np.array([1, 2, 0])).tolist()
     [0, 1, 2]
@@ -44,18 +46,20 @@ def background_first(rows: np.ndarray) -> np.ndarray:
     return np.concatenate([rows[-1:], rows[:-1]])
 
 
-def with_background(rows: np.ndarray) -> np.ndarray:
-    """Prepend rows of zeros for the background, as many as each of the 80 classes has.
+def with_background(rows: np.ndarray, *, classes: int) -> np.ndarray:
+    """Prepend rows of zeros for the background, as many as each of the other classes has.
 
-    >>> with_background(np.ones(160)).reshape(81, 2)[:2].tolist()
-    [[0.0, 0.0], [1.0, 1.0]]
+    >>> with_background(np.ones(4), classes=2).tolist()
+    [0.0, 0.0, 1.0, 1.0, 1.0, 1.0]
     """
-    return np.concatenate([np.zeros_like(rows[: len(rows) // CLASSES]), rows])
+    return np.concatenate([np.zeros_like(rows[: len(rows) // classes]), rows])
 
 
 def rules(wanted: Mapping[str, Shape], depths: tuple[int, ...], *, epsilon: float) -> list[Rule]:
     """All conversion rules. `wanted`: shapes of our parameters."""
     body, rpn, heads = "backbone.bottom_up", "proposal_generator.rpn_head", "roi_heads"
+    classes = wanted["box_head.classes.bias"][0] - 1
+    padded = partial(with_background, classes=classes)
     table = [
         *conv(wanted, "backbone.stem", f"{body}.stem.conv1", reverse_inputs=True),
         *norm(wanted, "backbone.stem_norm", f"{body}.stem.conv1.norm", epsilon),
@@ -86,9 +90,9 @@ def rules(wanted: Mapping[str, Shape], depths: tuple[int, ...], *, epsilon: floa
             wanted,
             "box_head.deltas",
             f"{heads}.box_predictor.bbox_pred",
-            outputs=4 * CLASSES,
-            reorder=with_background,
+            outputs=4 * classes,
+            reorder=padded,
         ),
         *transposed_conv(wanted, "mask_head.double", f"{heads}.mask_head.deconv"),
-        *conv(wanted, "mask_head.masks", f"{heads}.mask_head.predictor", outputs=CLASSES, reorder=with_background),
+        *conv(wanted, "mask_head.masks", f"{heads}.mask_head.predictor", outputs=classes, reorder=padded),
     ]

@@ -6,8 +6,9 @@ probability; boxes and deltas are (y, x, height, width); transposed kernels are 
 7x7 convolution over 7x7 bins is a linear layer here. The norms of both heads are folded into their layers.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import numpy as np
 
 from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.convert.pickles import Entry
-from maskrcnn_jax.convert.table import ConversionError, Rule, Shape, fold_norm
+from maskrcnn_jax.convert.table import ConversionError, Rule, Shape, classes_of, fold_norm
 
 HDF5_START = b"\x89HDF\r\n\x1a\n"
 EPSILON = 1e-3
 IGNORED: dict[str, str] = {}
+CLASS_WEIGHTS = "mrcnn_class_logits/kernel"  # a column a class
 BLOCK_NAMES = "abcdefghijklmnopqrstuvwxyz"
 STATISTICS = ("gamma", "beta", "moving_mean", "moving_variance")
 
@@ -38,6 +40,11 @@ def open_h5(path: Path) -> Iterator[dict[str, Entry]]:
                 raise ConversionError(f"{place}{key} is a link, which is not allowed in weight files")
             item = group[key]
             if isinstance(item, h5py.Group):
+                if key == "vars":
+                    raise ConversionError(
+                        "written by Keras 3 (.weights.h5), which numbers arrays where Matterport's program names them; "
+                        "load it there, and save it with Keras 2's save_weights"
+                    )
                 visit(item, f"{place}{key}/")
             elif item.is_virtual or item.external:
                 raise ConversionError(f"{place}{key} refers to another file")
@@ -47,15 +54,16 @@ def open_h5(path: Path) -> Iterator[dict[str, Entry]]:
                     raise ConversionError(f"{name} occurs twice")
                 entries[name] = Entry(tuple(item.shape), lambda item=item: item[()])
 
-    try:
-        with h5py.File(path) as file:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(h5py.File(path))
             # In a file of a whole model the weights are in a group of their own, next to the optimizer's.
             visit(file.get("model_weights", file), "")
-            yield entries
-    except ConversionError:
-        raise
-    except (OSError, RuntimeError, KeyError) as error:
-        raise ConversionError(f"the file is cut short or damaged ({error})") from error
+        except ConversionError:
+            raise
+        except (OSError, RuntimeError, KeyError) as error:
+            raise ConversionError(f"the file is cut short or damaged ({error})") from error
+        yield entries
 
 
 def is_matterport(names: Mapping[str, Entry]) -> bool:
@@ -64,8 +72,9 @@ def is_matterport(names: Mapping[str, Entry]) -> bool:
 
 
 def config(names: Mapping[str, Entry]) -> MaskRCNNConfig:
-    """`matterport_coco`."""
-    return MaskRCNNConfig.matterport_coco()
+    """`matterport_coco`, with the file's number of classes."""
+    preset = MaskRCNNConfig.matterport_coco()
+    return dataclasses.replace(preset, classes=classes_of(names.get(CLASS_WEIGHTS), preset.classes, axis=-1))
 
 
 def _xyxy(columns: np.ndarray) -> np.ndarray:

@@ -116,7 +116,10 @@ class _Unpickler(pickle.Unpickler):
             return TORCH_KINDS[name]
         if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor"):
             return _Call(self._tensor)
-        raise PickleError(f"the pickle asks for {module}.{name}, which weights do not need; nothing was run")
+        raise PickleError(
+            f"the pickle asks for {module}.{name}, which weights do not need; nothing was run; "
+            "save the model's state_dict alone"
+        )
 
     def persistent_load(self, pid: Any, /) -> Storage:
         kind, key, count = pid[1], pid[2], pid[4]
@@ -260,13 +263,17 @@ _NAMES: dict[tuple[str, str], Any] = {
 }
 
 
+WRAPPERS = ("model", "state_dict", "model_state_dict", "module")  # in a checkpoint of a training
+
+
 def arrays(value: Any) -> dict[str, Entry]:
-    """The named arrays of a loaded pickle: a dictionary, or the one in it under "model" or "state_dict".
+    """The named arrays of a loaded pickle: a dictionary, or the one in it under a name of `WRAPPERS`.
 
     Raises PickleError if there is none, or if it contains anything but arrays.
     """
-    while isinstance(value, dict) and isinstance(inner := value.get("model", value.get("state_dict")), dict):
-        value = inner
+    for _ in range(4):  # a dictionary may hold itself
+        inner = [value[key] for key in WRAPPERS if isinstance(value.get(key), dict)] if isinstance(value, dict) else []
+        value = inner[0] if inner else value
     if not isinstance(value, dict) or not value:
         raise PickleError("the pickle contains no dictionary of arrays")
     named: dict[str, Entry] = {}

@@ -15,6 +15,7 @@ from maskrcnn_jax.checkpoint import CheckpointError
 from maskrcnn_jax.convert.pickles import Entry, PickleError
 
 Shape = tuple[int, ...]
+Classes = tuple[tuple[int, str], ...]  # (id, name), background first
 
 
 class ConversionError(CheckpointError):
@@ -27,6 +28,22 @@ class Rule(NamedTuple):
     sources: Mapping[str, Shape]  # names and shapes in the file
     targets: tuple[str, ...]
     make: Callable[..., tuple[np.ndarray, ...]]
+
+
+MAX_CLASSES = 10_000
+
+
+def classes_of(weights: Entry | None, published: Classes, *, axis: int) -> Classes:
+    """The classes of a file, background first: those of the published file, if they are as many; otherwise they are
+    numbered, since files do not name them. `axis` of the `weights` of the last layer has as many numbers as classes.
+
+    >>> classes_of(Entry((3, 1024), lambda: np.zeros(0)), ((0, "background"), (1, "person")), axis=0)
+    ((0, 'background'), (1, 'class 1'), (2, 'class 2'))
+    """
+    count = weights.shape[axis] if weights and weights.shape else 0
+    if count == len(published) or not 2 <= count <= MAX_CLASSES:
+        return published
+    return (published[0], *((number, f"class {number}") for number in range(1, count)))
 
 
 def fold_norm(

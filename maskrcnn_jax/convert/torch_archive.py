@@ -11,7 +11,7 @@ import io
 import os
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,32 +27,44 @@ LEGACY_VERSION = 1001
 
 
 @contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what `zipfile` raises into a PickleError."""
+    try:
+        yield
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise PickleError(f"the archive is truncated or damaged ({error})") from error
+
+
+@contextmanager
 def open_zip(path: Path) -> Iterator[dict[str, Entry]]:
     """The named tensors of a zip archive. Raises PickleError."""
-    try:
-        with zipfile.ZipFile(path) as archive:
+    with ExitStack() as stack:
+        with _explained():
+            archive = stack.enter_context(zipfile.ZipFile(path))
             index = {info.filename: info for info in archive.infolist()}
             roots = [name.removesuffix("data.pkl") for name in index if name.split("/")[1:] == ["data.pkl"]]
+            if "model.weights.h5" in index:
+                raise PickleError("a model of Keras 3 (.keras); only weights of PyTorch come in zip archives")
             if len(roots) != 1:
                 raise PickleError("a zip archive, but not PyTorch's (no data.pkl in it)")
             root = roots[0]
             if f"{root}byteorder" in index and archive.read(f"{root}byteorder") != b"little":
                 raise PickleError("written on a big-endian machine; save it again on a little-endian one")
-
-            def storage(wanted: Storage) -> np.ndarray:
-                info = index.get(f"{root}data/{wanted.key}")
-                size = wanted.size * _dtype(wanted).itemsize
-                # Compressed members could expand to any size; PyTorch does not compress.
-                if info is None or info.compress_type != zipfile.ZIP_STORED or info.file_size < size:
-                    raise PickleError(f"storage {wanted.key} is missing, truncated or compressed")
-                return np.frombuffer(archive.read(info), _dtype(wanted), wanted.size)
-
             program = index[f"{root}data.pkl"]
             if program.file_size > max(os.path.getsize(path), 1) * 10:
                 raise PickleError("its pickle expands to more than ten times the file")
-            yield pickles.arrays(pickles.loads(archive.read(program), storage))
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise PickleError(f"the archive is truncated or damaged ({error})") from error
+            content = archive.read(program)
+
+        def storage(wanted: Storage) -> np.ndarray:
+            info = index.get(f"{root}data/{wanted.key}")
+            size = wanted.size * _dtype(wanted).itemsize
+            # Compressed members could expand to any size; PyTorch does not compress.
+            if info is None or info.compress_type != zipfile.ZIP_STORED or info.file_size < size:
+                raise PickleError(f"storage {wanted.key} is missing, truncated or compressed")
+            with _explained():
+                return np.frombuffer(archive.read(info), _dtype(wanted), wanted.size)
+
+        yield pickles.arrays(pickles.loads(content, storage))
 
 
 @contextmanager

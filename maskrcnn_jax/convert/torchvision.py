@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.convert.pickles import Entry
 from maskrcnn_jax.convert.pytorch import conv, count_blocks, linear, norm, transposed_conv
-from maskrcnn_jax.convert.table import Rule, Shape
+from maskrcnn_jax.convert.table import ConversionError, Rule, Shape, classes_of
 
 EPSILON, EPSILON_2019 = 1e-5, 0.0
 IGNORED = {r".*\.num_batches_tracked": "a training counter without effect on outputs"}
@@ -24,6 +24,10 @@ OLD_NAMES = (
         lambda m: f"roi_heads.mask_head.{int(m[1]) - 1}.0.{m[2]}",
     ),
 )
+
+
+CLASS_WEIGHTS = "roi_heads.box_predictor.cls_score.weight"  # a row a class
+V2 = ("rpn.head.conv.1.", "roi_heads.box_head.0.", "backbone.fpn.inner_blocks.0.1.")  # what only v2 has
 
 
 def is_torchvision(names: Mapping[str, Entry]) -> bool:
@@ -47,8 +51,17 @@ def with_current_names(names: Mapping[str, Entry]) -> dict[str, Entry]:
 
 
 def config(names: Mapping[str, Entry]) -> MaskRCNNConfig:
-    """`torchvision_coco` with the depth found in the names."""
+    """`torchvision_coco` with the depth found in the names, and the file's number of classes.
+
+    Raises ConversionError for the networks that torchvision calls v2.
+    """
+    if any(name.startswith(V2) for name in names):
+        raise ConversionError(
+            "of torchvision's v2 models (maskrcnn_resnet50_fpn_v2), another network, with norms in the FPN and more "
+            "convolutions in RPN and box head, which is not supported; take maskrcnn_resnet50_fpn"
+        )
     preset = MaskRCNNConfig.torchvision_coco()
+    preset = dataclasses.replace(preset, classes=classes_of(names.get(CLASS_WEIGHTS), preset.classes, axis=0))
     backbone = count_blocks(names, "backbone.body.layer3.")
     return dataclasses.replace(preset, backbone=dataclasses.replace(preset.backbone, depths=backbone.depths))
 

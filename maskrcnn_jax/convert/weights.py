@@ -19,6 +19,8 @@ from maskrcnn_jax.model import MaskRCNN
 
 SOURCES = "Matterport's mask_rcnn_coco.h5, torchvision's Mask R-CNN v1 or Detectron2's mask_rcnn_R_101_FPN_3x"
 
+PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.", "detector.")
+
 
 class Source(NamedTuple):
     """An open weight file: its origin, its arrays and how to convert them."""
@@ -29,6 +31,7 @@ class Source(NamedTuple):
     rules: Callable[..., list[Rule]]
     ignored: Mapping[str, str]
     norm_epsilon: float  # default
+    prefix: str  # of all names in the file, which was removed
 
 
 class Converted(NamedTuple):
@@ -73,6 +76,8 @@ def read(path: str | Path, *, norm_epsilon: float | None = None) -> Converted:
             "arrays": len(source.entries),
             "parameters": sum(p.size for p in parameters.values()),
         }
+        if source.prefix:
+            origin["prefix"] = source.prefix
         return Converted(checkpoint.build(source.config, parameters, name=str(path)), origin)
 
 
@@ -80,6 +85,7 @@ def read(path: str | Path, *, norm_epsilon: float | None = None) -> Converted:
 def open_source(path: Path) -> Iterator[Source]:
     """Open a weight file and recognise its format. Raises ConversionError."""
     with _naming_file(path), _entries(path) as entries:
+        prefix, entries = _without_prefix(entries)
         if matterport.is_matterport(entries):
             source = ("Matterport Mask R-CNN", matterport, matterport.EPSILON)
         elif detectron2.is_detectron2(entries):
@@ -92,7 +98,16 @@ def open_source(path: Path) -> Iterator[Source]:
             some = ", ".join(list(entries)[:3])
             raise ConversionError(f"its {len(entries)} arrays ({some}, ...) are of another model, not of {SOURCES}")
         name, module, epsilon = source
-        yield Source(name, entries, module.config(entries), module.rules, module.IGNORED, epsilon)
+        yield Source(name, entries, module.config(entries), module.rules, module.IGNORED, epsilon, prefix)
+
+
+def _without_prefix(entries: dict[str, Entry]) -> tuple[str, dict[str, Entry]]:
+    """What wrappers (DataParallel, Lightning, torch.compile) put before all names, and the arrays without it."""
+    removed = ""
+    while found := next((p for p in PREFIXES if entries and all(name.startswith(p) for name in entries)), ""):
+        removed += found
+        entries = {name.removeprefix(found): entry for name, entry in entries.items()}
+    return removed, entries
 
 
 @contextmanager

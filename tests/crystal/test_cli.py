@@ -67,7 +67,7 @@ def test_a_device_that_is_not_there_and_too_little_memory_are_no_damage(weights,
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr == "error: JAX finds no device for JAX_PLATFORMS=rocm: set JAX_PLATFORMS=cpu, or leave it unset\n"
+    assert done.stderr.startswith("error: JAX finds no device for JAX_PLATFORMS=rocm: set JAX_PLATFORMS=cpu, or ")
     assert str(cli.explanation(MemoryError())).startswith("out of memory")
 
 

@@ -1,6 +1,7 @@
 """A model comes back as it was, and what is not one is refused in a sentence."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +85,43 @@ def test_what_is_no_checkpoint_is_refused(saved, tmp_path, make):
                     part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
     with pytest.raises(checkpoint.CheckpointError, match=r"weights"):
         checkpoint.load(path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("Unable to initialize backend 'cuda'"), PermissionError(13, "Permission denied", "d")],
+)
+def test_errors_of_the_system_and_of_the_device_are_not_called_damage(saved, monkeypatch, error):
+    def fail(path):
+        raise error
+
+    monkeypatch.setattr(checkpoint, "_read_arrays", fail)
+    with pytest.raises(type(error)) as raised:
+        checkpoint.load(saved[0])
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("error", [ValueError("cut short"), KeyError("x"), Exception("RESOURCE")])
+def test_what_orbax_says_of_files_is_damage(saved, monkeypatch, error):
+    def fail(path):
+        raise error
+
+    monkeypatch.setattr(checkpoint, "_read_arrays", fail)
+    with pytest.raises(checkpoint.CheckpointError, match="damaged or incomplete"):
+        checkpoint.load(saved[0])
+
+
+def test_files_that_may_not_be_read(saved, monkeypatch):
+    opened = Path.open
+
+    def refuse(path, *mode, **more):
+        if path.parent.name == "d":  # TensorStore's files
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *mode, **more)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PermissionError, match="Permission denied"):
+        checkpoint.load(saved[0])
 
 
 def test_a_run_folder_without_a_finished_checkpoint_says_so(tmp_path):

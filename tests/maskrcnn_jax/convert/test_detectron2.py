@@ -7,7 +7,7 @@ import pytest
 
 from maskrcnn_jax import convert
 from maskrcnn_jax.config import MaskRCNNConfig
-from maskrcnn_jax.convert.detectron2 import CLASSES, background_first, with_background
+from maskrcnn_jax.convert.detectron2 import background_first, with_background
 from maskrcnn_jax.convert.verify import compare
 from tests import recorded
 from tests.weight_files import detectron2_layout, make_image, pytorch_weight, write_pickle
@@ -58,9 +58,9 @@ def test_where_classes_and_colours_go(model, weights):
 
 
 def test_rows_for_the_background():
-    rows = np.arange(CLASSES * 4 * 2.0).reshape(CLASSES * 4, 2)
-    padded = with_background(rows)
-    assert padded.shape == ((CLASSES + 1) * 4, 2)
+    rows = np.arange(80 * 4 * 2.0).reshape(80 * 4, 2)
+    padded = with_background(rows, classes=80)
+    assert padded.shape == (81 * 4, 2)
     np.testing.assert_array_equal(padded[:4], 0.0)
     np.testing.assert_array_equal(padded[4:], rows)
     np.testing.assert_array_equal(background_first(np.arange(81)), [80, *range(80)])

@@ -2,9 +2,11 @@
 
 import json
 import os
+import pathlib
 import pickle
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -16,6 +18,7 @@ from maskrcnn_jax import checkpoint, convert
 from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.convert.__main__ import main
 from maskrcnn_jax.convert.table import ConversionError
+from maskrcnn_jax.convert.weights import open_source
 from tests.weight_files import (
     detectron2_layout,
     matterport_layout,
@@ -127,6 +130,87 @@ def test_other_files(tmp_path, content, message):
         convert.load(tmp_path / "w")
     with pytest.raises(ConversionError, match="no such file"):
         convert.load(tmp_path / "elsewhere")
+
+
+def test_files_of_a_training_are_unwrapped(tmp_path, capsys):
+    """Lightning, DataParallel and torch.compile put names before all others; the numbers are the same."""
+    arrays = ones(torchvision_layout(50))
+    files = {
+        "module.": {"epoch": 3, "model_state_dict": {f"module.{name}": a for name, a in arrays.items()}, "loss": 0.5},
+        "model.": {"state_dict": {f"model.{name}": a for name, a in arrays.items()}, "global_step": 7},
+        "_orig_mod.module.": {"model": {f"_orig_mod.module.{name}": a for name, a in arrays.items()}},
+    }
+    for prefix, content in files.items():
+        (tmp_path / "w.pkl").write_bytes(pickle.dumps(content, protocol=4))
+        with open_source(tmp_path / "w.pkl") as source:
+            assert (source.prefix, set(source.entries)) == (prefix, set(arrays))
+    assert main([str(tmp_path / "w.pkl"), str(tmp_path / "out")]) == 0
+    assert "'_orig_mod.module.' removed from all names" in capsys.readouterr().out
+    looped: dict = {}
+    looped["model"] = looped
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(looped, protocol=4))
+    with pytest.raises(ConversionError, match="not a dictionary of arrays"):
+        convert.load_config(tmp_path / "w.pkl")
+
+
+def write_of(path, source, classes):
+    """The layout of a source with another number of classes, background included."""
+    if source == "matterport":
+        layout = matterport_layout()
+        own = {"mrcnn_class_logits": classes, "mrcnn_bbox_fc": 4 * classes, "mrcnn_mask": classes}
+        layout = {n: (*s[:-1], own[n.split("/")[0]]) if n.split("/")[0] in own else s for n, s in layout.items()}
+        write_hollow_h5(path, layout)
+        return
+    layout = torchvision_layout(50) if source == "torchvision" else detectron2_layout(50)
+    others = classes if source == "torchvision" else classes - 1
+    own = {"cls_score": classes, "bbox_pred": 4 * others, "mask_fcn_logits": others, "predictor": others}
+
+    def size(name, shape):
+        part = name.split(".")[-2]
+        return (own[part], *shape[1:]) if name.startswith("roi_heads.") and part in own else shape
+
+    write_pickle(path, ones({name: size(name, shape) for name, shape in layout.items()}))
+
+
+@pytest.mark.parametrize("source", ["matterport", "torchvision", "detectron2"])
+def test_other_numbers_of_classes(tmp_path, source):
+    write_of(tmp_path / "w", source, 3)
+    model = convert.load(tmp_path / "w")
+    assert model.config.classes == ((0, "background"), (1, "class 1"), (2, "class 2"))
+    assert model.box_head.classes.kernel.shape[-1] == 3
+
+
+@pytest.mark.parametrize("rows", [0, 1, 10**12])
+def test_numbers_of_classes_that_make_no_sense(tmp_path, rows):
+    layout = matterport_layout()
+    layout["mrcnn_class_logits/kernel"] = (1024, rows)
+    write_hollow_h5(tmp_path / "w", layout)
+    with pytest.raises(ConversionError, match="shape of mrcnn_class_logits/kernel"):
+        convert.load(tmp_path / "w")
+
+
+def test_models_that_are_not_supported_are_named(tmp_path):
+    layout = torchvision_layout(50) | {
+        "rpn.head.conv.1.0.weight": (2, 2, 3, 3),
+        "roi_heads.box_head.0.0.weight": (2, 2, 3, 3),
+        "backbone.fpn.inner_blocks.0.1.weight": (2,),
+    }
+    write_zip(tmp_path / "v2.pth", ones(layout))
+    with h5py.File(tmp_path / "keras3.weights.h5", "w") as file:
+        for layer in ("conv2d", "conv2d_1"):
+            file[f"layers/{layer}/vars/0"] = np.zeros((3, 3), np.float32)
+    with zipfile.ZipFile(tmp_path / "keras3.keras", "w") as archive:
+        archive.writestr("model.weights.h5", b"")
+    (tmp_path / "whole.pth").write_bytes(pickle.dumps({"model": pathlib.PurePosixPath("x")}, protocol=4))
+    for name, named in {
+        "v2.pth": "maskrcnn_resnet50_fpn_v2.*not supported; take maskrcnn_resnet50_fpn",
+        "keras3.weights.h5": "written by Keras 3",
+        "keras3.keras": "a model of Keras 3",
+        "whole.pth": "save the model's state_dict alone",
+    }.items():
+        with pytest.raises(ConversionError, match=named) as raised:
+            convert.load_config(tmp_path / name)
+        assert "damaged" not in str(raised.value)
 
 
 def test_an_epsilon_that_makes_no_sense(published):
