@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 SECONDS_BETWEEN_LINES = 5.0
 LONGEST = 120  # characters of a name that are printed
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False)  # brackets in a name are no markup
 
 _brief = reprlib.Repr()
 _brief.maxstring = _brief.maxother = _brief.maxlong = 40
@@ -27,7 +27,7 @@ class Bars:
 
     def __init__(self) -> None:
         self._rich = Progress(
-            TextColumn("{task.description:<16}", markup=False),  # of names: brackets are no markup
+            TextColumn("{task.description:<16}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from crystal.console import Bars, console, printable
 from crystal.data.anchor_coverage import HALF, WELL, Coverage, by_side, coverage_of
@@ -138,12 +138,12 @@ def _print(rows: list[Row], most: int) -> None:
     before = None
     for row in rows[: most or None]:
         where = f"{row.split}: {row.file_name}"
-        shown = "" if where == before else escape(where)  # once a file
-        table.add_row(shown, f"[{STYLES[row.severity]}]{row.severity}[/]", escape(row.text), escape(row.training))
+        shown = "" if where == before else where  # once a file
+        table.add_row(shown, Text(row.severity, STYLES[row.severity]), row.text, row.training)
         before = where
     if rows:
         # Into a file the width is nobody's: wide enough for one line a problem in most cases.
-        wide = console if console.is_terminal else Console(file=console.file, width=160)
+        wide = console if console.is_terminal else Console(file=console.file, width=160, markup=False)
         wide.print(table)
     if most and len(rows) > most:
         console.print(f"... and {len(rows) - most} more lines: --rows 0 shows all")

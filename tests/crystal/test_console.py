@@ -25,3 +25,14 @@ def test_lines_come_every_few_seconds_with_time_left_and_the_end_once(clock, cap
     assert lines[2] == "training: 10/100, 10 s, 90 s left loss 10"
     assert lines[-1] == "training: 100/100, 100 s loss 100"
     assert len(lines) == 21
+
+
+def test_brackets_in_names_are_no_markup(capsys):
+    for name in ("plate[a1]/bad[red].png", "x[/b].png", "tab\t.png"):
+        console.console.print(f"skipped: {name}")
+        with console.one_bar(name, 1) as bar:
+            bar(1, name)
+    out = capsys.readouterr().out
+    assert "skipped: plate[a1]/bad[red].png\nplate[a1]/bad[red].png: 0/1" in out
+    assert "x[/b].png: 1/1, 0 s x[/b].png" in out
+    assert "tab\\t.png: 1/1, 0 s tab\\t.png" in out
