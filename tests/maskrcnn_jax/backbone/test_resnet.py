@@ -25,14 +25,9 @@ def test_shapes_and_depth_of_the_presets(preset):
     assert shapes == [(1, *s, c) for s, c in zip(sides, (config.stem_channels, *config.channels), strict=True)]
     assert [len(stage.blocks) for stage in net.stages] == list(config.depths)
     assert net.stages[0].blocks[0].shortcut_norm is not None or config.block == "basic"
-
-
-def test_resnet101_has_as_many_numbers_as_published():
-    """42.4 million in its convolutions (torchvision: 44.5 million with the classifier and the norms)."""
-    net = nnx.eval_shape(lambda: ResNet(MaskRCNNConfig.paper().backbone, rngs=nnx.Rngs(0)))
-    kernels = [v.size for path, v in nnx.to_flat_state(nnx.state(net)) if path[-1] == "kernel"]
-    assert len(kernels) == 104
-    assert sum(kernels) == 42_394_816
+    if preset == MaskRCNNConfig.paper:  # as published: torchvision's 44.5 million less the classifier and the norms
+        kernels = [v.size for path, v in nnx.to_flat_state(nnx.state(net)) if path[-1] == "kernel"]
+        assert (len(kernels), sum(kernels)) == (104, 42_394_816)
 
 
 @pytest.mark.parametrize("stride_on", ["1x1", "3x3"])

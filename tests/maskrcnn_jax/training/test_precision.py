@@ -1,6 +1,7 @@
 """bfloat16 by config: what computes in it and what stays float32, read off the traced step; and that it learns."""
 
 import dataclasses
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -41,10 +42,18 @@ def config_of(dtype, norm="group"):
     return dataclasses.replace(SMALL, compute_dtype=dtype, backbone=dataclasses.replace(SMALL.backbone, norm=norm))
 
 
-def start(config):
+@cache
+def traced(dtype, norm):
+    """(step, a maker of fresh states): the tests share one trace of each network."""
     optimizer = make_optimizer(optax.constant_schedule(3e-3), kind="adamw")
-    graph, state = create_state(small_model(config=config), optimizer)
-    return make_step(graph, optimizer), state
+    model = small_model(config=config_of(dtype, norm))
+    graph, _ = create_state(model, optimizer)
+    return make_step(graph, optimizer), lambda: create_state(model, optimizer)[1]
+
+
+def start(dtype, norm="group"):
+    step, fresh = traced(dtype, norm)
+    return step, fresh()
 
 
 def types(equation):
@@ -53,7 +62,7 @@ def types(equation):
 
 @pytest.mark.parametrize("norm", ["group", "affine"])
 def test_what_computes_in_bfloat16(norm):
-    step, state = start(config_of("bfloat16", norm))
+    step, state = start("bfloat16", norm)
     images, truth = small_batch(1)
     traced, (after, metrics) = jax.make_jaxpr(step, return_shape=True)(state, images, truth, WINDOWS, KEY)
     for leaf in jax.tree.leaves((after.params, after.optimizer, metrics)):
@@ -76,13 +85,19 @@ def test_biases_and_norms_sum_in_float32():
     """The gradient of a shift is the number of cells; a sum of ones in bfloat16 stops at 256."""
     model = small_model(config=config_of("bfloat16", "affine"))
     ones = jnp.ones((4, 64, 64, 8), HALF)
+
+    def total(layer):
+        out = layer(ones)
+        return out.astype(jnp.float32).sum(), out
+
     for layer, name in (
         (model.mask_head.double, "bias"),
         (model.mask_head.convs[0], "bias"),
         (model.backbone.stem_norm, "shift"),
     ):
-        gradient = nnx.grad(lambda layer: layer(ones).astype(jnp.float32).sum())(layer)[name][...]
-        cells = layer(ones).size // gradient.size
+        gradient, out = nnx.jit(nnx.grad(total, has_aux=True))(layer)
+        gradient = gradient[name][...]
+        cells = out.size // gradient.size
         np.testing.assert_array_equal(gradient, cells)
 
 
@@ -90,7 +105,7 @@ def test_a_few_steps_lose_as_they_do_in_float32():
     """The same to 1 % until the proposals, and so the drawn RoIs, begin to differ; then as fast down."""
     curves = {}
     for dtype in ("float32", "bfloat16"):
-        step, state = start(config_of(dtype))
+        step, state = start(dtype)
         images, truth = small_batch(1)
         curves[dtype] = []
         for _ in range(20):
