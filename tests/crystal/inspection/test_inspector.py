@@ -192,7 +192,7 @@ def page_of(seen, folder, **changes):
     return Page(out)
 
 
-def test_the_page_needs_nothing_from_outside(seen, tmp_path):
+def test_the_page_tells_every_stage_and_needs_nothing_from_outside(seen, tmp_path):
     page = page_of(seen, tmp_path)
     sources = [value for name, value in page.attributes if name in ("src", "srcset", "data")]
     assert len(sources) == page.tags.count("img") > 30
@@ -205,10 +205,8 @@ def test_the_page_needs_nothing_from_outside(seen, tmp_path):
     style = (tmp_path / "made" / "page.html").read_text(encoding="utf-8")
     assert not re.search(r"url\((?!#)|@import", style)
 
-
-def test_the_page_tells_every_stage(seen, tmp_path):
     _, inspection, training, _ = seen
-    text = page_of(seen, tmp_path).text
+    text = page.text
     for n in range(1, 6):
         assert f"C{n}: {64 >> n} x {64 >> n} cells of {2**n} pixels" in text
         assert f"P{n + 1}: {64 >> n + 1} x {64 >> n + 1} cells" in text
@@ -274,12 +272,13 @@ def test_names_of_files_and_classes_are_text(seen, tmp_path):
 
 
 def test_a_page_that_fails_leaves_the_earlier_one(seen, tmp_path, monkeypatch):
-    page_of(seen, tmp_path)
-    before = (tmp_path / "made" / "page.html").read_bytes()
+    earlier = tmp_path / "made" / "page.html"
+    earlier.parent.mkdir()
+    earlier.write_text("earlier")
     monkeypatch.setattr("crystal.pages.inspect_sections.pictures.sampling", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         page_of(seen, tmp_path)
-    assert (tmp_path / "made" / "page.html").read_bytes() == before
+    assert earlier.read_text() == "earlier"
 
 
 def test_from_the_command_line(seen, tmp_path, monkeypatch, capsys):
