@@ -107,10 +107,10 @@ def test_the_papers_architecture_overfits_one_drop():
         backbone=dataclasses.replace(paper.backbone, depths=(1, 1, 1, 1), channels=(64, 64, 128, 128)),
         anchors=dataclasses.replace(paper.anchors, sizes=(8, 16, 32, 64, 128)),
         fpn_channels=32,
-        rpn=dataclasses.replace(paper.rpn, channels=32, before_nms=(200, 200), after_nms=(100, 100)),
-        roi=dataclasses.replace(paper.roi, box_hidden=64, mask_channels=16, mask_layers=1, samples=60, max_positive=20),
+        rpn=dataclasses.replace(paper.rpn, channels=32, before_nms=(100, 100), after_nms=(50, 50)),
+        roi=dataclasses.replace(paper.roi, box_hidden=64, mask_channels=16, mask_layers=1, samples=30, max_positive=10),
     )
-    losses = overfit(from_scratch(shallow), size=128, steps=50, learning_rate=3e-3)
+    losses = overfit(from_scratch(shallow), size=128, steps=25, learning_rate=3e-3)
     assert losses[-1] < 0.3 * losses[0]
 
 
