@@ -4,13 +4,20 @@ RUN/config.json        all settings, command, versions, fingerprint of the data
 RUN/metrics.jsonl      a line for each logged step: step, loss, loss_rpn_class, ..., learning_rate, grad_norm (`log.py`)
 RUN/tensorboard/       the same for TensorBoard
 RUN/checkpoints/<n>/   model, config, optimizer and input position after n steps (`checkpoints.py`)
+RUN/.lock              locked while a process trains into the folder; RUN/.lock.json says which
 RUN/best/              the best model by validation, itself a run folder with config.json and checkpoints/<n>
 """
 
 import json
+import os
+import socket
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from crystal.errors import RunError
 from crystal.files import write_atomically
@@ -21,9 +28,42 @@ from crystal.training.machine import versions
 MAY_CHANGE = ("workers", "log_every", "checkpoint_every")  # while a run goes on: no result depends on them
 
 
-def claim(
-    out: Path, config: TrainConfig, init: str | Path | None, data: dict[str, str] | None = None, *, resume: bool = False
-) -> None:
+@contextmanager
+def locked(out: Path, *, resume: bool = False) -> Iterator[None]:
+    """Keep other processes from training into the run folder, which is made if it does not exist. The system frees the
+    lock of a process that ends, however it ends; where it has no locks there is none.
+
+    Args:
+        out: the run folder.
+        resume: refuse a folder without a run.
+
+    Raises:
+        RunError: another process trains into it, it cannot be made, or, with `resume`, it holds no run.
+    """
+    if resume and not (out / "config.json").exists():
+        raise RunError(f"{out} holds no run to go on with; leave out --resume to begin one")
+    holder = out / ".lock.json"
+    with ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            with suppress(NotImplementedError):
+                stack.enter_context(FileLock(out / ".lock", timeout=0))
+            write_atomically(holder, json.dumps({"process": os.getpid(), "host": socket.gethostname()}))
+        except Timeout as error:
+            who = "another process"
+            with suppress(RunError):  # it has not written yet who it is
+                values = read_json(holder)
+                who = f"process {values.get('process')} on {values.get('host')}"
+            raise RunError(
+                f"{out}: {who} trains into this folder; wait until it ends, or choose another --out"
+            ) from error
+        except OSError as error:
+            raise RunError(f"cannot create {out}: {error.strerror}; choose another --out") from error
+        stack.callback(holder.unlink, missing_ok=True)
+        yield
+
+
+def claim(out: Path, config: TrainConfig, init: str | Path | None, data: dict[str, str] | None = None) -> None:
     """Write RUN/config.json, or check that the one there has the same settings.
 
     A run without a checkpoint takes any settings, and any run those of `MAY_CHANGE`.
@@ -33,17 +73,11 @@ def claim(
         config: all settings.
         init: the weights that the run starts from.
         data: fingerprints of the data by split; None: not compared.
-        resume: refuse a folder without a run.
 
     Raises:
-        RunError: the folder holds a run with other settings or cannot be made; with `resume`, also if it holds none.
+        RunError: the folder holds a run with other settings.
     """
-    if resume and not (out / "config.json").exists():
-        raise RunError(f"{out} holds no run to go on with; leave out --resume to begin one")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot create {out}: {error.strerror}; choose another --out") from error
+    out.mkdir(parents=True, exist_ok=True)
     described = {
         "train": json.loads(json.dumps(config.to_dict())),
         "init": None if init is None else str(init),

@@ -1,5 +1,6 @@
 """`crystal train`: from options to a run folder; the same command again goes on where it stopped."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from crystal.training.compilation_cache import use_compilation_cache
 from crystal.training.config import PRESETS, TrainConfig, override
 from crystal.training.machine import versions
 from crystal.training.options import Train
-from crystal.training.run_folder import claim
+from crystal.training.run_folder import claim, locked
 from crystal.training.starting_weights import starting_config, starting_model
 from crystal.training.trainer import Trainer, Validate
 from maskrcnn_jax.model import MaskRCNN
@@ -68,17 +69,19 @@ def train_command(options: Train) -> int:
     )
     validate = _validation(data, config, crowds_as_objects=options.crowds_as_objects)
     contents = {"train": fingerprint(split)}
-    if processes.is_first():  # not earlier: what is refused above leaves no folder behind
-        claim(out, config, options.init, contents, resume=options.resume)
-    alike = {"settings": config.to_dict(), "data": contents, "versions": versions()}
-    processes.check_alike(alike, out / "config.json")
-    console.print(origin)
-    with one_bar("training", config.steps) as bar:
-        trainer = Trainer(model, batches, config, out, validate=validate, progress=bar)
-        if trainer.step:
-            console.print(f"{out}: goes on from step {trainer.step}")
-        bar(trainer.step, "compiling" if trainer.step < config.steps else "finished already")
-        trainer.run()
+    with contextlib.ExitStack() as lock:
+        if processes.is_first():  # not earlier: what is refused above leaves no folder behind
+            lock.enter_context(locked(out, resume=options.resume))
+            claim(out, config, options.init, contents)
+        alike = {"settings": config.to_dict(), "data": contents, "versions": versions()}
+        processes.check_alike(alike, out / "config.json")
+        console.print(origin)
+        with one_bar("training", config.steps) as bar:
+            trainer = Trainer(model, batches, config, out, validate=validate, progress=bar)
+            if trainer.step:
+                console.print(f"{out}: goes on from step {trainer.step}")
+            bar(trainer.step, "compiling" if trainer.step < config.steps else "finished already")
+            trainer.run()
     raise_if_left_out(split)
     return 0
 

@@ -84,13 +84,9 @@ def data(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [({"seeds": 0}, "--seeds 0"), ({"at_once": 0}, "--at-once 0"), ({"init": None, "scratch": True}, "--scratch")],
-)
-def test_what_makes_no_experiment_is_refused(data, tmp_path, changes, named):
-    with pytest.raises(Table1Error, match=named):
-        table1_command(dataclasses.replace(OPTIONS, data=data, out=tmp_path / "out", **changes))
+def test_what_makes_no_experiment_is_refused(data, tmp_path):
+    with pytest.raises(Table1Error, match="--scratch"):
+        table1_command(dataclasses.replace(OPTIONS, data=data, out=tmp_path / "out", init=None, scratch=True))
     assert not (tmp_path / "out").exists()
 
 

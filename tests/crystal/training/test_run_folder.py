@@ -2,12 +2,17 @@
 
 import dataclasses
 import json
+import os
+import re
+import socket
+import subprocess
+import sys
 
 import pytest
 
 from crystal.errors import RunError
 from crystal.training.config import TrainConfig
-from crystal.training.run_folder import claim
+from crystal.training.run_folder import claim, locked
 
 CONFIG = TrainConfig.tiny()
 
@@ -22,7 +27,7 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
     begun(tmp_path)
     for _ in range(2):
         claim(tmp_path, CONFIG, None, {"train": "abc"})
-    claim(tmp_path, CONFIG, None, resume=True)
+    claim(tmp_path, CONFIG, None)
     with pytest.raises(RunError, match=r"train\.batch_size"):
         claim(tmp_path, dataclasses.replace(CONFIG, batch_size=3), None)
     with pytest.raises(RunError, match="init"):
@@ -47,8 +52,8 @@ def test_what_no_result_depends_on_may_change(tmp_path):
 
 
 def test_only_going_on(tmp_path):
-    with pytest.raises(RunError, match="no run to go on with"):
-        claim(tmp_path / "none", CONFIG, None, resume=True)
+    with pytest.raises(RunError, match="no run to go on with"), locked(tmp_path / "none", resume=True):
+        pass
     assert not (tmp_path / "none").exists()
 
 
@@ -65,3 +70,36 @@ def test_a_run_of_version_0_1_goes_on(tmp_path):
         model = dataclasses.replace(CONFIG.model, image=dataclasses.replace(CONFIG.model.image, clahe=not clahe))
         with pytest.raises(RunError, match=r"train\.model\.image\.clahe"):
             claim(tmp_path, dataclasses.replace(CONFIG, model=model), None)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from crystal.training.run_folder import locked
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_processes_do_not_train_into_one_folder(tmp_path):
+    """The message names the other one; the lock of a process that was killed is free."""
+    out = tmp_path / "run"
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(out)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(RunError, match=rf"process {other.pid} on {re.escape(socket.gethostname())}"), locked(out):
+            pass
+        other.kill()
+        other.wait()
+        with locked(out):
+            assert json.loads((out / ".lock.json").read_text())["process"] == os.getpid()
+            with pytest.raises(RunError, match=f"process {os.getpid()} on"), locked(out):
+                pass
+    assert not (out / ".lock.json").exists()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"cannot create .*choose another --out"), locked(tmp_path / "file" / "run"):
+        pass
