@@ -94,6 +94,12 @@ def one_bar(name: str, total: int) -> Iterator[Bar]:
         yield bars.add(name, total)
 
 
+def warn(sentence: str) -> None:
+    """Print a warning; nothing where the sentence is empty."""
+    if sentence:
+        console.print(f"warning: {sentence}")
+
+
 def printable(text: str, most: int = LONGEST) -> str:
     r"""Text out of a file, safe to print: no control characters or lone surrogates, and cut in the middle where it has
     more than `most` characters.

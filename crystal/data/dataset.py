@@ -298,19 +298,14 @@ def raise_if_nothing_to_learn(split: Split) -> None:
         raise DatasetError(f"{split.source}: {reason}")
 
 
-def raise_if_left_out(split: Split) -> None:
-    """Report at the end of a job what was left out.
-
-    Raises:
-        DatasetError: annotations were left out; it names the first few.
-    """
-    left_out = [problem for problem in split.problems if problem.effect is Effect.LEFT_OUT]
-    if left_out:
-        first = "; ".join(str(problem).removesuffix(f"; {Effect.LEFT_OUT.words}") for problem in left_out[:3])
-        raise DatasetError(
-            f"{split.source}: done without {len(left_out)} annotation(s) that cannot be used ({first}); "
-            "correct or remove them"
-        )
+def left_out(split: Split) -> str:
+    """A sentence for the end of a job that names the first annotations that were left out; "" if there are none."""
+    problems = [problem for problem in split.problems if problem.effect is Effect.LEFT_OUT]
+    if not problems:
+        return ""
+    first = "; ".join(str(problem).removesuffix(f"; {Effect.LEFT_OUT.words}") for problem in problems[:3])
+    count = f"{len(problems)} annotation(s) that cannot be used"
+    return f"{split.source}: done without {count} ({first}); correct or remove them"
 
 
 def fits_pixels(instance: Instance, pixels: int) -> bool:

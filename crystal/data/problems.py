@@ -19,7 +19,7 @@ class Effect(Enum):
 
     REFUSED = "error", "training refuses the dataset"
     STOPS = "error", "training stops when it comes to this image"
-    LEFT_OUT = "error", "left out; the rest is trained on, and the command fails at the end"
+    LEFT_OUT = "warning", "left out; the rest is trained on, and the command says so at its end"
     SEEN_BEFORE = "error", "both are used: what is measured on one is no measure of what was learnt from the other"
     OTHER_CLASSES = (
         "warning",

@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from crystal.console import console
+from crystal.console import console, warn
 from crystal.data.classes import with_classes_of
-from crystal.data.dataset import load_split, raise_if_left_out
+from crystal.data.dataset import left_out, load_split
 from crystal.data.fingerprint import fingerprint
 from crystal.evaluation.table1 import COMPARISONS, MEASURES, measures
 from crystal.files import write_atomically
@@ -283,7 +283,7 @@ def table1_command(options: Table1) -> int:
     page = write_table_page(out / "table1.html", results, runs=out / "runs")
     console.print(f"{page} shows the plots; the table is in table1.md, every figure in table1.json")
     for split in (train, val):
-        raise_if_left_out(split)
+        warn(left_out(split))
     return 0
 
 

@@ -1,6 +1,7 @@
 """RUN/metrics.jsonl, a line for each logged step, and the same numbers for TensorBoard."""
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -59,9 +60,9 @@ class Log:
             self._curves.write_event(Event(step=step, wall_time=time.time(), summary=Summary(value=points)))
             self._curves.flush()
         except OSError as error:
-            raise RunError(
-                f"cannot write {self._file.name}: {error.strerror}; make room and repeat the command"
-            ) from error
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            remedy = f"{'make room and ' if full else ''}repeat the command"
+            raise RunError(f"cannot write {self._file.name}: {error.strerror}; {remedy}") from error
 
     def close(self) -> None:
         """Close the files. What a full disk does not take is lost: `write` has raised an error about it already."""

@@ -84,7 +84,7 @@ class _Process:
         note += f", mAP {scores[-1]:.2f}" if scores else ""
         self.step = int(trained[-1]["step"]) if trained else 0
         self.bar(self.step, note)
-        # A complete training exits with 1 if annotations were left out; whoever started it reports that.
+        # What comes after the last checkpoint does not matter here.
         if code and not self.training.finished():
             end = "\n".join(self.training.output.read_text(errors="replace").splitlines()[-LINES_SHOWN:])
             raise TrainingError(

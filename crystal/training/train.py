@@ -6,10 +6,10 @@ from pathlib import Path
 
 import jax
 
-from crystal.console import console, one_bar
+from crystal.console import console, one_bar, warn
 from crystal.data.classes import with_classes_of
 from crystal.data.coco_file import has_split
-from crystal.data.dataset import Split, load_split, raise_if_left_out, raise_if_nothing_to_learn
+from crystal.data.dataset import Split, left_out, load_split, raise_if_nothing_to_learn
 from crystal.data.fingerprint import fingerprint
 from crystal.data.loader import training_loader
 from crystal.evaluation.assessment import map_at_50, truth_of
@@ -82,7 +82,7 @@ def train_command(options: Train) -> int:
                 console.print(f"{out}: goes on from step {trainer.step}")
             bar(trainer.step, "compiling" if trainer.step < config.steps else "finished already")
             trainer.run()
-    raise_if_left_out(split)
+    warn(left_out(split))
     return 0
 
 

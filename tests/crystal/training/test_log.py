@@ -49,3 +49,15 @@ def test_a_full_disk_ends_in_a_sentence(tmp_path):
         with pytest.raises(RunError, match=r"cannot write .*No space left on device; make room and repeat"):
             log.write(step=1, loss=1.0)
         log.close()
+
+
+def test_only_a_full_disk_is_called_full(tmp_path, monkeypatch):
+    log = Log(tmp_path, 0)
+
+    def fail():
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(log._curves, "flush", fail)
+    with pytest.raises(RunError, match=r"Input/output error; repeat the command"):
+        log.write(step=1, loss=1.0)
+    log.close()
