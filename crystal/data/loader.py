@@ -133,6 +133,13 @@ def training_loader(
         DatasetError: no records, or no object in them.
     """
     raise_if_nothing_to_learn(split)
+    instances = [instance for record in split.records for instance in record.instances]
+    crowds = sum(instance.crowd and instance.outlined for instance in instances)
+    if 2 * crowds > len(instances):
+        console.print(
+            f"note: {split.source}: {crowds} of {len(instances)} annotations are crowds (iscrowd 1), which are ignored "
+            "unless --crowds-as-objects takes them for objects"
+        )
     crowded = [len(record.instances) for record in split.records if len(record.instances) > slots]
     if crowded:
         console.print(

@@ -142,6 +142,20 @@ def test_more_instances_than_slots(split, capsys):
             assert sorted(batch.crowd[row][batch.valid[row]]) == crowds  # the largest object; a region for the others
 
 
+def test_mostly_crowds_are_said(split, capsys):
+    """CVAT writes brush masks so: a few polygons beside them would be all that is learnt."""
+    records = [
+        r._replace(instances=tuple(i._replace(crowd=k > 0) for k, i in enumerate(r.instances))) for r in split.records
+    ]
+    take(split._replace(records=tuple(records)), 1)
+    assert (
+        "15 of 21 annotations are crowds (iscrowd 1), which are ignored unless --crowds-as-objects"
+        in capsys.readouterr().out
+    )
+    take(split, 1)
+    assert capsys.readouterr().out == ""
+
+
 def test_every_kind_of_outline_through_a_file(tmp_path):
     """Written as COCO, read, batched, pasted back: crowds with run lengths of both kinds, gaps, parts, a full house."""
     rng = np.random.default_rng(5)
