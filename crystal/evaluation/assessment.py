@@ -11,7 +11,8 @@ from rich.table import Table
 from crystal.console import console, one_bar, warn
 from crystal.data.classes import with_classes_of
 from crystal.data.dataset import Record, Split, fits_pixels, left_out, load_split
-from crystal.data.images import read_image
+from crystal.data.images import stated_size
+from crystal.data.preparation import read_record_image
 from crystal.data.segmentation import to_rle
 from crystal.evaluation.metrics import Instances, coco_metrics, empty_image_report, paper_map, precision_recall
 from crystal.evaluation.options import Evaluate
@@ -81,6 +82,19 @@ def prediction_of(prediction: Prediction) -> Instances:
     return {"masks": prediction.rles, "classes": prediction.classes, "scores": prediction.scores}
 
 
+def require_sizes(records: Sequence[Record]) -> None:
+    """Check, before any long work, that images can be read and have the sizes that the annotations state.
+
+    Raises DatasetError or ImageError. Decoded are only those whose header does not tell.
+    """
+    for record in records:
+        with record.path.open("rb") as file:
+            data = file.read()
+        rotated = b"Exif" in data[:4096]  # a header states the size before EXIF's rotation
+        if rotated or stated_size(data, record.path) != (record.height, record.width):
+            read_record_image(record)
+
+
 def draw_images(truths: Sequence[Instances], count: int, seed: int) -> list[int]:
     """Indices of `count` images that have at least one object, drawn by seed; all of them where there are fewer."""
     eligible = [i for i, truth in enumerate(truths) if np.sum(~np.asarray(truth["crowd"]))]
@@ -95,7 +109,7 @@ def map_on(truths: list[Instances], predictions: list[Instances], images: list[i
 
 def map_at_50(predictor: Predictor, records: Sequence[Record], truths: list[Instances]) -> float:
     """The mAP at IoU 0.50 on a few images, for validation during training."""
-    found = [prediction_of(p) for p in predictor(read_image(r.path) for r in records)]
+    found = [prediction_of(p) for p in predictor(read_record_image(r) for r in records)]
     return paper_map(truths, found, iou=0.5)
 
 
@@ -112,7 +126,7 @@ def assess(
     """
     truths = [truth_of(record) for record in split.records]
     found: list[Prediction] = []
-    for prediction in predictor(read_image(record.path) for record in split.records):
+    for prediction in predictor(read_record_image(record) for record in split.records):
         found.append(prediction)
         progress(len(found), "")
     predictions = [prediction_of(p) for p in found]
@@ -170,6 +184,7 @@ def evaluate_command(options: Evaluate) -> int:
     held_out, notes = with_classes_of(load_split(options.data, options.split), model.config.classes)
     for note in notes:
         console.print(f"note: {note}", markup=False)
+    require_sizes(held_out.records)
     with one_bar("evaluating", len(held_out.records)) as bar:
         assessment = assess(Predictor(model), held_out, seed=options.seed, progress=bar)
     table = Table(title=f"{options.weights} on {held_out.source}", title_justify="left")

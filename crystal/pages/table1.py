@@ -18,6 +18,7 @@ from crystal.console import console, warn
 from crystal.data.classes import with_classes_of
 from crystal.data.dataset import left_out, load_split
 from crystal.data.fingerprint import fingerprint
+from crystal.evaluation.assessment import require_sizes
 from crystal.evaluation.table1 import COMPARISONS, MEASURES, measures
 from crystal.files import write_atomically
 from crystal.pages.charts import LINES, chart, curve, line_chart, smooth
@@ -255,6 +256,7 @@ def table1_command(options: Table1) -> int:
         raise Table1Error(f"{val.source}: no image has an object, so there is nothing to measure; add some")
     for note in notes:
         console.print(f"note: {note}", markup=False)
+    require_sizes(val.records)
     resolved = resolve(train, training_options(ARMS["clahe"], options, seed=0, out=out))
     settings = {
         "data": str(data),

@@ -12,7 +12,7 @@ from crystal.data.coco_file import has_split
 from crystal.data.dataset import Split, left_out, load_split, raise_if_nothing_to_learn
 from crystal.data.fingerprint import fingerprint
 from crystal.data.loader import training_loader
-from crystal.evaluation.assessment import map_at_50, truth_of
+from crystal.evaluation.assessment import map_at_50, require_sizes, truth_of
 from crystal.prediction.predictor import Predictor
 from crystal.training import processes
 from crystal.training.compilation_cache import use_compilation_cache
@@ -101,6 +101,7 @@ def _validation(data: Path, config: TrainConfig, *, crowds_as_objects: bool = Fa
     if not records:
         console.print(f"{without} no image of the split val has objects", markup=False)
         return None
+    require_sizes(records)
     truths = [truth_of(record) for record in records]
 
     def validate(model: MaskRCNN) -> dict[str, float]:

@@ -6,11 +6,13 @@ import json
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from crystal.data.coco_file import DatasetError
 from crystal.data.dataset import load_split
 from crystal.data.segmentation import draw_pixels
+from crystal.errors import CrystalError
 from crystal.evaluation import assessment
 from crystal.evaluation.assessment import coco_truth, evaluate_command, truth_of
 from crystal.evaluation.metrics import coco_metrics
@@ -156,3 +158,33 @@ def test_the_numbers_replace_no_file_of_another_kind(tmp_path):
     assert coco.read_text() == '{"images": []}'
     with pytest.raises(Exception, match="run"):  # an earlier evaluation's may be replaced: there is no such run
         evaluate_command(Evaluate(tmp_path / "run", tmp_path, out=numbers))
+
+
+@pytest.mark.parametrize("how", ["another size", "turned", "turned by EXIF", "damaged"])
+def test_images_that_do_not_fit_are_named_before_any_prediction(fixed, tmp_path, monkeypatch, how):
+    """By evaluation, and by training before it begins."""
+    write_val(tmp_path, {"crystal": 1, "loop": 2}, "crystal")
+    path = tmp_path / "val/images/a.png"
+    if how == "damaged":
+        path.write_bytes(b"no image")
+    elif how == "turned by EXIF":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(path, "JPEG", exif=exif)
+    else:
+        cv2.imwrite(str(path), np.zeros((80, 60, 3) if how == "turned" else (30, 40, 3), np.uint8))
+    monkeypatch.setattr(assessment, "assess", lambda *_, **__: pytest.fail("predicted"))
+    message = r"a\.png" if how == "damaged" else r"a\.png: is \d+ x \d+ pixels .* but the annotations say 80 x 60"
+    with pytest.raises(CrystalError, match=message):
+        measured(tmp_path)
+    with pytest.raises(CrystalError, match=message):
+        train._validation(tmp_path, dataclasses.replace(TrainConfig.tiny(), model=fixed.config))
+
+
+def test_a_picture_that_exif_turns_upright_fits(fixed, tmp_path):
+    write_val(tmp_path, {"crystal": 1, "loop": 2}, "crystal")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = Image.fromarray(np.zeros((80, 60, 3), np.uint8))
+    turned.save(tmp_path / "val/images/a.png", "JPEG", exif=exif)
+    assert measured(tmp_path)["images_of_10"] == 1
