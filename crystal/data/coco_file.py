@@ -76,8 +76,9 @@ def find_json(dataset: Path, split: str) -> Path:
     if dataset.is_file():
         return dataset
     named = _named(dataset)
-    # By name first, so that the other splits need not be read.
-    found = named.get(split) or named.get(split_name(split)) or _splits(dataset).get(split)
+    found = named.get(split) or named.get(split_name(split))
+    if not found and split_name(split) == "train":  # by whatever name; only now, since this reads the files
+        found = _splits(dataset).get("train")
     if not found:
         known = f" (there are {', '.join(map(printable, list(named)[:10]))})" if named else ""
         looked = ", ".join(pattern.format(split) for pattern in PATTERNS)

@@ -101,7 +101,7 @@ def stated_size(data: bytes, path: str | Path) -> tuple[int, int] | None:
         path: the file's name in the message.
 
     Returns:
-        None where Pillow cannot tell: the file is damaged, no image, or a TIFF of a rare kind.
+        None where the file is damaged or no image that is read.
 
     Raises:
         ImageError: more than MAX_PIXELS.
@@ -197,6 +197,9 @@ def decode_image(
         image = _decode_by_pillow(data, upright)
     if image is None or image.size == 0:
         what = "is empty" if not data else "cannot be decoded: it is damaged, cut short or no image"
+        pages = tiff.read_pages(data)
+        if pages and pages[0].samples > 4:
+            what = f"has {pages[0].samples} channels, of which none is said to be red, green or blue"
         what = "is a HEIC or AVIF photograph, which is not read" if data[4:8] == b"ftyp" else what
         raise ImageError(f"{path}: {what}; copy or export it again as JPEG, PNG, TIFF or BMP")
     if image.ndim == 3 and image.shape[2] == 4:

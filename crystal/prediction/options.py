@@ -28,3 +28,5 @@ class Predict:
 
     def __post_init__(self) -> None:
         require_range("--score", self.score, 0, 1)
+        if isinstance(self.page, int):
+            require_range("--page", self.page, 1)

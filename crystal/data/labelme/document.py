@@ -8,7 +8,7 @@ Fields changed over the versions (3.16.2 has no `version`, `shape_type` or `grou
 Where the image comes from, as in LabelMe's own window:
 - Embedded `imageData` wins, and is shown as stored: EXIF orientation is not applied.
 - Otherwise `imagePath`, relative to the JSON, which may lead out of the folder (`../images/a.jpg`) or be absolute: it
-  is the user's own file, it is only read, and only if it is a regular file and a JPEG, PNG, TIFF or BMP. Backslashes
+  is the user's own file, it is only read, and only if it is a regular file and an image. Backslashes
   separate folders; where a path does not exist here, a file of that name beside the JSON is taken. EXIF orientation is
   applied. Devices, pipes and addresses on the web are refused, as are files that are too large.
 """

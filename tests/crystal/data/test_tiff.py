@@ -61,6 +61,8 @@ def test_five_channels_and_planar_colours():
     five = np.dstack([COLOUR, GREY, GREY])
     assert np.array_equal(decode_image(tiff(five, photometric=2, extra=(0, 0)), "a"), COLOUR)
     assert np.array_equal(decode_image(tiff(COLOUR, photometric=2, planar=2), "a"), COLOUR)
+    with pytest.raises(ImageError, match=r"a: has 6 channels"):
+        decode_image(tiff(np.dstack([GREY] * 6), extra=(0,) * 5), "a")
     with pytest.raises(ImageError, match=r"a: stores channels of 16 bits one after the other .*; export it"):
         decode_image(tiff(COLOUR.astype(np.uint16), photometric=2, planar=2), "a")
 
