@@ -292,7 +292,7 @@ def find_images(paths: Iterable[str | Path], note: Callable[[str], object] = lam
     if not found:
         raise ImageError("no image was named; give files or folders")
     if ours:
-        more = f" and {len(ours) - 1} more folders" if len(ours) > 1 else ""
+        more = f" and {len(ours) - 1} more" if len(ours) > 1 else ""
         note(f"{printable(str(ours[0]))}{more}: left out, since crystal drew its pictures; name the folder to take it")
     return list(found.values())
 

@@ -181,7 +181,8 @@ def evaluate_command(options: Evaluate) -> int:
     if options.out is not None:
         refuse_replacing(options.out, '"map_050_all"', "the numbers of an earlier evaluation")
     model = load_run(options.weights)
-    held_out, notes = with_classes_of(load_split(options.data, options.split), model.config.classes)
+    split = load_split(options.data, options.split, crowds_as_objects=options.crowds_as_objects)
+    held_out, notes = with_classes_of(split, model.config.classes)
     for note in notes:
         console.print(f"note: {note}", markup=False)
     require_sizes(held_out.records)

@@ -16,6 +16,8 @@ class Evaluate:
     split: str = "val"
     seed: int = 0
     """Selects the 10 and the 100 images of the paper's table."""
+    crowds_as_objects: bool = False
+    """Take annotations with iscrowd 1 for objects, as in train."""
     out: Path | None = None
     """Also write the numbers to this JSON file."""
 

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from crystal.console import console, warn
 from crystal.data.classes import with_classes_of
-from crystal.data.dataset import left_out, load_split
+from crystal.data.dataset import left_out, load_split, raise_if_nothing_to_learn
 from crystal.data.fingerprint import fingerprint
 from crystal.evaluation.assessment import require_sizes
 from crystal.evaluation.table1 import COMPARISONS, MEASURES, measures
@@ -250,8 +250,9 @@ def table1_command(options: Table1) -> int:
     data, out = options.data, options.out
     if options.scratch and options.init is None:
         raise Table1Error("--scratch compares the weights of --init with random ones; give --init as well")
-    train = load_split(data, "train")
-    val, notes = with_classes_of(load_split(data, "val"), train.categories)
+    train, val = (load_split(data, s, crowds_as_objects=options.crowds_as_objects) for s in ("train", "val"))
+    raise_if_nothing_to_learn(train)
+    val, notes = with_classes_of(val, train.categories)
     if not any(not instance.crowd for record in val.records for instance in record.instances):
         raise Table1Error(f"{val.source}: no image has an object, so there is nothing to measure; add some")
     for note in notes:

@@ -64,6 +64,7 @@ def training_options(arm: Arm, options: Table1, *, seed: int, out: Path) -> Trai
         seed=seed,
         clahe=arm.clahe,
         set=options.set,
+        crowds_as_objects=options.crowds_as_objects,
     )
 
 
@@ -75,6 +76,7 @@ def command(options: Table1) -> str:
         words += [] if value is None else [name, str(value)]
     for assignment in options.set:
         words += ["--set", assignment]
+    words += ["--crowds-as-objects"] if options.crowds_as_objects else []
     return shlex.join([*words, "--scratch"] if options.scratch else words)
 
 

@@ -64,6 +64,8 @@ class Table1:
     """Steps of each training; by default the preset's."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default_factory=tuple)
     """Change one setting, as in train."""
+    crowds_as_objects: bool = False
+    """Take annotations with iscrowd 1 for objects, as in train."""
     scratch: bool = False
     """Train a third model from random weights, with CLAHE, to measure what the weights of --init contribute."""
     at_once: int = 2

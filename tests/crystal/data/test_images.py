@@ -333,7 +333,7 @@ def test_our_own_pictures_are_left_out_of_the_search(tmp_path):
     pictures = [tmp_path / name for name in ("a.png", "overlays/b.png", "set/train/images/c.png")]
     assert find_images([tmp_path], notes.append) == pictures
     (note,) = notes
-    assert "monday/overlays and 1 more folders: left out" in note
+    assert "monday/overlays and 1 more: left out" in note
     for name in ("predictions.json", "crystals.csv"):  # predicted with --out here
         (tmp_path / name).touch()
     assert find_images([tmp_path]) == [pictures[0], pictures[2]]

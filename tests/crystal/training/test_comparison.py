@@ -39,7 +39,7 @@ def test_the_command_is_one_that_crystal_takes(monkeypatch):
     """Read back by the command line, it asks for the same experiment."""
     asked = []
     monkeypatch.setattr(cli, "run", lambda options: asked.append(options) or 0)
-    options = dataclasses.replace(OPTIONS, scratch=True)
+    options = dataclasses.replace(OPTIONS, scratch=True, crowds_as_objects=True)
     monkeypatch.setattr(sys, "argv", shlex.split(command(options)))
     with pytest.raises(SystemExit, match="0"):
         cli.main()
