@@ -103,6 +103,6 @@ def check_image(record: Record, *, slots: int) -> CheckedImage:
     if not objects:
         problems.append(Problem(record.file_name, None, "no object is outlined in it", Effect.BACKGROUND))
     if len(record.instances) > slots:
-        text, detail = "it has more objects than training takes", f" ({len(record.instances)}, {slots} are taken)"
+        text, detail = "it has more objects than training takes", f" ({len(record.instances)}, {slots} slots)"
         problems.append(Problem(record.file_name, None, text, Effect.SMALLEST_LEFT_OUT, detail))
     return CheckedImage(problems, content.digest())

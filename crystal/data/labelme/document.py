@@ -26,6 +26,7 @@ from jaxtyping import Float
 from crystal.console import brief, printable
 from crystal.data.json_text import JsonError, parse_json
 from crystal.data.labelme.labels import LabelRules
+from crystal.data.outlines import crosses_itself
 from crystal.errors import CrystalError
 from crystal.files import spellings
 
@@ -175,6 +176,16 @@ def _points(value: Any) -> Float[np.ndarray, "n 2"]:
     return np.array(value, np.float64)
 
 
+def _four_corners(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "k 2"]:
+    """The corners of a quadrangle in order around it; without the last one where that closes it."""
+    if len(points) == 5 and (points[0] == points[-1]).all():
+        points = points[:4]
+    if len(points) == 4 and crosses_itself(points):
+        x, y = (points - points.mean(0)).T
+        points = points[np.argsort(np.arctan2(y, x))]
+    return points
+
+
 def _group(value: Any) -> int | str | None:
     if isinstance(value, float) and value.is_integer():
         return int(value)
@@ -206,8 +217,8 @@ def read_shape(entry: Any, number: int) -> Shape:
     if kind in NO_AREA:
         raise LabelmeError(f"a {kind} ({printable(label, 40)}) covers no area")
     points = _points(entry.get("points"))
-    if kind in FOUR_CORNERS or (kind == "rectangle" and len(points) == 4):
-        kind = "oriented_rectangle"
+    if kind in FOUR_CORNERS or (kind == "rectangle" and len(points) in (4, 5)):
+        kind, points = "oriented_rectangle", _four_corners(points)
     least, most = POINTS[kind]
     if not least <= len(points) <= most:
         raise LabelmeError(f"it is a {kind} of {len(points)} point(s)")

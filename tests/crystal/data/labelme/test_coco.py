@@ -146,15 +146,19 @@ TURNED = ((30, 10), (40, 20), (30, 30), (20, 20))
         ("rotation", TURNED),
         ("oriented_rectangle", TURNED),
         ("quadrilateral", TURNED),
+        ("rectangle", (*SQUARE, SQUARE[0])),
+        ("rectangle", (SQUARE[0], SQUARE[2], SQUARE[1], SQUARE[3])),
     ],
 )
 def test_rectangles_of_four_corners_are_polygons(tmp_path, kind, points):
     """As X-AnyLabeling writes them, axis-parallel or turned."""
-    write(tmp_path, "a", [shape(points=points, kind=kind, direction=0.785), shape(points=points)])
+    outline = TURNED if points == TURNED else SQUARE
+    write(tmp_path, "a", [shape(points=points, kind=kind, direction=0.785), shape(points=outline)])
     coco, problems = to_coco(tmp_path)
     assert problems == []
     first, second = coco["annotations"]
-    assert (first["segmentation"], first["area"]) == (second["segmentation"], second["area"])
+    assert (first["bbox"], first["area"]) == (second["bbox"], second["area"])
+    assert all(len(annotation["segmentation"][0]) == 8 for annotation in (first, second))
 
 
 @pytest.mark.parametrize(
