@@ -6,7 +6,7 @@ Orbax writes under a temporary name and renames, so that an incomplete folder ne
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -155,26 +155,39 @@ def is_damage(error: Exception) -> bool:
     return isinstance(error, ValueError | KeyError | TypeError | FileNotFoundError) or type(error) is Exception
 
 
-def _orbax() -> ocp.Checkpointer:
+def _orbax(arrays: Iterable[str] = ("model",), plain: Iterable[str] = ("config", "origin")) -> ocp.Checkpointer:
     """Orbax for this process alone: it does not synchronise with other processes."""
     this = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
-    json_items: Any = {item: ocp.JsonCheckpointHandler(multiprocessing_options=alone) for item in ("config", "origin")}
-    handler = ocp.CompositeCheckpointHandler(
-        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
-        model=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
-        **json_items,
-    )
+    items: Any = {item: ocp.JsonCheckpointHandler(multiprocessing_options=alone) for item in plain}
+    items |= {item: ocp.StandardCheckpointHandler(multiprocessing_options=alone) for item in arrays}
+    composite = ocp.CompositeOptions(multiprocessing_options=alone)
+    handler = ocp.CompositeCheckpointHandler(composite_options=composite, **items)
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
+def read_items(path: Path, arrays: Mapping[str, Any], plain: Iterable[str]) -> dict[str, Any]:
+    """Items of a checkpoint folder, read by this process alone: arrays as NumPy's, since the devices that they were
+    saved from may not exist here, and JSON values. Raises what Orbax raises, see `is_damage`.
+
+    Args:
+        path: the checkpoint folder.
+        arrays: by item a tree of what has a shape and a dtype.
+        plain: items of JSON.
+    """
+    wanted = {item: jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree) for item, tree in arrays.items()}
+    items: dict[str, Any] = {item: ocp.args.StandardRestore(tree) for item, tree in wanted.items()}
+    items |= {item: ocp.args.JsonRestore() for item in plain}
+    with _orbax(arrays, plain) as reader:
+        found = reader.restore(path, args=ocp.args.Composite(**items))
+    return {item: found[item] for item in items}
+
+
 def _read_arrays(path: Path) -> Any:
-    """The saved parameters as NumPy arrays, since the devices that they were saved from may not exist here."""
+    """The saved parameters, NumPy arrays."""
     folder: Any = path / "model"  # Orbax's annotation wants its own path class; it accepts this one
     shapes = ocp.StandardCheckpointHandler().metadata(folder).tree
-    wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
-    with _orbax() as reader:
-        return reader.restore(path, args=ocp.args.Composite(model=ocp.args.StandardRestore(wanted)))["model"]
+    return read_items(path, {"model": shapes}, ())["model"]
 
 
 def _checkpoint_folder(path: str | Path) -> Path:

@@ -18,17 +18,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 
 from crystal.console import console
 from crystal.errors import RunError
 from crystal.training import processes
 from maskrcnn_jax import checkpoint
 from maskrcnn_jax.model import MaskRCNN
-from maskrcnn_jax.training.mesh import replicated
 
-MAX_TO_KEEP = 2
-DAMAGED = "damaged-checkpoints"  # beside `checkpoints`: nothing is deleted
+MAX_TO_KEEP, MOST_LOOKED_AT = 2, 16
+WHOLE, DAMAGED, FAILED = range(3)  # how a process fared with a checkpoint; FAILED says nothing about the checkpoint
+ASIDE = "damaged-checkpoints"  # beside `checkpoints`: nothing is deleted
 
 
 class Saved(NamedTuple):
@@ -89,14 +88,13 @@ class Checkpoints:
 
     Args:
         out: the run folder.
-        mesh: the devices over which the run's arrays are replicated.
     """
 
-    def __init__(self, out: Path, mesh: Mesh) -> None:
+    def __init__(self, out: Path) -> None:
         # Errors of Orbax's tasks are raised here as well; their own reports of them would only repeat it.
         for logger in ("asyncio", "absl"):
             logging.getLogger(logger).setLevel(logging.CRITICAL)
-        self._folder, self._mesh = (out / "checkpoints").absolute(), mesh
+        self._folder = (out / "checkpoints").absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=MAX_TO_KEEP, cleanup_tmp_directories=True)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
@@ -128,8 +126,8 @@ class Checkpoints:
     def newest_whole(self, model: MaskRCNN, optimizer_after: Callable[[int], Any]) -> Saved | None:
         """The newest checkpoint that is whole; None if the run has none yet.
 
-        Newer ones that are damaged are moved to RUN/damaged-checkpoints, with a note: Orbax would refuse to write
-        their steps again.
+        One that any process cannot read is passed over by all. Newer ones that are damaged are moved to
+        RUN/damaged-checkpoints, with a note: Orbax would refuse to write their steps again.
 
         Args:
             model: of the run's config; its weights do not matter.
@@ -139,18 +137,28 @@ class Checkpoints:
             RunError: there are checkpoints, but none can be read.
         """
         damaged: dict[int, str] = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in self._steps():
             optimizer = optimizer_after(step)
-            checkpoint.require_permission(self._folder / str(step))
+            saved, error = None, None
             try:
+                checkpoint.require_permission(self._folder / str(step))
                 saved = self._restore(step, model, optimizer)
-            except Exception as error:
-                if not checkpoint.is_damage(error):
-                    raise
-                damaged[step] = _first_line(error)
-                continue
-            self._move_aside(damaged)
-            return saved
+            except Exception as raised:
+                error = raised
+            mine = WHOLE if error is None else DAMAGED if checkpoint.is_damage(error) else FAILED
+            readings = processes.gather([mine])[:, 0].tolist()
+            if error is not None and mine == FAILED:
+                raise error
+            if FAILED in readings:
+                raise RunError(
+                    f"process {readings.index(FAILED)} could not read the checkpoint of step {step}; see its message, "
+                    "and start all processes again"
+                )
+            if saved and DAMAGED not in readings:
+                self._move_aside(damaged)
+                return saved
+            other = f"process {readings.index(DAMAGED)} cannot read it"
+            damaged[step] = other if error is None else _first_line(error)
         if damaged:
             reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
             raise RunError(
@@ -159,25 +167,25 @@ class Checkpoints:
             )
         return None
 
+    def _steps(self) -> list[int]:
+        """The newest steps that process 0 sees, newest first: all processes look at the same ones."""
+        own = sorted(self._manager.all_steps(), reverse=True)[:MOST_LOOKED_AT]
+        seen = processes.gather([*own, *[-1] * (MOST_LOOKED_AT - len(own))])[0].tolist()
+        return [step for step in seen if step >= 0]
+
     def _restore(self, step: int, model: MaskRCNN, optimizer: Any) -> Saved:
+        """Each process by itself: one that fails must not leave the others waiting."""
         graph, state = nnx.split(model)
-        replicate = replicated(self._mesh)
-        wanted = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicate),
-            {"model": nnx.to_pure_dict(state), "optimizer": optimizer},
-        )
-        items = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
-        plain = {name: ocp.args.JsonRestore() for name in ("config", "position", "checksums")}
-        found = self._manager.restore(step, args=ocp.args.Composite(**items, **plain))
-        arrays = {name: jax.device_get(found[name]) for name in wanted}
-        for name, tree in arrays.items():
-            if checksum(tree) != found["checksums"][name]:
+        wanted = {"model": nnx.to_pure_dict(state), "optimizer": optimizer}
+        found = checkpoint.read_items(self._folder / str(step), wanted, ("config", "position", "checksums"))
+        for name in wanted:
+            if checksum(found[name]) != found["checksums"][name]:
                 raise ValueError(f"the numbers of its {name} are not those that were written")
-        nnx.replace_by_pure_dict(state, jax.device_put(arrays["model"]))
-        return Saved(step, nnx.merge(graph, state), arrays["optimizer"], found["position"])
+        nnx.replace_by_pure_dict(state, jax.device_put(found["model"]))
+        return Saved(step, nnx.merge(graph, state), found["optimizer"], found["position"])
 
     def _move_aside(self, damaged: dict[int, str]) -> None:
-        folder = self._folder.parent / DAMAGED
+        folder = self._folder.parent / ASIDE
         for step, reason in damaged.items():
             console.print(
                 f"note: the checkpoint of step {step} is damaged and is passed over ({reason}); it is now in {folder}",

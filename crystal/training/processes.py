@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,11 @@ def connect() -> None:
             "them with the same address, whose port must be free on the host of process 0 and open to the others"
         ) from error
     console.quiet = not is_first()
+
+
+def gather(numbers: Sequence[int]) -> np.ndarray:
+    """The same few whole numbers of every process, [processes, numbers]. All processes wait for each other."""
+    return multihost_utils.process_allgather(np.array(numbers, np.int32)).reshape(-1, len(numbers))
 
 
 def check_alike(values: dict[str, Any], claimed: Path) -> None:

@@ -87,7 +87,7 @@ class Trainer:
         self.mesh = data_mesh()
         self.key = jax.random.key(config.seed)
         self.monitor = Monitor(config, batches.names, out)
-        self.checkpoints = Checkpoints(out, self.mesh)
+        self.checkpoints = Checkpoints(out)
         self.step, self._optimizer = 0, None
         saved = self.checkpoints.newest_whole(model, self._optimizer_after)
         if saved:

@@ -10,8 +10,7 @@ import pytest
 from flax import nnx
 
 from crystal.errors import RunError
-from crystal.training.checkpoints import Checkpoints, checksum
-from maskrcnn_jax.training.mesh import data_mesh
+from crystal.training.checkpoints import DAMAGED, FAILED, Checkpoints, checksum
 from tests.small import small_model
 
 model = cache(small_model)
@@ -35,7 +34,7 @@ def filled(step):
 def saved(tmp_path_factory):
     """Steps 2 and 4 of three that were saved."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    checkpoints = Checkpoints(folder, data_mesh())
+    checkpoints = Checkpoints(folder)
     for step in (1, 2, 4):
         checkpoints.save(step, *filled(step), {"input": step})
     checkpoints.close()
@@ -50,7 +49,7 @@ def run(saved, tmp_path):
 
 
 def newest(run):
-    checkpoints = Checkpoints(run, data_mesh())
+    checkpoints = Checkpoints(run)
     found = checkpoints.newest_whole(model(), optimizer_after)
     checkpoints.close()
     return found
@@ -99,7 +98,7 @@ def test_what_was_saved_comes_back(run):
 )
 def test_damage_is_passed_over_with_a_note_and_moved_aside(run, damage, capsys):
     damage(run / "checkpoints" / "4")
-    checkpoints = Checkpoints(run, data_mesh())
+    checkpoints = Checkpoints(run)
     assert_is_step(checkpoints.newest_whole(model(), optimizer_after), 2)
     assert "step 4 is damaged and is passed over" in capsys.readouterr().out.replace("\n", " ")
     (aside,) = (run / "damaged-checkpoints").iterdir()
@@ -144,6 +143,30 @@ def test_an_error_of_the_system_is_no_damage(run, error, monkeypatch):
 
     monkeypatch.setattr(Checkpoints, "_restore", fail)
     with pytest.raises(type(error)):
+        newest(run)
+    assert not (run / "damaged-checkpoints").exists()
+
+
+def of_two(monkeypatch, reading):
+    """This process is one of two; the other one fares with the checkpoint of step 4 as given, and sees the same."""
+    gathered = []
+
+    def gather(own):
+        gathered.append(own)
+        return np.array([own, own if len(gathered) != 2 else [reading]])
+
+    monkeypatch.setattr("crystal.training.checkpoints.processes.gather", gather)
+
+
+def test_what_another_process_cannot_read_is_passed_over_here_too(run, monkeypatch, capsys):
+    of_two(monkeypatch, DAMAGED)
+    assert_is_step(newest(run), 2)
+    assert "step 4 is damaged and is passed over (process 1 cannot read it)" in capsys.readouterr().out
+
+
+def test_an_error_of_the_system_in_another_process_ends_this_one(run, monkeypatch):
+    of_two(monkeypatch, FAILED)
+    with pytest.raises(RunError, match=r"process 1 could not read the checkpoint of step 4; see its message"):
         newest(run)
     assert not (run / "damaged-checkpoints").exists()
 

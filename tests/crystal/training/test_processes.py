@@ -18,6 +18,7 @@ from crystal.data.dataset import load_split
 from crystal.data.loader import training_loader
 from crystal.prediction.trained_model import load_run
 from crystal.training import processes
+from crystal.training.checkpoints import Checkpoints
 from crystal.training.log import read_metrics
 from crystal.training.options import Train, command_line
 from crystal.training.processes import ProcessError, check_alike, connect, share_of_batch, stop_requests
@@ -257,3 +258,39 @@ def test_one_process_is_asked_and_both_stop_after_the_same_step():
     assert (first[0], second[0]) == (143, 143), (first, second)
     assert first[1].splitlines()[-1] == second[1].splitlines()[-1]
     assert "SIGTERM" in first[1]
+
+
+READING = """
+import sys
+from pathlib import Path
+import jax
+import numpy as np
+from crystal.training import processes
+from crystal.training.checkpoints import Checkpoints
+from tests.small import small_model
+
+processes.connect()
+restore = Checkpoints._restore
+
+def read(self, step, *arguments):
+    if jax.process_index() == 1 and step == 4:
+        raise ValueError("cut short here alone")
+    return restore(self, step, *arguments)
+
+Checkpoints._restore = read
+checkpoints = Checkpoints(Path(sys.argv[1]))
+print("step", checkpoints.newest_whole(small_model(), lambda step: {"count": np.zeros(1)}).step)
+checkpoints.close()
+"""
+
+
+@pytest.mark.slow
+def test_both_go_on_from_a_checkpoint_that_both_can_read(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (2, 4):
+        checkpoints.save(step, small_model(step), {"count": np.zeros(1)}, {})
+    checkpoints.close()
+    for code, output in ended(start("-c", READING, str(tmp_path))):
+        assert code == 0, output
+        assert output.splitlines()[-1] == "step 2"
+    assert [path.name.split("-")[0] for path in (tmp_path / "damaged-checkpoints").iterdir()] == ["4"]
