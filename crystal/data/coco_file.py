@@ -99,8 +99,9 @@ def has_split(dataset: Path, split: str) -> bool:
 
 def _splits(dataset: Path) -> dict[str, Path]:
     named = {name: path for name, path in _named(dataset).items() if not _is_something_else(path)}
-    if len(named) == 1 and not USUAL & set(named):
-        named = {"train": next(iter(named.values()))}
+    alone = next(iter(named)) if len(named) == 1 and not USUAL & set(named) else "default"  # CVAT's, of no subset
+    if "train" not in named and alone in named:
+        named["train"] = named.pop(alone)
     return dict(sorted(named.items(), key=lambda item: (not item[0].startswith("train"), item[0])))
 
 
@@ -108,8 +109,9 @@ def find_splits(dataset: Path) -> dict[str, Path]:
     """Every split's COCO file by the split's name, "train" first; a single file is one split.
 
     Names are the usual ones where files or folders bear them in some form: `valid` and `instances_val2017` are "val". A
-    file that is alone and has another name (CVAT's `instances_default.json`) is "train". Where COCO's own names occur,
-    other JSON files of their folder (captions, key points) are skipped, as are JSON files without any of COCO's lists.
+    file that is alone and has another name is "train", and so is CVAT's `instances_default.json`. Where COCO's own
+    names occur, other JSON files of their folder (captions, key points) are skipped, as are JSON files without any of
+    COCO's lists.
 
     Raises:
         DatasetError: there is no such dataset, or no COCO file in it.

@@ -45,6 +45,10 @@ LAYOUTS = {
         "annotations/instances_Train.json": "images/Train",
         "annotations/instances_Validation.json": "images/Validation",
     },
+    "CVAT, without a subset for training": {
+        "annotations/instances_default.json": "images/default",
+        "annotations/instances_val.json": "images/val",
+    },
     "others": {"train/annotations.json": "train/images", "validation/annotations.json": "validation/images"},
     "names": {"train_annotations.json": "images", "annotations_valid.json": "images"},
     "a mixture": {"annotations/train.json": "images/train", "val/labels.json": "val"},
