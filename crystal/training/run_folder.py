@@ -75,7 +75,7 @@ def claim(out: Path, config: TrainConfig, init: str | Path | None, data: dict[st
         data: fingerprints of the data by split; None: not compared.
 
     Raises:
-        RunError: the folder holds a run with other settings.
+        RunError: the folder holds a run with other settings, or the config.json of something else.
     """
     out.mkdir(parents=True, exist_ok=True)
     described = {
@@ -86,12 +86,13 @@ def claim(out: Path, config: TrainConfig, init: str | Path | None, data: dict[st
         "versions": versions(),
     }
     path = out / "config.json"
-    if not path.exists() or not any(p.name.isdigit() for p in (out / "checkpoints").glob("*")):
+    present = _with_clahe_in_the_model(read_json(path)) if path.exists() else described
+    if not isinstance(present.get("train"), dict):
+        raise RunError(f"{path} is not the config of a training run; choose another --out")
+    if not any(p.name.isdigit() for p in (out / "checkpoints").glob("*")):
         write_atomically(path, json.dumps(described, indent=1))
         return
-    present = _with_clahe_in_the_model(read_json(path))
-    if isinstance(present.get("train"), dict):
-        present["train"] |= {name: described["train"][name] for name in MAY_CHANGE}
+    present["train"] |= {name: described["train"][name] for name in MAY_CHANGE}
     if not (present.get("data") and described["data"]):
         described["data"] = present.get("data")
     differing = [k for key in ("train", "init", "data") for k in differences(present.get(key), described[key], key)]

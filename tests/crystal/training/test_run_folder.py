@@ -103,3 +103,10 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"cannot create .*choose another --out"), locked(tmp_path / "file" / "run"):
         pass
+
+
+def test_the_config_of_something_else_is_not_replaced(tmp_path):
+    (tmp_path / "config.json").write_text('{"theme": "dark"}')
+    with pytest.raises(RunError, match=r"config\.json is not the config of a training run"):
+        claim(tmp_path, CONFIG, None)
+    assert (tmp_path / "config.json").read_text() == '{"theme": "dark"}'
