@@ -12,6 +12,8 @@ import tyro
 from maskrcnn_jax.lessons.catalogue import Lesson, lessons
 
 NEEDED = ("marimo", "latex2mathml")
+# For marimo's editor, which would show the lesson without a single result until each cell is run by hand.
+RUN_AT_ONCE = "[tool.marimo.runtime]\nauto_instantiate = true\n"
 
 
 def open_lesson(lesson: Lesson, folder: Path, *, headless: bool) -> int:
@@ -22,7 +24,10 @@ def open_lesson(lesson: Lesson, folder: Path, *, headless: bool) -> int:
     else:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(lesson.path, copy)
-        print(f"{copy}: your own copy; what you change there is saved there")
+        print(f"{copy}: your own copy; what you change there is saved there", flush=True)
+    settings = folder / "pyproject.toml"
+    if not settings.exists():
+        settings.write_text(RUN_AT_ONCE)
     command = [sys.executable, "-m", "marimo", "edit", str(copy), *(["--headless"] if headless else [])]
     try:
         return subprocess.call(command)

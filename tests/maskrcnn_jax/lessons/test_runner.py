@@ -1,7 +1,14 @@
 """`python -m maskrcnn_jax.lessons`: the list, a reader's own copy, pages."""
 
+import contextlib
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -31,6 +38,34 @@ def test_a_lesson_is_opened_as_a_copy_and_gone_on_with(tmp_path, monkeypatch, ca
     assert runner.main(7, folder=tmp_path / "mine") == 0
     assert copy.read_text() == "solved", "solutions are not overwritten"
     assert "going on with it" in capsys.readouterr().out
+
+
+def test_the_command_as_typed_serves_a_lesson_whose_cells_run_at_once(tmp_path):
+    command = [sys.executable, "-m", "maskrcnn_jax.lessons", "1", "--headless"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())  # the token becomes a cookie
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as server:
+        try:
+            assert server.stdout
+            address = next(found[0] for line in server.stdout if (found := re.search(r"http://\S+", line)))
+            page = ""
+            while not page:
+                with contextlib.suppress(urllib.error.URLError):  # the address is printed before there is a server
+                    page = opener.open(address, timeout=60).read().decode()
+                time.sleep(0.1)
+            assert re.search(r'"auto_instantiate": *true', page)
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+    assert "auto_instantiate = true" in (tmp_path / "lessons" / "pyproject.toml").read_text()
+
+
+def test_settings_that_are_there_stay(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").write_text("mine")
+    monkeypatch.setattr(runner.subprocess, "call", lambda command: 0)
+    assert runner.main(1, folder=tmp_path) == 0
+    assert (tmp_path / "pyproject.toml").read_text() == "mine"
 
 
 def test_a_number_that_is_none_is_refused(capsys):
