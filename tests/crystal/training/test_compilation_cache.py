@@ -1,11 +1,16 @@
 """Compiled programs are kept where that can be done, and elsewhere the run goes on with a note."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
 import pytest
 
 from crystal.training.compilation_cache import MAX_BYTES, use_compilation_cache
+from crystal.weights.pretrain import write_scenes
+from maskrcnn_jax import checkpoint
+from tests.small import small_model
 
 SETTINGS = (
     "jax_compilation_cache_dir",
@@ -54,3 +59,24 @@ def test_without_a_folder_that_can_be_written_there_is_a_note(home, monkeypatch,
     use_compilation_cache()
     assert jax.config.values["jax_compilation_cache_dir"] is None
     assert "note: compiled programs are not kept" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_user_without_home_and_without_a_name_can_train(tmp_path):
+    """As in a container that runs under a number: the run goes on without a cache, and says so."""
+    write_scenes(tmp_path / "data", 2, seed=1)
+    checkpoint.save(small_model(), tmp_path / "weights")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import pwd\ndef unknown(uid): raise KeyError(f'uid not found: {uid}')\npwd.getpwuid = unknown\n"
+    )
+    words = ["train", "--data", "data", "--out", "run", "--init", "weights", "--steps", "1", "--set", "batch_size=2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "crystal", *words],
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[3]}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "note: compiled programs are not kept" in done.stdout
