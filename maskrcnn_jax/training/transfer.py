@@ -7,6 +7,7 @@ the heads' hidden layers are transferred (Crystals 2021, section 2.2: from COCO 
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, PRNGKeyArray
 
@@ -16,15 +17,31 @@ from maskrcnn_jax.model import MaskRCNN
 CLASS_SPECIFIC = ("box_head.classes.", "box_head.deltas.", "mask_head.masks.")
 
 
+def _order(old: list[str], new: list[str]) -> list[int]:
+    """For each new name the index of the old class whose weights it gets: that of the same name, or one that is left.
+
+    >>> _order(["background", "crystal", "loop"], ["background", "loop", "salt"])
+    [0, 2, 1]
+    """
+    left = [index for index, name in enumerate(old) if name not in new or old.index(name) != index]
+    return [old.index(name) if name in old and new.index(name) == k else left.pop(0) for k, name in enumerate(new)]
+
+
 def replace_classes(model: MaskRCNN, classes: tuple[tuple[int, str], ...], *, rngs: nnx.Rngs) -> tuple[MaskRCNN, str]:
     """A model for `classes` (background first), and a line for the user about what was transferred.
 
-    If the number of classes does not change, all weights are kept; otherwise the class-specific layers are initialised.
+    If the number of classes does not change, all weights are kept, those of a class under its name; otherwise the
+    class-specific layers are initialised.
     """
     config = dataclasses.replace(model.config, classes=tuple(classes))
     if config.num_classes == model.config.num_classes:
-        renamed = nnx.clone(model)
-        renamed.config = config
+        order = _order([name for _, name in model.config.classes], [name for _, name in classes])
+        parameters = named_parameters(model)
+        for name, array in parameters.items():
+            if name.startswith(CLASS_SPECIFIC):
+                by_class = array.reshape(*array.shape[:-1], len(order), -1)
+                parameters[name] = by_class[..., jnp.array(order), :].reshape(array.shape)
+        renamed = build(config, parameters, name="the model")
         return renamed, f"all weights kept; classes are now {', '.join(name for _, name in classes)}"
 
     def outputs(key: PRNGKeyArray) -> dict[str, Array]:

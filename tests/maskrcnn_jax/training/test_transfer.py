@@ -19,6 +19,21 @@ def test_equal_count_keeps_every_weight():
     assert "salt" in said
 
 
+def test_weights_of_a_class_follow_its_name():
+    """Whatever the order: the outputs for a class are the same numbers as before."""
+    three = small_model(1, dataclasses.replace(SMALL, classes=THREE))
+    turned, _ = replace_classes(three, ((0, "background"), (1, "drop"), (2, "salt")), rngs=nnx.Rngs(2))
+    for layer, width in (("box_head.classes", 1), ("box_head.deltas", 4), ("mask_head.masks", 1)):
+        head, name = layer.split(".")
+        for part in ("kernel", "bias"):
+            before, after = (np.asarray(getattr(getattr(getattr(m, head), name), part)[...]) for m in (three, turned))
+            blocks = [before[..., k * width : (k + 1) * width] for k in (0, 2, 1)]
+            np.testing.assert_array_equal(after, np.concatenate(blocks, -1))
+    np.testing.assert_array_equal(turned.rpn.deltas.kernel[...], three.rpn.deltas.kernel[...])
+    twice = ((0, "background"), (1, "drop"), (2, "drop"))
+    assert replace_classes(three, twice, rngs=nnx.Rngs(2))[0].config.classes == twice
+
+
 def test_another_count_makes_class_outputs_anew_and_keeps_the_rest():
     model = small_model(1)
     ours, said = replace_classes(model, THREE, rngs=nnx.Rngs(2))
