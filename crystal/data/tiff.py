@@ -1,21 +1,22 @@
 """TIFF files: their pages, and what OpenCV does not heed: WhiteIsZero, channels that are no alpha, stacks of pages.
 
-Only the tags that say how to read the pixels are parsed, for classic TIFF and BigTIFF of either byte order; OpenCV
-decodes. Nothing here reserves memory by what a file states.
+tifffile reads the tags, OpenCV decodes.
 """
 
-import struct
+import io
+import logging
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import tifffile
 from jaxtyping import Shaped
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # damage is said by the errors of images.py
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MOST_PAGES = 10_000
-FORMATS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # types of a tag's values: BYTE, SHORT, LONG, LONG8
-SUBFILE, WIDTH, HEIGHT, BITS, PHOTOMETRIC, SAMPLES, PLANAR, EXTRA = 254, 256, 257, 258, 262, 277, 284, 338
 REDUCED = 1  # of SUBFILE: a thumbnail or a level of a pyramid
 ASSOCIATED, UNASSOCIATED = 1, 2  # of EXTRA: alpha that the colours are multiplied by, or not; 0: anything else
 
@@ -45,51 +46,29 @@ class Page(NamedTuple):
 
 
 def read_pages(data: bytes) -> list[Page]:
-    """The pages of a TIFF file's content, as far as they can be found; none where it is no TIFF."""
+    """The pages of a TIFF file's content, as far as they can be read; none where it is no TIFF."""
+    pages: dict[int, Page] = {}  # by offset: in a damaged file the last may lead to the first
     if data[:4] not in SIGNATURES:
         return []
-    order, big = "<" if data[:2] == b"II" else ">", b"+" in data[2:4]
-    pointer, count, entry, room = (f"{order}Q", f"{order}Q", f"{order}HHQ", 8) if big else ("I", "H", "HHI", 4)
-    if not big:
-        pointer, count, entry = order + pointer, order + count, order + entry
-    pages: list[Page] = []
-    seen: set[int] = set()
     try:
-        (at,) = struct.unpack_from(pointer, data, room)
-        while at and at not in seen and len(pages) < MOST_PAGES:
-            seen.add(at)
-            (entries,) = struct.unpack_from(count, data, at)
-            at += struct.calcsize(count)
-            tags: dict[int, Sequence[int]] = {}
-            for _ in range(min(entries, 1000)):
-                tag, kind, number = struct.unpack_from(entry, data, at)
-                values, form = at + struct.calcsize(entry), FORMATS.get(kind)
-                if form and 0 < number <= 16:
-                    if struct.calcsize(form) * number > room:
-                        (values,) = struct.unpack_from(pointer, data, values)
-                    tags[tag] = struct.unpack_from(f"{order}{number}{form}", data, values)
-                at += struct.calcsize(entry) + room
-            pages.append(_page(tags))
-            (at,) = struct.unpack_from(pointer, data, at)
-    except struct.error:  # cut short
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            for number in range(MOST_PAGES):
+                page: Any = file.pages[number]
+                if page.offset in pages:
+                    break
+                pages[page.offset] = Page(
+                    height=int(page.imagelength),
+                    width=int(page.imagewidth),
+                    samples=int(page.samplesperpixel),
+                    bits=int(np.max(page.bitspersample)),
+                    negative=page.photometric == 0,
+                    extra=int(page.extrasamples[0]) if page.extrasamples else 0,
+                    planar=page.planarconfig == 2,
+                    reduced=bool(page.subfiletype & REDUCED),
+                )
+    except Exception:  # of the page after the last: IndexError; of damaged files many kinds
         pass
-    return pages
-
-
-def _page(tags: dict[int, Sequence[int]]) -> Page:
-    def first(tag: int, otherwise: int) -> int:
-        return tags.get(tag, (otherwise,))[0]
-
-    return Page(
-        height=first(HEIGHT, 0),
-        width=first(WIDTH, 0),
-        samples=first(SAMPLES, 1),
-        bits=first(BITS, 1),
-        negative=first(PHOTOMETRIC, 1) == 0,
-        extra=first(EXTRA, 0),
-        planar=first(PLANAR, 1) == 2,
-        reduced=bool(first(SUBFILE, 0) & REDUCED),
-    )
+    return list(pages.values())
 
 
 def stack_of(pages: Sequence[Page]) -> list[int]:
