@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -86,7 +85,7 @@ def claim(out: Path, config: TrainConfig, init: str | Path | None, data: dict[st
         "versions": versions(),
     }
     path = out / "config.json"
-    present = _with_clahe_in_the_model(read_json(path)) if path.exists() else described
+    present = read_json(path) if path.exists() else described
     if not isinstance(present.get("train"), dict):
         raise RunError(f"{path} is not the config of a training run; choose another --out")
     if not any(p.name.isdigit() for p in (out / "checkpoints").glob("*")):
@@ -102,11 +101,3 @@ def claim(out: Path, config: TrainConfig, init: str | Path | None, data: dict[st
             "command that began it"
         )
     write_atomically(path, json.dumps(present, indent=1))
-
-
-def _with_clahe_in_the_model(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run of version 0.1, which had CLAHE beside the model's config, as they are written today."""
-    train = settings.get("train")
-    if isinstance(train, dict) and "clahe" in train and isinstance(train.get("model"), dict):
-        train["model"].setdefault("image", {})["clahe"] = train.pop("clahe")
-    return settings

@@ -57,21 +57,6 @@ def test_only_going_on(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_a_run_of_version_0_1_goes_on(tmp_path):
-    """It had CLAHE beside the model's settings."""
-    claim(begun(tmp_path), CONFIG, None)
-    settings = json.loads((tmp_path / "config.json").read_text())
-    for clahe in (True, False):
-        settings["train"]["clahe"] = clahe
-        settings["train"]["model"]["image"].pop("clahe", None)
-        (tmp_path / "config.json").write_text(json.dumps(settings))
-        model = dataclasses.replace(CONFIG.model, image=dataclasses.replace(CONFIG.model.image, clahe=clahe))
-        claim(tmp_path, dataclasses.replace(CONFIG, model=model), None)
-        model = dataclasses.replace(CONFIG.model, image=dataclasses.replace(CONFIG.model.image, clahe=not clahe))
-        with pytest.raises(RunError, match=r"train\.model\.image\.clahe"):
-            claim(tmp_path, dataclasses.replace(CONFIG, model=model), None)
-
-
 HOLD = """
 import sys, time
 from pathlib import Path
