@@ -1,4 +1,4 @@
-"""The README's pictures, made from a finished demo: `python -m crystal.pages.readme_pictures`."""
+"""The README's pictures, made from a finished demo: `python docs/pictures.py`."""
 
 from pathlib import Path
 
