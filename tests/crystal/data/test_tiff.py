@@ -144,6 +144,7 @@ def test_mutated_stacks_end_in_an_image_or_an_image_error():
         mutated[rng.integers(0, len(mutated), 4)] = rng.integers(0, 256, 4)
         mutated[rng.integers(max(len(mutated) - 500, 0), len(mutated), 4)] = rng.integers(0, 256, 4)
         try:
-            decode_image(mutated.tobytes(), "a")
+            image = decode_image(mutated.tobytes(), "a")
         except ImageError:
             continue
+        assert (image.dtype, image.shape[2]) == (np.uint8, 3)
