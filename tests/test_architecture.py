@@ -19,7 +19,7 @@ LIBRARY = [m for m in MODULES if m.startswith("maskrcnn_jax") and not m.endswith
 
 # From the bottom up. A file imports from lower lines only, or from its own folder.
 LAYERS = (
-    "maskrcnn_jax.config maskrcnn_jax.structures",
+    "maskrcnn_jax.config maskrcnn_jax.structures maskrcnn_jax.checks",
     "maskrcnn_jax.kernels",
     "maskrcnn_jax.losses maskrcnn_jax.layers maskrcnn_jax.boxes maskrcnn_jax.image",
     "maskrcnn_jax.backbone maskrcnn_jax.rpn maskrcnn_jax.roi",
