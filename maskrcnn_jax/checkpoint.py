@@ -33,9 +33,25 @@ class ShapeError(CheckpointError):
         self.wrong = wrong
 
 
+def parameters_of(model: MaskRCNN) -> dict[str, Any]:
+    """The parameters as a nested dict.
+
+    Raises TypeError if the model has other variables (BatchNorm's statistics, the random state of Dropout): a training
+    step would lose their updates, and a checkpoint their values.
+    """
+    parameters, others = nnx.split_state(nnx.state(model), nnx.Param, ...)
+    if others:
+        named = [f"{'.'.join(map(str, path))} ({type(value).__name__})" for path, value in nnx.to_flat_state(others)]
+        raise TypeError(
+            f"the model has variables that are not parameters: {', '.join(named[:4])}{', ...' if named[4:] else ''}; "
+            "neither a training step nor a checkpoint keeps them: use layers without, such as GroupNorm"
+        )
+    return nnx.to_pure_dict(parameters)
+
+
 def named_parameters(model: MaskRCNN) -> dict[str, Any]:
-    """All parameters by dotted name, such as `backbone.stem.kernel`."""
-    return _by_name(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    """All parameters by dotted name, such as `backbone.stem.kernel`. Raises as `parameters_of`."""
+    return _by_name(parameters_of(model))
 
 
 def named_shapes(config: MaskRCNNConfig) -> dict[str, jax.ShapeDtypeStruct]:
@@ -78,14 +94,13 @@ def save(model: MaskRCNN, path: str | Path, *, dtype: Any = None, origin: Mappin
     """Write parameters and config to the new folder `path`. `dtype` is the parameters' (float16 halves the size);
     `origin`, plain values, describes where the weights come from. One of several processes may call this alone.
 
-    Raises CheckpointError if `path` exists.
+    Raises CheckpointError if `path` exists, and as `parameters_of`.
     """
     path = Path(path).absolute()
     if path.exists():
         raise CheckpointError(f"{path} exists already: remove it or choose another name")
-    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     # As NumPy arrays: with several processes, Orbax does not write arrays on the devices of a single one.
-    params = jax.tree.map(lambda p: np.asarray(p if dtype is None else p.astype(dtype)), params)
+    params = jax.tree.map(lambda p: np.asarray(p if dtype is None else p.astype(dtype)), parameters_of(model))
     items = {"model": ocp.args.StandardSave(params), "config": ocp.args.JsonSave(model.config.to_dict())}
     if origin is not None:
         items["origin"] = ocp.args.JsonSave(dict(origin))

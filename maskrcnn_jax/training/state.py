@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Int
 
+from maskrcnn_jax.checkpoint import parameters_of
 from maskrcnn_jax.model import MaskRCNN
 
 Part = Literal["heads", "stage4", "all"]
@@ -21,7 +22,14 @@ FROZEN_STAGES = {"heads": (0, 1, 2, 3), "stage4": (0, 1), "all": ()}  # indices 
 
 
 class TrainState(NamedTuple):
-    """A pytree. `params` are trained, `frozen` parameters are not."""
+    """All that a step changes, and the frozen parameters. A pytree.
+
+    Attributes:
+        params: trained parameters, a nested dict.
+        frozen: parameters that no step changes, a nested dict.
+        optimizer: the optimizer's state.
+        step: number of steps made.
+    """
 
     params: Any
     frozen: Any
@@ -30,10 +38,14 @@ class TrainState(NamedTuple):
 
 
 def trainable_filter(part: Part = "all", *, norms: bool = True) -> Callable[[tuple, Any], bool]:
-    """A filter for `nnx.split` that selects the trained parameters.
+    """A filter for `nnx.split` that selects the trained parameters: Matterport's three stages of fine-tuning.
 
-    "heads": FPN, RPN and heads; "stage4": those and the backbone from C4 on; "all": everything. These are Matterport's
-    three stages of fine-tuning. With `norms` False the backbone's norms are always frozen.
+    Args:
+        part: "heads": FPN, RPN and heads; "stage4": those and the backbone from C4 on; "all": everything.
+        norms: False freezes all norms of the backbone.
+
+    Returns:
+        A function of a variable's path and value; it ignores the value.
 
     >>> trained = trainable_filter("heads")
     >>> trained(("fpn", "laterals", 0, "kernel"), None), trained(("backbone", "stem", "kernel"), None)
@@ -55,7 +67,21 @@ def trainable_filter(part: Part = "all", *, norms: bool = True) -> Callable[[tup
 def create_state(
     model: MaskRCNN, optimizer: optax.GradientTransformation, *, part: Part = "all", norms: bool = True
 ) -> tuple[nnx.GraphDef, TrainState]:
-    """The model's graph definition, and an initial state with copies of its parameters."""
+    """The start of a training.
+
+    Args:
+        model: its parameters are copied, since a step reuses the memory of its state.
+        optimizer: as `make_optimizer` gives it, or any of optax's.
+        part: what is trained, see `trainable_filter`.
+        norms: whether the backbone's norms are trained.
+
+    Returns:
+        The model's graph definition (static: the model without its arrays), and the state before the first step.
+
+    Raises:
+        TypeError: the model has variables that are not parameters (`maskrcnn_jax.checkpoint.parameters_of`).
+    """
+    parameters_of(model)
     graph, params, frozen = nnx.split(model, trainable_filter(part, norms=norms), ...)
     return graph, _initial_state(optimizer, nnx.to_pure_dict(params), nnx.to_pure_dict(frozen))
 
@@ -63,11 +89,10 @@ def create_state(
 # Jitted as a whole: otherwise the copy and the zeros of every shape would be compiled separately.
 @partial(jax.jit, static_argnums=0)
 def _initial_state(optimizer: optax.GradientTransformation, params: Any, frozen: Any) -> TrainState:
-    # Copies, because the step donates the state's buffers, which must not be the model's.
     params, frozen = jax.tree.map(jnp.copy, (params, frozen))
     return TrainState(params, frozen, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
 def to_model(graph: nnx.GraphDef, params: Any, frozen: Any) -> MaskRCNN:
-    """The model of a graph definition and its trained and frozen parameters."""
+    """The model of a graph definition and its trained and frozen parameters, the inverse of `create_state`."""
     return nnx.merge(graph, params, frozen)

@@ -6,6 +6,7 @@ import optax
 import pytest
 from flax import nnx
 
+from maskrcnn_jax import checkpoint
 from maskrcnn_jax.training.state import create_state, to_model, trainable_filter
 from tests.small import small_model
 
@@ -50,3 +51,15 @@ def test_a_state_s_arrays_are_its_own():
     _, state = create_state(model, optax.adam(0.1), part="heads")
     jax.tree.map(lambda array: array.delete(), state)
     assert all(np.isfinite(array).all() for array in jax.tree.leaves(nnx.state(model)))
+
+
+def test_variables_that_are_not_parameters_are_refused(tmp_path):
+    """A step would lose the update of the statistics, and a checkpoint the statistics themselves."""
+    model = small_model()
+    model.box_head.norm = nnx.BatchNorm(16, rngs=nnx.Rngs(0))
+    model.box_head.dropout = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+    listed = r"box_head.dropout.rngs.count \(RngCount\), .* box_head.norm.mean \(BatchStat\), .*: use layers without"
+    for use in (lambda: create_state(model, optax.sgd(0.1)), lambda: checkpoint.save(model, tmp_path / "new")):
+        with pytest.raises(TypeError, match=listed):
+            use()
+    assert not (tmp_path / "new").exists()
