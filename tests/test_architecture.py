@@ -6,6 +6,8 @@ import importlib
 import inspect
 import re
 import sys
+import tomllib
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,8 +45,16 @@ LAYERS = (
 )
 LAYER = {prefix: level for level, line in enumerate(LAYERS) for prefix in line.split()}
 ALLOWED = {"jax", "flax", "optax", "orbax", "numpy", "jaxtyping", "maskrcnn_jax", *sys.stdlib_module_names}
-LESSONS = {"marimo", "crystal", "cv2", "matplotlib", "latex2mathml", "pygments", "tyro"}
-ALLOWED_BELOW = {"maskrcnn_jax.convert": {"h5py", "torch"}, "maskrcnn_jax.lessons": LESSONS}
+LESSONS = {"marimo", "crystal", "cv2", "matplotlib", "latex2mathml", "pygments"}
+ALLOWED_BELOW = {"maskrcnn_jax.convert": {"h5py"}, "maskrcnn_jax.lessons": LESSONS}
+# Names of distributions that are not those of their imports.
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "absl": "absl-py",
+    "cv2": "opencv-python",
+    "orbax": "orbax-checkpoint",
+    "yaml": "pyyaml",
+}
 
 
 def imports(path: Path) -> set[str]:
@@ -107,6 +117,33 @@ def test_the_top_of_crystal_has_eight_rooms_and_seven_files():
 def test_the_library_needs_little(module):
     allowed = ALLOWED | next((more for prefix, more in ALLOWED_BELOW.items() if module.startswith(prefix)), set())
     assert {name.split(".")[0] for name in imports(MODULES[module])} <= allowed
+
+
+def test_imports_are_brought_by_the_base_or_the_extra_of_their_folder():
+    """And an extra brings nothing that its folder does not import."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    def brought(requirements: list[str]) -> set[str]:
+        found = set()
+        for requirement in requirements:
+            name, _, extra = re.split(r"[>=!]", requirement)[0].rstrip("]").partition("[")
+            found |= brought(project["optional-dependencies"][extra]) if name == "maskrcnn-jax" else {name}
+        return found
+
+    used = defaultdict(set)
+    for module, path in MODULES.items():
+        folder = next(
+            (f for f in ("crystal", "maskrcnn_jax.convert", "maskrcnn_jax.lessons") if module.startswith(f)), ""
+        )
+        tops = {name.split(".")[0] for name in imports(path)}
+        used[folder] |= {
+            DISTRIBUTIONS.get(name, name) for name in tops - {"maskrcnn_jax", "crystal", *sys.stdlib_module_names}
+        }
+    base, extras = brought(project["dependencies"]), project["optional-dependencies"]
+    assert used[""] <= base
+    assert used["maskrcnn_jax.convert"] <= base | brought(extras["convert"])
+    assert used["maskrcnn_jax.lessons"] <= base | brought(extras["lessons"])
+    assert used["crystal"] - base == brought(extras["crystal"]) - brought(extras["convert"])
 
 
 def test_the_config_is_read_by_the_model_alone():

@@ -29,8 +29,10 @@ STATISTICS = ("gamma", "beta", "moving_mean", "moving_variance")
 @contextmanager
 def open_h5(path: Path) -> Iterator[dict[str, Entry]]:
     """Arrays by "layer/weight", the last two parts of their paths. Raises ConversionError."""
-    import h5py
-
+    try:
+        import h5py
+    except ModuleNotFoundError as error:
+        raise ConversionError('HDF5 files are read with h5py: pip install "maskrcnn-jax[convert]"') from error
     entries: dict[str, Entry] = {}
 
     def visit(group: Any, place: str) -> None:

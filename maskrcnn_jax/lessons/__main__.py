@@ -1,13 +1,11 @@
 """`python -m maskrcnn_jax.lessons`: lists the lessons, opens one in the browser, or writes them as HTML files."""
 
+import argparse
 import importlib.util
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from maskrcnn_jax.lessons.catalogue import Lesson, lessons
 
@@ -36,21 +34,9 @@ def open_lesson(lesson: Lesson, folder: Path, *, headless: bool) -> int:
 
 
 def main(
-    lesson: Annotated[int | None, tyro.conf.Positional] = None,
-    /,
-    *,
-    folder: Path = Path("lessons"),
-    headless: bool = False,
-    export: Path | None = None,
+    lesson: int | None = None, *, folder: Path = Path("lessons"), headless: bool = False, export: Path | None = None
 ) -> int:
-    """Lessons on Mask R-CNN, one component each. Without a number they are listed.
-
-    Args:
-        lesson: number of the lesson to open in the browser.
-        folder: where your copy of the lesson lies, with your solutions.
-        headless: start the server without opening a browser.
-        export: write the lesson (or all of them) into this folder, an HTML file each that needs no network.
-    """
+    """List the lessons, open the chosen one, or write it (or all) into the folder `export`. Returns the exit code."""
     found = lessons()
     chosen = [one for one in found if lesson in (None, one.number)]
     if not chosen:
@@ -70,8 +56,27 @@ def main(
     return 0
 
 
+def options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m maskrcnn_jax.lessons",
+        description="Lessons on Mask R-CNN, one component each. Without a number they are listed.",
+    )
+    parser.add_argument("lesson", type=int, nargs="?", help="number of the lesson to open in the browser")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("lessons"), help="where your copy of the lesson lies, with your solutions"
+    )
+    parser.add_argument("--headless", action="store_true", help="start the server without opening a browser")
+    parser.add_argument(
+        "--export",
+        type=Path,
+        help="write the lesson (or all) into this folder, an HTML file each that needs no network",
+    )
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        sys.exit(f'{" and ".join(missing)} missing: pip install -e ".[lessons]"')
-    sys.exit(tyro.cli(main, prog="python -m maskrcnn_jax.lessons"))
+        sys.exit(f'{" and ".join(missing)} missing: pip install "maskrcnn-jax[lessons]"')
+    sys.exit(main(**vars(options())))

@@ -50,6 +50,13 @@ def test_module_and_help_work_without_jax():
     assert "demo" in done.stdout
 
 
+def test_without_the_extra_one_sentence_says_what_to_install():
+    code = "import sys; sys.modules['tyro'] = None; from crystal.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == 'error: tyro is not installed: pip install "maskrcnn-jax[crystal]"\n'
+
+
 def test_a_missing_system_library_ends_in_its_remedy():
     error = ImportError("libGL.so.1: cannot open shared object file: No such file or directory")
     message = cli.explanation(error)

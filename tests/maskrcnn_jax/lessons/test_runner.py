@@ -97,4 +97,4 @@ def test_without_marimo_one_sentence_says_what_to_install(tmp_path):
         text=True,
     )
     assert found.returncode == 1
-    assert found.stderr.strip() == 'marimo missing: pip install -e ".[lessons]"'
+    assert found.stderr.strip() == 'marimo missing: pip install "maskrcnn-jax[lessons]"'
