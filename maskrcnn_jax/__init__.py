@@ -1,7 +1,15 @@
 """Mask R-CNN from scratch in JAX and Flax NNX, one short module per component.
 
-The names below are the public API. They are imported lazily: input workers import this package for the letterbox alone
-and must not load JAX.
+Network: MaskRCNN, MaskRCNNConfig
+Bundles: GroundTruth, Proposals, Detections, Losses, Stages
+Images:  clahe, clahe_rgb, equalize, letterbox, Letterbox
+Boxes:   area, clip, iou, encode, decode, match, nms, pyramid_anchors
+Regions: roi_align, pyramid_roi_align, crop_and_resize, assign_levels, paste
+
+`maskrcnn_jax.structures` is the glossary of axes, words and units; `maskrcnn_jax.training` trains,
+`maskrcnn_jax.checkpoint` saves and loads, `maskrcnn_jax.convert` reads the weights of other projects.
+
+The names above are imported lazily: input workers import this package for the letterbox alone and must not load JAX.
 """
 
 import importlib
@@ -73,3 +81,8 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names as well, imported or not yet: for `help`, `dir` and completion."""
+    return sorted({*globals(), *__all__})

@@ -5,6 +5,7 @@ into the coordinates of the proposals (as in torchvision and Detectron2, unlike 
 written for one image and `vmap`ped here.
 """
 
+import inspect
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -73,6 +74,8 @@ class MaskRCNN(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
+
+    __signature__ = inspect.signature(__init__.__get__(object()))  # for `help`: NNX's metaclass hides it
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
