@@ -5,16 +5,17 @@ definition and arrays, and the memory of the old state is donated to the new one
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.experimental.xla_metadata import set_xla_metadata
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
+from maskrcnn_jax.kernels.subprogram import not_inlined
 from maskrcnn_jax.structures import GroundTruth, Losses
 from maskrcnn_jax.training.mesh import DATA
 from maskrcnn_jax.training.state import TrainState, to_model
@@ -28,63 +29,70 @@ Step = Callable[
 def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, mesh: Mesh | None = None) -> Step:
     """A jitted `step(state, images, truth, windows, key) -> (state, metrics)`.
 
-    `key` is the key of the run; the step number is folded in, so that a resumed run samples the same anchors and RoIs.
-    A step with a NaN or infinite loss or gradient only increments the step number (`metrics["skipped"]` is 1).
-    Metrics: the six losses by name, `grad_norm` before clipping, `skipped`, and the number of positives sampled in the
-    whole batch (`positive_anchors`, `positive_rois`), without which a low loss means nothing.
+    Each call must have arrays of the same shapes: other ones compile another program. The arrays of the state that is
+    passed in are deleted. A step with a NaN or infinite loss or gradient only increments the step number.
 
-    On a `mesh` of several devices the batch is sharded and the state replicated (by the functions of `mesh.py`). Each
-    device computes the gradients of its images' terms of the losses, which are then summed over all devices. The result
-    equals that of one device up to the order of summation. The step is compiled for the platform of the mesh, or for
-    JAX's default without one.
+    Args:
+        graph: the model without its arrays, from `create_state`.
+        optimizer: the one that `create_state` was given.
+        mesh: devices to compute on. On several the batch is sharded and the state replicated (by the functions of
+            `mesh.py`); each device computes the gradients of its images' terms of the losses, which are summed over all
+            devices. The result equals that of one device up to the order of summation. Default: JAX's default device.
+
+    Returns:
+        A function whose `key` is that of the run: the step number is folded in, so that a resumed run samples the same
+        anchors and RoIs. Its metrics are scalars: the six losses by name; `grad_norm`, before clipping; `skipped`, 1
+        where the step changed nothing; and the number of positives sampled in the whole batch (`positive_anchors`,
+        `positive_rois`), without which a low loss means nothing.
+
+    `python -m maskrcnn_jax.lessons run 10` trains with it.
     """
-    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
-    several = mesh is not None and mesh.size > 1
-    axis = DATA if several else None
-
-    def gradients_of(params, frozen, images, truth, windows, key):
-        def loss_of(params) -> tuple[Array, tuple[Losses, dict[str, Array]]]:
-            result = to_model(graph, params, frozen).compare(images, truth, key, windows, axis=axis)
-            counts = {"positive_anchors": result.anchors.positive.sum(), "positive_rois": result.rois.positive.sum()}
-            return result.losses.total, (result.losses, counts)
-
-        gradients, measured = jax.grad(loss_of, has_aux=True)(params)
-        return jax.lax.psum((gradients, measured), axis) if several else (gradients, measured)
-
-    if several:
-        # Explicit, because XLA's partitioner gathers the feature maps of all devices where an index into a batch is
-        # computed, as in RoI Align. Without checks, which require that carries of loops are marked as varying.
-        gradients_of = jax.shard_map(
-            gradients_of,
-            mesh=mesh,
-            in_specs=(P(), P(), P(DATA), P(DATA), P(DATA), P()),
-            out_specs=P(),
-            check_vma=False,
-        )
-
-    def update(gradients, state, loss):
-        norm = optax.tree.norm(gradients)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        finite = jnp.isfinite(norm) & jnp.isfinite(loss)
-        params, optimizer_state = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), (params, optimizer_state), (state.params, state.optimizer)
-        )
-        return params, optimizer_state, norm, finite
-
-    def separate_update(*arguments):
-        # Otherwise XLA fuses the end of each gradient into its parameter's update, and compiles one update per
-        # parameter instead of one per shape. Only its CPU compiler is known to support the attribute.
-        with set_xla_metadata(inlineable="false"):
-            return jax.jit(update)(*arguments)
+    gradients_of = _sharded(graph, mesh) if mesh and mesh.size > 1 else partial(_gradients, graph, None)
+    platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
 
     def step(state, images, truth, windows, key):
         key = jax.random.fold_in(key, state.step)
         gradients, (losses, counts) = gradients_of(state.params, state.frozen, images, truth, windows, key)
-        # Not `platform_dependent`, which would trace both.
-        chosen = separate_update if platform == "cpu" else update
-        params, optimizer_state, norm, finite = chosen(gradients, state, losses.total)
+        update = partial(_update, optimizer)
+        if platform == "cpu":
+            update = not_inlined(update)
+        params, optimizer_state, norm, finite = update(gradients, state, losses.total)
         metrics = {**losses._asdict(), "grad_norm": norm, "skipped": 1.0 - finite.astype(jnp.float32)} | counts
         return TrainState(params, state.frozen, optimizer_state, state.step + 1), metrics
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _gradients(graph, axis, params, frozen, images, truth, windows, key):
+    """(gradients of the total loss by `params`, (losses, counts)); on several devices those of one device's images."""
+
+    def loss_of(params) -> tuple[Array, tuple[Losses, dict[str, Array]]]:
+        result = to_model(graph, params, frozen).compare(images, truth, key, windows, axis=axis)
+        counts = {"positive_anchors": result.anchors.positive.sum(), "positive_rois": result.rois.positive.sum()}
+        return result.losses.total, (result.losses, counts)
+
+    return jax.grad(loss_of, has_aux=True)(params)
+
+
+def _sharded(graph, mesh):
+    """`_gradients` of a batch that is spread over the devices of a mesh, summed over them."""
+
+    def summed(*arguments):
+        return jax.lax.psum(_gradients(graph, DATA, *arguments), DATA)
+
+    # Explicit, because XLA's partitioner gathers the feature maps of all devices where an index into a batch is
+    # computed, as in RoI Align. Without checks, which require that carries of loops are marked as varying.
+    batch, whole = P(DATA), P()
+    specs = (whole, whole, batch, batch, batch, whole)
+    return jax.shard_map(summed, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=False)
+
+
+def _update(optimizer, gradients, state, loss):
+    """(params, optimizer's state, norm of the gradients, whether all is finite); unchanged where it is not."""
+    norm = optax.tree.norm(gradients)
+    finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    new, old = (params, optimizer_state), (state.params, state.optimizer)
+    params, optimizer_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+    return params, optimizer_state, norm, finite
