@@ -485,3 +485,12 @@ def roi_losses(logits, deltas, mask_logits, classes, targets, masks, positive, v
             ]
             total_mask += np.mean(cells)
     return total_class / max(valid.sum(), 1), total_box / max(box_divisor, 1), total_mask / max(positive.sum(), 1)
+
+
+def moving_average(first, seen, decay):
+    """The average of weights after each of the `seen`; early ones have less decay, as in TensorFlow."""
+    average = np.array(first, np.float64)
+    for t, weights in enumerate(seen):
+        now = min(decay, (1 + t) / (10 + t))
+        average = now * average + (1 - now) * weights
+    return average

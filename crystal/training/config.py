@@ -45,6 +45,8 @@ class TrainConfig:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     clip_norm: float = 5.0
+    accumulate: int = 1  # steps (batches) whose gradients are averaged for one update
+    ema_decay: float = 0.0  # of an average of the weights, which is validated and saved as the model; 0: none
     warmup: int = 100  # steps at the beginning of each phase
     decay: Literal["constant", "cosine"] = "constant"  # over each phase
     train_norms: bool = False  # the backbone's norms: frozen in Matterport's training, trained from random weights
@@ -68,6 +70,11 @@ class TrainConfig:
         size, anchors = self.model.image.size, self.model.anchors
         if not self.phases:
             raise ConfigError("phases: at least one is needed")
+        shortest = min(phase.steps for phase in self.phases)
+        if shortest < self.accumulate:
+            raise ConfigError(
+                f"accumulate {self.accumulate}: a phase has only {shortest} steps; choose at most {shortest}"
+            )
         if any(side < 64 or side % 64 for side in size):
             raise ConfigError(f"image.size {size}: height and width must be multiples of 64, such as (256, 320)")
         if len(anchors.sizes) != len(anchors.strides):
@@ -146,10 +153,10 @@ class TrainConfig:
 RANGES: dict[str, dict[str, Any]] = {
     name: limits
     for names, limits in (
-        ("batch_size slots log_every checkpoint_every validate_images skips_allowed", {"low": 1}),
+        ("batch_size accumulate slots log_every checkpoint_every validate_images skips_allowed", {"low": 1}),
         ("workers validate_every warmup weight_decay", {"low": 0}),
         ("clip_norm", {"low": 0, "above": True}),
-        ("momentum", {"low": 0, "high": 1}),
+        ("momentum ema_decay", {"low": 0, "high": 1}),
         ("seed", {"low": 0, "high": MAX_SEED}),
         ("model.image.std model.anchors.strides model.anchors.sizes model.anchors.ratios", {"low": 0, "above": True}),
         ("model.rpn.delta_weights model.roi.delta_weights", {"low": 0, "above": True}),

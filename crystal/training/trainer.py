@@ -24,8 +24,9 @@ from crystal.training.log import Log
 from crystal.training.monitor import Monitor
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import GroundTruth
+from maskrcnn_jax.training.averaging import swap_average
 from maskrcnn_jax.training.mesh import data_mesh, on_one_device, replicate, shard_batch
-from maskrcnn_jax.training.optimizer import Rule, Schedule, make_optimizer, make_schedule
+from maskrcnn_jax.training.optimizer import Schedule, make_optimizer, make_schedule
 from maskrcnn_jax.training.state import TrainState, create_state, to_model
 from maskrcnn_jax.training.step import make_step
 
@@ -48,12 +49,13 @@ _shared_step = lru_cache(8)(make_step)
 
 
 @lru_cache
-def _shared_optimizer(
-    phase: Phase, warmup: int, decay: Schedule, kind: Rule, weight_decay: float, momentum: float, clip_norm: float
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    schedule = make_schedule(phase.learning_rate, steps=phase.steps, warmup=warmup, decay=decay)
-    optimizer = make_optimizer(schedule, kind=kind, weight_decay=weight_decay, momentum=momentum, clip_norm=clip_norm)
-    return optimizer, schedule
+def _shared_schedule(phase: Phase, accumulate: int, warmup: int, decay: Schedule) -> optax.Schedule:
+    """By the number of updates, of which there is one in `accumulate` steps."""
+    updates, warmup = phase.steps // accumulate, warmup // accumulate
+    return make_schedule(phase.learning_rate, steps=updates, warmup=warmup, decay=decay)
+
+
+_shared_optimizer = lru_cache(make_optimizer)
 
 
 class Trainer:
@@ -122,8 +124,15 @@ class Trainer:
 
     def _begin(self, phase: Phase) -> tuple[nnx.GraphDef, TrainState, optax.GradientTransformation, optax.Schedule]:
         c = self.config
-        optimizer, schedule = _shared_optimizer(
-            phase, c.warmup, c.decay, c.optimizer, c.weight_decay, c.momentum, c.clip_norm
+        schedule = _shared_schedule(phase, c.accumulate, c.warmup, c.decay)
+        optimizer = _shared_optimizer(
+            schedule,
+            kind=c.optimizer,
+            weight_decay=c.weight_decay,
+            momentum=c.momentum,
+            clip_norm=c.clip_norm,
+            accumulate=c.accumulate,
+            average_decay=c.ema_decay,
         )
         graph, state = create_state(self.model, optimizer, part=phase.part, norms=c.train_norms)
         return graph, state, optimizer, schedule
@@ -138,7 +147,7 @@ class Trainer:
         graph, state, optimizer, schedule = self._begin(phase)
         state = state._replace(step=jnp.array(self.step, jnp.int32))
         if self.step > first:  # the run goes on within the phase; each phase begins with a new optimizer
-            state = state._replace(optimizer=self._optimizer)
+            state = swap_average(state._replace(optimizer=self._optimizer))
         state, self._optimizer = replicate(state, self.mesh), None
         train_step = _shared_step(graph, optimizer, self.mesh)
 
@@ -151,7 +160,7 @@ class Trainer:
             self.step += 1
             monitor.add(metrics, batch.image_ids, waited)
             if self.step % config.log_every == 0 or self.step == last:
-                line = monitor.line(self.step, float(np.asarray(schedule(self.step - first))))
+                line = monitor.line(self.step, float(np.asarray(schedule((self.step - first) // config.accumulate))))
                 self._write_log(line)
                 self.progress(self.step, f"loss {line['loss']:.3f}")
             validating = config.validate_every and self.step % config.validate_every == 0
@@ -162,15 +171,18 @@ class Trainer:
             if stop or self.step % config.checkpoint_every == 0 or self.step == last:
                 monitor.check(self.step)  # a model with NaN is not saved
                 position = {"input": self.batches.get_state(), "monitor": monitor.get_state()}
-                self.checkpoints.save(self.step, to_model(graph, state.params, state.frozen), state.optimizer, position)
+                saved = swap_average(state)
+                self.checkpoints.save(self.step, to_model(graph, saved.params, saved.frozen), saved.optimizer, position)
             if stop:
                 raise Interrupted(stop.name)
-        self.model = to_model(graph, *on_one_device((state.params, state.frozen)))
+        state = on_one_device(swap_average(state))
+        self.model = to_model(graph, state.params, state.frozen)
 
     def _validate(self, graph: nnx.GraphDef, state: TrainState, validate: Validate) -> None:
         """Every process validates by itself, so that none waits for another; only process 0 writes what it found."""
+        state = on_one_device(swap_average(state))
         # A copy: the next step reuses the state's memory.
-        model = to_model(graph, *jax.tree.map(jnp.copy, on_one_device((state.params, state.frozen))))
+        model = to_model(graph, *jax.tree.map(jnp.copy, (state.params, state.frozen)))
         measured = validate(model)
         self._write_log(measured)
         self.best.offer(self.step, model, measured)

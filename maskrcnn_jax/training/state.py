@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Int
 
 from maskrcnn_jax.checkpoint import parameters_of
+from maskrcnn_jax.checks import one_of
 from maskrcnn_jax.model import MaskRCNN
 
 Part = Literal["heads", "stage4", "all"]
@@ -51,6 +52,7 @@ def trainable_filter(part: Part = "all", *, norms: bool = True) -> Callable[[tup
     >>> trained(("fpn", "laterals", 0, "kernel"), None), trained(("backbone", "stem", "kernel"), None)
     (True, False)
     """
+    one_of("trainable_filter: part", part, FROZEN_STAGES)
 
     def trained(path: tuple, _value: Any) -> bool:
         if path[0] != "backbone":

@@ -10,6 +10,7 @@ from collections import defaultdict
 
 import jax
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
@@ -22,7 +23,12 @@ from crystal.training.log import read_metrics
 from crystal.training.trainer import Interrupted
 from crystal.weights.pretrain import write_scenes
 from maskrcnn_jax import checkpoint
+from tests.small import small_model
 from tests.small_run import CONFIG, small_trainer
+
+# An average of the weights and updates from two steps each: a step that stops between two has both to save. The plain
+# run is stopped and resumed in test_killed.py.
+AVERAGED = dataclasses.replace(CONFIG, ema_decay=0.9, accumulate=2)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +90,7 @@ def whole(data, tmp_path_factory):
         if event.endswith("backend_compile_duration"):
             programs.append(event)
 
-    trainer = small_trainer(data, out, validate=lambda model: {"val_map": 0.25})
+    trainer = small_trainer(data, out, AVERAGED, validate=lambda model: {"val_map": 0.25})
     trainer.batches = Watched(trainer.batches, lambda step: compiled.append(len(programs)))
     jax.monitoring.register_event_duration_secs_listener(listener)
     try:
@@ -129,26 +135,41 @@ def test_an_interrupted_run_goes_on_bit_for_bit(data, whole, tmp_path, stop_at):
         if step == stop_at - 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    interrupted = small_trainer(data, tmp_path)
+    interrupted = small_trainer(data, tmp_path, AVERAGED)
     interrupted.batches = Watched(interrupted.batches, ask_to_stop)
     with pytest.raises(Interrupted, match="SIGTERM"):
         interrupted.run()
     assert checkpoint.newest_step(tmp_path).name == str(stop_at)
-    again = small_trainer(data, tmp_path)
+    again = small_trainer(data, tmp_path, AVERAGED)
     assert again.step == stop_at
     assert_same_weights(again.run(), whole[1])
     assert losses(tmp_path) == losses(whole[0])
 
 
+def test_the_model_of_a_checkpoint_is_the_average_and_the_optimizer_keeps_the_weights(data, tmp_path):
+    """The decay of the first update is 1 / 10."""
+    interrupted = small_trainer(data, tmp_path, AVERAGED)
+    interrupted.batches = Watched(interrupted.batches, lambda step: step < 1 or os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        interrupted.run()
+    again = small_trainer(data, tmp_path, AVERAGED)
+    raw = checkpoint._by_name(optax.tree.get(again._optimizer, "average"))
+    before, after = map(checkpoint.named_parameters, (small_model(), again.model))
+    assert any(not np.array_equal(raw[name], before[name]) for name in raw)
+    for name in before:
+        expected = 0.1 * before[name] + 0.9 * raw[name] if name in raw else before[name]
+        np.testing.assert_allclose(after[name], expected, rtol=1e-5, atol=1e-7)
+
+
 def test_a_finished_run_is_left_as_it_is(data, whole):
     out, model, _ = whole
-    again = small_trainer(data, out)
+    again = small_trainer(data, out, AVERAGED)
     assert again.step == 8
     assert_same_weights(again.run(), model)
 
 
 def test_a_nan_loss_ends_the_run_and_names_the_images(data, tmp_path):
-    broken = small_trainer(data, tmp_path)
+    broken = small_trainer(data, tmp_path, AVERAGED)
     broken.model.fpn.laterals[0].kernel[...] = np.nan
     with pytest.raises(RunError, match=r"step 1: NaN or infinite loss; its images: scene_\d+.png, scene_\d+.png; "):
         broken.run()
@@ -164,7 +185,7 @@ def test_the_best_is_kept_as_a_run_of_its_own(data, tmp_path):
         models.append(model)
         return {"val_map": next(values)}
 
-    small_trainer(data, tmp_path, dataclasses.replace(CONFIG, validate_every=2), validate=validate).run()
+    small_trainer(data, tmp_path, dataclasses.replace(AVERAGED, validate_every=2), validate=validate).run()
     assert [p.name for p in (tmp_path / "best" / "checkpoints").iterdir()] == ["4"]
     assert_same_weights(load_run(tmp_path / "best"), models[1])
     assert Best(tmp_path, 3)._value == 0.1
@@ -175,7 +196,7 @@ def test_the_best_is_kept_as_a_run_of_its_own(data, tmp_path):
 def test_a_disk_without_room_ends_the_run_in_a_sentence(data, tmp_path, monkeypatch, folder, every):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    config = dataclasses.replace(CONFIG, validate_every=every, log_every=1)
+    config = dataclasses.replace(AVERAGED, validate_every=every, log_every=1)
     with pytest.raises(RunError, match=rf"no room for a checkpoint in .*{folder}.*make room"):
         small_trainer(data, tmp_path, config, validate=lambda model: {"val_map": 0.5}).run()
     assert list(tmp_path.glob("**/checkpoints/*")) == []
@@ -189,5 +210,5 @@ def test_a_checkpoint_that_fails_on_the_way_leaves_nothing_half_written(data, tm
 
     monkeypatch.setattr(ocp.CheckpointManager, "save", fail)
     with pytest.raises(RunError, match=r"cannot write a checkpoint to .*: the disk is full; .*has room"):
-        small_trainer(data, tmp_path).run()
+        small_trainer(data, tmp_path, AVERAGED).run()
     assert list((tmp_path / "checkpoints").iterdir()) == []

@@ -1,5 +1,6 @@
 """Schedule by its corners, decay by what it spares, clipping by the norm."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -48,3 +49,31 @@ def test_momentum_adds_up():
     _, state = optimizer.update(gradients, optimizer.init(PARAMS), PARAMS)
     updates, _ = optimizer.update(gradients, state, PARAMS)
     np.testing.assert_allclose(updates["kernel"], -1.9, rtol=1e-6)
+
+
+def test_accumulated_gradients_make_one_update_of_their_mean():
+    options = {"weight_decay": 0.5, "clip_norm": 1.0}
+    several = make_optimizer(optax.constant_schedule(0.1), accumulate=3, **options)
+    single = make_optimizer(optax.constant_schedule(0.1), **options)
+    gradients = [jax.tree.map(lambda p, value=value: jnp.full_like(p, value), PARAMS) for value in (1.0, 2.0, 6.0)]
+    state = several.init(PARAMS)
+    for gradient in gradients[:2]:
+        updates, state = several.update(gradient, state, PARAMS)
+        assert optax.tree.norm(updates) == 0
+    updates, state = several.update(gradients[2], state, PARAMS)
+    mean = jax.tree.map(lambda p: jnp.full_like(p, 3.0), PARAMS)
+    expected, _ = single.update(mean, single.init(PARAMS), PARAMS)
+    for ours, theirs in zip(*map(jax.tree.leaves, (updates, expected)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_the_schedule_counts_updates():
+    """At a rate of 0 for the first update the first two of four steps change nothing, nor does the third."""
+    optimizer = make_optimizer(lambda updates: 0.1 * updates, accumulate=2, weight_decay=0.0)
+    gradients, state = jax.tree.map(jnp.ones_like, PARAMS), optimizer.init(PARAMS)
+    norms = []
+    for _ in range(4):
+        updates, state = optimizer.update(gradients, state, PARAMS)
+        norms.append(float(optax.tree.norm(updates)))
+    assert norms[:3] == [0, 0, 0]
+    assert norms[3] > 0

@@ -2,20 +2,24 @@
 
 import dataclasses
 from functools import cache
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from flax import nnx
 
 from maskrcnn_jax.config import MaskRCNNConfig
+from maskrcnn_jax.losses import masked_mean
 from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.structures import GroundTruth, Losses
 from maskrcnn_jax.training.optimizer import make_optimizer
 from maskrcnn_jax.training.state import create_state
 from maskrcnn_jax.training.step import make_step
 from tests.overfit import from_scratch, one_drop, overfit
-from tests.small import small_batch, small_model
+from tests.small import SMALL, small_batch, small_model
 from tests.traced import multiplications, needed_program
 
 WINDOWS = jnp.tile(jnp.array([0.0, 0.0, 64.0, 64.0]), (2, 1))
@@ -77,6 +81,75 @@ def test_frozen_parts_cost_no_backward_pass():
     assert forward + rest < heads <= forward + 2 * rest
     assert heads < stage4 <= forward + 2 * (forward - early)
     assert everything - stage4 > early
+
+
+class Line(MaskRCNN):
+    """In place of the network: y = weight x, whose loss is the mean square error of the valid slots of a batch, as the
+    network's losses are means over a batch.
+    """
+
+    def __init__(self):
+        self.config = SMALL
+        self.weight = nnx.Param(jnp.array([1.0]))
+
+    def compare(self, images, truth, key, windows=None, *, axis=None):
+        error = (self.weight * truth.boxes[..., 0] - truth.boxes[..., 1]) ** 2
+        total = masked_mean(error, truth.valid)
+        sampled = SimpleNamespace(positive=truth.valid)
+        return SimpleNamespace(losses=Losses(total, *[jnp.zeros(())] * 4, total), anchors=sampled, rois=sampled)
+
+
+def line_batch(x, y, valid):
+    """[b, g] values as a batch that `Line` understands."""
+    x, y, valid = (jnp.asarray(part) for part in (x, y, valid))
+    boxes = jnp.stack([x, y, x, y], -1)
+    truth = GroundTruth(
+        boxes, jnp.ones(x.shape, jnp.int32), jnp.zeros((*x.shape, 1, 1)), valid, jnp.zeros(x.shape, bool)
+    )
+    return jnp.zeros((len(x), 64, 64, 3)), truth, jnp.zeros((len(x), 4))
+
+
+def line_steps(batches, **options):
+    """(weight, last metrics) after these steps of gradient descent at a rate of 0.1."""
+    optimizer = make_optimizer(optax.constant_schedule(0.1), weight_decay=0.0, momentum=0.0, clip_norm=1e9, **options)
+    graph, state = create_state(Line(), optimizer)
+    step, metrics = make_step(graph, optimizer), {}
+    for batch in batches:
+        state, metrics = step(state, *batch, KEY)
+    return float(state.params["weight"][0]), metrics, int(state.step)
+
+
+def test_a_step_by_hand():
+    """Error (1 x 2 - 3)^2 = 1, gradient 2 x 2 x (2 - 3) = -4: the weight goes from 1 to 1.4."""
+    weight, metrics, steps = line_steps([line_batch([[2.0, 9.0]], [[3.0, 9.0]], [[True, False]])])
+    assert weight == pytest.approx(1.4)
+    assert (float(metrics["total"]), float(metrics["grad_norm"])) == pytest.approx((1.0, 4.0))
+    assert (int(metrics["positive_rois"]), float(metrics["skipped"]), steps) == (1, 0, 1)
+
+
+X, Y = np.array([[1.0, 2.0], [3.0, 0.5]], np.float32), np.array([[3.0, 1.0], [2.0, 2.0]], np.float32)
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_accumulated_halves_are_one_step_of_the_whole_batch_where_their_counts_are_equal(equal):
+    """Otherwise the halves count the same, whatever they hold: each loss is a mean over its own batch."""
+    valid = np.array([[True, True], [True, equal]])
+    halves = [line_batch(X[i : i + 1], Y[i : i + 1], valid[i : i + 1]) for i in range(2)]
+    weight, metrics, steps = line_steps(halves, accumulate=2)
+    whole, _, _ = line_steps([line_batch(X, Y, valid)])
+    gradients = [np.mean((2 * x * (x - y))[v]) for x, y, v in zip(X, Y, valid, strict=True)]
+    assert weight == pytest.approx(1.0 - 0.1 * np.mean(gradients), rel=1e-6)
+    assert (weight == pytest.approx(whole, rel=1e-6)) is equal
+    assert float(metrics["grad_norm"]) == pytest.approx(abs(gradients[1]), rel=1e-6)  # of the last batch alone
+    assert steps == 2
+
+
+def test_a_step_that_is_not_finite_is_left_out_of_the_accumulated():
+    good = [line_batch(X[i : i + 1], Y[i : i + 1], [[True, True]]) for i in range(2)]
+    bad = line_batch(np.full((1, 2), np.nan, np.float32), Y[:1], [[True, True]])
+    weight, metrics, steps = line_steps([good[0], bad, good[1]], accumulate=2, average_decay=0.5)
+    assert weight == pytest.approx(line_steps(good, accumulate=2)[0], rel=1e-6)
+    assert (float(metrics["skipped"]), steps) == (0, 3)
 
 
 def test_a_step_that_is_not_finite_changes_nothing_but_the_step_number():
