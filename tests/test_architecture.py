@@ -190,7 +190,7 @@ COMPONENTS = [m for m in LIBRARY if m.split(".")[1:2] and m.split(".")[1] in PAR
 # A place in a paper, the paper itself, or the code whose numbers are met.
 SOURCE = re.compile(
     r"(section|eq\.|equation|table|figure|appendix) [\dA-Z(]|et al\. \d{4}|Crystals 2021|the paper"
-    r"|Matterport|torchvision|Detectron2|OpenCV|cv2\.|TensorFlow|scikit-image|pycocotools|XLA.s `CallInliner`"
+    r"|Matterport|torchvision|Detectron2|OpenCV|cv2\.|TensorFlow|scikit-image|pycocotools|`CallInliner`"
 )
 
 
