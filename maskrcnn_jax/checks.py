@@ -39,19 +39,18 @@ def whole(place: str, value: Any, *, least: int) -> None:
         raise ValueError(f"{place} is {value}; give an integer of at least {least}")
 
 
-def in_range(
-    place: str, value: Any, low: float, high: float = math.inf, *, above: bool = False, remedy: str = ""
-) -> None:
+def in_range(place: str, value: Any, low: Any, high: Any = math.inf, *, above: bool = False, remedy: str = "") -> None:
     """Refuse a static number outside [low, high], or (low, high] with `above`, and NaN.
 
     >>> in_range("nms: iou_threshold", 50, 0, 1)
     Traceback (most recent call last):
     ValueError: nms: iou_threshold is 50; give a number from 0 to 1
     """
-    if not isinstance(value, int | float | np.number):
-        if hasattr(value, "dtype") and getattr(value, "ndim", 0) == 0:
-            return  # an array of one number: it may be traced
+    numbers = int, float, np.number
+    if not isinstance(value, numbers) and getattr(value, "shape", None) != ():
         raise TypeError(f"{place} is {value!r}; give a number")
+    if not all(isinstance(number, numbers) for number in (value, low, high)):
+        return  # arrays of one number, which may be traced
     if not low <= value <= high or (above and value == low):
         start = f"above {low}" if above else f"from {low}" if math.isfinite(high) else f"of at least {low}"
         end = f" to {high}" if math.isfinite(high) else ""
@@ -86,6 +85,21 @@ def same_length(function: str, **arrays: Any) -> None:
     for name, other in others:
         if other != rows:
             raise ValueError(f"{function}: {first} has {rows} rows but {name} has {other}; give as many of both")
+
+
+def kind(place: str, array: Any, wanted_kind: type, wanted: str) -> None:
+    """Refuse an array that is not of booleans, integers or bytes, checked by `shape` as well; None is left out.
+
+    >>> kind("nms: valid", np.ones(3), np.bool_, "n")
+    Traceback (most recent call last):
+    TypeError: nms: valid is float64; give booleans
+    """
+    if array is None:
+        return
+    shape(place, array, wanted)
+    if not np.issubdtype(array.dtype, wanted_kind):
+        name = {np.bool_: "booleans", np.integer: "integers", np.uint8: "uint8 from 0 to 255"}[wanted_kind]
+        raise TypeError(f"{place} is {array.dtype}; give {name}")
 
 
 def as_floats(place: str, array: Any, wanted: str, *, remedy: str = "") -> Any:

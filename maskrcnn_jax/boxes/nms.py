@@ -11,10 +11,15 @@ product; a loop over boxes takes as many rounds as there are boxes. The result e
 `batched_nms`, index by index.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, Num
 
+from maskrcnn_jax import checks
 from maskrcnn_jax.boxes.geometry import iou
 
 
@@ -32,32 +37,20 @@ def _greedy_fixed_point(suppresses: Bool[Array, "n n"]) -> Bool[Array, " n"]:
     return jax.lax.while_loop(changed, refine, (~jnp.any(suppresses & first[:, None], axis=0), all_kept))[0]
 
 
-def nms(
+@partial(jax.jit, static_argnames="max_outputs")
+def _nms(
     boxes: Float[Array, "n 4"],
     scores: Float[Array, " n"],
-    *,
-    iou_threshold: float | Float[Array, ""],
+    iou_threshold: float | Float[ArrayLike, ""],
+    valid: Bool[Array, " n"] | None,
+    groups: Int[Array, " n"] | None,
     max_outputs: int,
-    valid: Bool[Array, " n"] | None = None,
-    groups: Int[Array, " n"] | None = None,
 ) -> tuple[Int[Array, " max_outputs"], Bool[Array, " max_outputs"]]:
-    """Indices of the boxes that are kept, best first, in `max_outputs` slots, and which slots are filled.
-
-    A box is suppressed if its IoU with a better, kept box is strictly above `iou_threshold`. Ties in score: the lower
-    index counts as better. A box of no area overlaps nothing. Rows that are not `valid`, or whose score is NaN, are
-    left out. With `groups`, only boxes of equal id suppress each other (NMS by class or level in one call).
-
-    The second box below overlaps the first at an IoU of 9/11 and is suppressed, the third overlaps neither:
-
-    >>> boxes = jnp.array([[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0], [20.0, 0.0, 30.0, 10.0]])
-    >>> indices, filled = nms(boxes, jnp.array([0.9, 0.8, 0.7]), iou_threshold=0.5, max_outputs=3)
-    >>> indices[filled].tolist()
-    [0, 2]
-    """
     n = boxes.shape[0]
     if n == 0:
         return jnp.zeros(max_outputs, jnp.int32), jnp.zeros(max_outputs, bool)
-    valid = ~jnp.isnan(scores) if valid is None else valid & ~jnp.isnan(scores)
+    sound = ~(jnp.isnan(scores) | jnp.isnan(boxes).any(axis=1))
+    valid = sound if valid is None else valid & sound
     # A valid score of -inf must still come before the invalid rows. top_k is stable (ties: lower index first), but it
     # ranks 0.0 above -0.0, which are equal.
     finite = jnp.maximum(jnp.where(scores == 0, 0.0, scores), jnp.finfo(scores.dtype).min)
@@ -72,3 +65,45 @@ def nms(
     ranks = jnp.nonzero(keep, size=max_outputs, fill_value=0)[0]  # ascending, so best first
     filled = jnp.arange(max_outputs) < keep.sum()
     return jnp.where(filled, order[ranks], 0).astype(jnp.int32), filled
+
+
+def nms(
+    boxes: Num[Array | np.ndarray, "n 4"],
+    scores: Num[Array | np.ndarray, " n"],
+    *,
+    iou_threshold: float | Float[ArrayLike, ""],
+    max_outputs: int,
+    valid: Bool[Array | np.ndarray, " n"] | None = None,
+    groups: Int[Array | np.ndarray, " n"] | None = None,
+) -> tuple[Int[Array, " max_outputs"], Bool[Array, " max_outputs"]]:
+    """Keep the best boxes that do not overlap a better, kept one by more than `iou_threshold`.
+
+    Args:
+        boxes: `[x1, y1, x2, y2]` in pixels. A box of no area overlaps nothing.
+        scores: any scale, larger is better; equal scores: the lower index counts as better.
+        iou_threshold: 0 to 1; a box falls at an IoU strictly above it. May be traced.
+        max_outputs: number of slots in the result; static under `jit`.
+        valid: rows that take part; default: all. Rows with a NaN in box or score never do.
+        groups: only boxes of equal number suppress each other (NMS by class or level in one call).
+
+    Returns:
+        Indices of the kept boxes, best first, in `max_outputs` slots; and which slots are filled (the others hold 0).
+
+    Raises:
+        ValueError: other shapes or lengths, `iou_threshold` outside 0 to 1, or `max_outputs` below 0.
+        TypeError: arrays of another kind, or boxes of 16 bits.
+
+    The second box below overlaps the first at an IoU of 9/11 and is suppressed, the third overlaps neither:
+
+    >>> boxes = jnp.array([[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0], [20.0, 0.0, 30.0, 10.0]])
+    >>> indices, filled = nms(boxes, jnp.array([0.9, 0.8, 0.7]), iou_threshold=0.5, max_outputs=3)
+    >>> indices[filled].tolist()
+    [0, 2]
+    """
+    boxes, scores = checks.as_boxes("nms: boxes", boxes, "n 4"), checks.as_floats("nms: scores", scores, "n")
+    checks.kind("nms: valid", valid, np.bool_, "n")
+    checks.kind("nms: groups", groups, np.integer, "n")
+    checks.same_length("nms", boxes=boxes, scores=scores, valid=valid, groups=groups)
+    checks.in_range("nms: iou_threshold", iou_threshold, 0, 1)
+    checks.whole("nms: max_outputs", max_outputs, least=0)
+    return _nms(boxes, scores, iou_threshold, valid, groups, max_outputs)

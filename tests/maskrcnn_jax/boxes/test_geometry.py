@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from maskrcnn_jax.boxes import geometry
 from tests import oracles, recorded, strategies
-from tests.traced import assert_jit_changes_nothing
+from tests.traced import assert_jit_changes_nothing, default_jit
 
 iou, intersection, area, clip_to_window = map(
     jax.jit, (geometry.iou, geometry.intersection, geometry.area, geometry.clip_to_window)
@@ -72,10 +72,23 @@ def test_jit_changes_nothing_and_one_trace_serves_all():
     assert_jit_changes_nothing(lambda boxes: geometry.clip(boxes, 20, 30), (some,), (others,))
 
 
+def test_compiled_overlaps_round_as_float32_does():
+    """With XLA's default options as well: no product is contracted with a sum, so equal overlaps stay equal."""
+    corners = np.random.default_rng(1).uniform(0, 400, (340, 2)).astype(np.float32)
+    sizes = np.random.default_rng(2).uniform(5, 100, (340, 2)).astype(np.float32)
+    a, b = np.split(np.concatenate([corners, corners + sizes], 1), [40])
+    sides = np.minimum(a[:, None, 2:], b[:, 2:]) - np.maximum(a[:, None, :2], b[:, :2])
+    shared = np.maximum(sides, 0).prod(-1)
+    areas_a, areas_b = ((boxes[:, 2:] - boxes[:, :2]).prod(-1) for boxes in (a, b))
+    expected = shared / (areas_a[:, None] + areas_b - shared)
+    np.testing.assert_array_equal(default_jit(geometry.iou)(a, b), expected)
+    best = default_jit(lambda a, b: geometry.iou(a, b).max(1))(a, b)  # another program of the same numbers
+    np.testing.assert_array_equal(best, expected.max(1))
+
+
 def test_goldens():
     tv, mp = recorded.load("torchvision_boxes"), recorded.load("matterport_boxes")
-    ours = iou(tv["nms.boxes"][:40], tv["nms.boxes"][40:90])
-    np.testing.assert_allclose(ours, tv["nms.iou"], rtol=1e-6)
+    np.testing.assert_array_equal(iou(tv["nms.boxes"][:40], tv["nms.boxes"][40:90]), tv["nms.iou"])
     np.testing.assert_allclose(iou(mp["boxes_a"], mp["boxes_b"]), mp["overlaps"], rtol=1e-6)
     window = jnp.array([30.0, 20.0, 160.0, 150.0])
     clipped = clip_to_window(recorded.xyxy(mp["boxes_a"]), window)

@@ -66,6 +66,10 @@ def test_degenerate():
     assert nothing.label.tolist() == [0] * 5
     assert match(jnp.ones((3, 5)), jnp.zeros(3, bool), rule="rpn").label.tolist() == [0] * 5
     assert match(jnp.zeros((2, 5)), rule="rpn").label.tolist() == [0] * 5  # an IoU of 0 claims nothing
+    assert match(jnp.zeros((2, 0)), rule="rpn").label.shape == (0,)
+    table = jnp.array([[jnp.nan, 0.9, 0.2], [0.4, jnp.nan, jnp.nan]])  # NaN is no overlap
+    assert match(table, rule="rpn").label.tolist() == [1, 1, 0]
+    assert match(table, rule="rpn").gt_index.tolist() == [1, 0, 0]
     assert match(jnp.full((2, 3), 0.7), rule="plain").label.tolist() == [1] * 3  # the threshold itself is positive
     assert match(jnp.full((2, 3), 0.3), rule="plain").label.tolist() == [-1] * 3  # and the lower one not negative
 

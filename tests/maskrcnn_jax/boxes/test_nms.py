@@ -10,11 +10,11 @@ from tests import oracles, recorded, strategies
 from tests.traced import assert_jit_changes_nothing, default_jit
 
 N = 24
-suppress = default_jit(nms, static_argnames="max_outputs")
+optimised = default_jit(nms, static_argnames="max_outputs")  # slower to compile, quicker to run
 
 
-def survivors(boxes, scores, threshold, slots=None, **options):
-    indices, filled = suppress(
+def survivors(boxes, scores, threshold, slots=None, run=nms, **options):
+    indices, filled = run(
         boxes, scores, iou_threshold=np.float32(threshold), max_outputs=slots or len(boxes), **options
     )
     assert (np.asarray(filled) == np.sort(filled)[::-1]).all(), "filled slots come first"
@@ -85,10 +85,10 @@ def test_rows_that_are_not_valid_change_nothing(boxes, scores, valid, garbage):
 
 def test_a_chain_of_suppressions_is_followed_to_its_end():
     """Each box overlaps only its neighbours: every second one survives, however long the chain."""
-    left = np.arange(1001, dtype=np.float32) * 4
+    left = np.arange(301, dtype=np.float32) * 4
     boxes = np.stack([left, 0 * left, left + 10, 0 * left + 10], 1)
     kept = survivors(boxes, -left, 0.4)
-    assert kept == list(range(0, 1001, 2))
+    assert kept == list(range(0, 301, 2))
 
 
 def test_degenerate():
@@ -101,6 +101,8 @@ def test_degenerate():
     assert survivors(boxes, scores, 0.5) == [2, 0]
     assert survivors(boxes, scores, 0.5, valid=jnp.zeros(3, bool)) == []
     assert survivors(boxes, scores, 0.5, 7) == [2, 0]
+    assert survivors(boxes.at[2, 3].set(jnp.nan), jnp.zeros(3), 0.5) == [0]
+    assert nms(boxes, scores, iou_threshold=0.5, max_outputs=0)[0].shape == (0,)
 
 
 def test_jit_and_vmap_change_nothing_and_one_trace_serves_all():
@@ -139,7 +141,7 @@ def test_five_thousand_boxes(kind):
         shared = np.maximum(w, 0) * np.maximum(h, 0)
         union = np.maximum(areas[best] + areas[order] - shared, np.float32(1e-9))  # two boxes of no area share none
         order = order[(shared / union <= 0.5) | (groups[order] != groups[best])]
-    assert survivors(boxes, scores, 0.5, groups=groups) == expected
+    assert survivors(boxes, scores, 0.5, run=optimised, groups=groups) == expected
     assert 1000 < len(expected) < 4600
 
 

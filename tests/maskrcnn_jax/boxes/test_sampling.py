@@ -74,6 +74,10 @@ def test_degenerate():
     assert fewer.valid.tolist() == [True, True, False, False, False, False]
     empty = sample_balanced(jax.random.key(0), jnp.zeros(0, jnp.int32), total=3, max_positive=1)
     assert not empty.valid.any()
+    background = sample_balanced(jax.random.key(0), jnp.array([1, 0, 0]), total=2, max_positive=0)
+    assert sorted(background.indices.tolist()) == [1, 2]
+    assert not background.positive.any()
+    assert sample_balanced(jax.random.key(0), jnp.array([1, 0]), total=0, max_positive=0).indices.shape == (0,)
 
 
 def test_jit_changes_nothing_and_one_trace_serves_all():
