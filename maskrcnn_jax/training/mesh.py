@@ -18,10 +18,11 @@ DATA = "data"  # name of the axis
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """A one-dimensional mesh of the given devices; default: all devices of all processes.
+    """A one-dimensional mesh of devices, whose axis is named "data".
 
-    Devices are in JAX's order, by process, so that the batch is in the order of the processes; `jax.make_mesh` may
-    permute them.
+    Args:
+        devices: in the order of their processes, so that a batch is in that order, too. Default: all devices of all
+            processes in JAX's order, which is such a one; `jax.make_mesh` may permute them.
 
     >>> data_mesh(jax.devices()[:1]).axis_names
     ('data',)
@@ -35,18 +36,36 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """A copy of the tree on every device. Every process must pass the same values: nothing is sent between them.
+    """A copy of the tree on every device; with one device it may share the tree's memory.
 
     Apply it to a state before its first step, which returns replicated arrays: otherwise the step is compiled twice.
-    With one device the result may share the tree's memory.
+
+    Args:
+        tree: of NumPy or JAX arrays. Every process must pass the same values: nothing is sent between them.
+        mesh: the devices.
+
+    >>> replicate({"step": np.zeros(3)}, data_mesh())["step"].sharding.is_fully_replicated
+    True
     """
     return _put(tree, replicated(mesh))
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
-    """Global arrays [b, ...], sharded over all devices, from this process's arrays [b / processes, ...].
+    """A global batch, spread over all devices of all processes.
 
-    Raises ValueError if this process's images cannot be divided evenly among its devices.
+    Args:
+        batch: a tree of this process's part of the batch, arrays [b / processes, ...].
+        mesh: the devices; their number must divide b.
+
+    Returns:
+        A tree of global arrays [b, ...].
+
+    Raises:
+        ValueError: the devices of this process cannot have equal parts of its images.
+
+    >>> batch = shard_batch(np.zeros((len(jax.devices()), 64, 64, 3)), data_mesh())
+    >>> {shard.data.shape for shard in batch.addressable_shards}
+    {(1, 64, 64, 3)}
     """
     return _put(batch, NamedSharding(mesh, P(DATA)))
 
@@ -58,5 +77,9 @@ def _put(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def on_one_device(tree: Any) -> Any:
-    """The data of a replicated tree on this process's first device, without a copy."""
+    """The data of a replicated tree on this process's first device, without a copy.
+
+    >>> on_one_device(replicate(np.arange(3), data_mesh())).tolist()
+    [0, 1, 2]
+    """
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
