@@ -46,7 +46,8 @@ def slope(amounts: list[float], seconds: list[float]) -> float:
 def training(side: int = SIDE, batch: int = BATCH, rois: int = 512) -> workload.Training:
     """A step of ResNet50 with `rois` RoIs an image, a quarter of them for the mask head."""
     config = workload.config(side, depth=50)
-    config = dataclasses.replace(config, roi=dataclasses.replace(config.roi, samples=rois, max_positive=rois // 4))
+    targets = dataclasses.replace(config.roi.targets, samples=rois, max_positive=rois // 4)
+    config = dataclasses.replace(config, roi=dataclasses.replace(config.roi, targets=targets))
     model = MaskRCNN(config, rngs=nnx.Rngs(0))
     return workload.Training(model, *workload.as_batch([workload.make_scene(i, size=side) for i in range(batch)]))
 

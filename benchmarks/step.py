@@ -26,6 +26,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from benchmarks import workload
 from benchmarks.measuring import device_memory, in_turns, matmul, median, model_flops, readable, save, show
 from crystal.console import console
+from maskrcnn_jax.image.normalise import normalise
 from maskrcnn_jax.model import MaskRCNN
 
 Type = Literal["float32", "bfloat16"]
@@ -61,13 +62,13 @@ def stages(model: MaskRCNN, training: workload.Training) -> dict[str, Callable[[
         run = jax.jit(lambda weights, *arguments: function(nnx.merge(graph, weights), *arguments))
         return lambda *arguments: run(weights, *arguments)
 
-    backbone = with_model(lambda m, images: m.backbone(m.normalise(images)))
+    backbone = with_model(lambda m, images: m.backbone(normalise(images, windows, config=m.config.image)))
     fpn = with_model(lambda m, *maps: m.fpn(maps))
     rpn = with_model(lambda m, pyramid: m.rpn(pyramid))
     propose = with_model(lambda m, o, d: m.propose(o, d, windows, size=size, training=True))
-    supervise = with_model(lambda m, p, o, d: m.supervise(p, o, d, truth, key, windows, size=size))
-    pool_boxes = with_model(lambda m, p, boxes: m.pool(p, boxes, size=size, output_size=roi.box_size))
-    pool_masks = with_model(lambda m, p, boxes: m.pool(p, boxes, size=size, output_size=roi.mask_size))
+    supervise = with_model(lambda m, p, o, d: m.supervise(p, o, d, truth, key, windows))
+    pool_boxes = with_model(lambda m, p, boxes: m.pool(p, boxes, output_size=roi.box_head.size))
+    pool_masks = with_model(lambda m, p, boxes: m.pool(p, boxes, output_size=roi.mask_head.size))
     box_head = with_model(lambda m, pooled: m.box_head(pooled.reshape(-1, *pooled.shape[2:])))
     mask_head = with_model(lambda m, pooled: m.mask_head(pooled.reshape(-1, *pooled.shape[2:])))
     forward = with_model(lambda m, images: m.losses(images, truth, key, windows))
@@ -81,7 +82,7 @@ def stages(model: MaskRCNN, training: workload.Training) -> dict[str, Callable[[
     pyramid = fpn(*maps[1:])
     objectness, deltas = rpn(pyramid)
     rois = supervise(pyramid, objectness, deltas).rois.boxes
-    positive = rois[:, : roi.max_positive]
+    positive = rois[:, : roi.targets.max_positive]
     for_boxes, for_masks = pool_boxes(pyramid, rois), pool_masks(pyramid, positive)
     return {
         "backbone": lambda: backbone(images),

@@ -38,10 +38,11 @@ class Scene(NamedTuple):
 def config(size: int = 512, *, depth: int = 101, dtype: str = "float32") -> MaskRCNNConfig:
     """Torchvision's, with copies of the ground truth among the proposals."""
     base = MaskRCNNConfig.torchvision_coco(depth=depth)
+    targets = dataclasses.replace(base.roi.targets, truth_copies=COPIES, truth_jitter=0.1)
     return dataclasses.replace(
         base,
         image=dataclasses.replace(base.image, size=(size, size)),
-        roi=dataclasses.replace(base.roi, truth_copies=COPIES, truth_jitter=0.1),
+        roi=dataclasses.replace(base.roi, targets=targets),
         compute_dtype=dtype,
     )
 

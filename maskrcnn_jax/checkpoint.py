@@ -17,6 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
+from maskrcnn_jax import migration
 from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.model import MaskRCNN
 
@@ -133,7 +134,7 @@ def _read_config(path: str | Path) -> tuple[MaskRCNNConfig, dict[str, Any]]:
     path = _checkpoint_folder(path)
     try:
         values = json.loads((path / "config" / "metadata").read_text())
-        return MaskRCNNConfig.from_dict(values), values
+        return MaskRCNNConfig.from_dict(migration.grouped_config(values)), values
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: its config cannot be read ({error}); use another checkpoint") from error
 

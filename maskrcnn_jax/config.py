@@ -2,13 +2,16 @@
 
 There is one network; the fields are the differences between the weight sources that conversion cannot fold into the
 weights. Comments name the source of a value: "mp" is Matterport's Mask R-CNN (which the paper is based on), "tv"
-torchvision's, "d2" Detectron2's. Only `model.py` reads the whole config; components take plain arguments.
+torchvision's, "d2" Detectron2's. Only `model.py` reads the whole config; each component takes its own part of it.
 """
 
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from maskrcnn_jax.coco import COCO_CLASSES
 
 Four = tuple[float, float, float, float]
 
@@ -52,66 +55,134 @@ class AnchorConfig:
 
 
 @dataclass(frozen=True)
-class RPNConfig:
-    """Region proposal network: head, targets, loss (Crystals 2021 eq. 2) and proposals."""
+class BoxCoding:
+    """Scale and limit of box deltas (`boxes/coding.py`)."""
 
-    channels: int = 512
-    delta_weights: Four = (10.0, 10.0, 5.0, 5.0)
+    weights: Four = (10.0, 10.0, 5.0, 5.0)
     max_log_scale: float | None = None  # limit of log-scale deltas; log(1000 / 16) in tv and d2
-    # targets
+
+
+@dataclass(frozen=True)
+class RPNTargetConfig:
+    """Which anchors the RPN is trained on (`rpn/targets.py`)."""
+
     positive_iou: float = 0.7
     negative_iou: float = 0.3
     samples: int = 256
     max_positive: int = 128
     crowd_iou: float = 0.001  # an anchor of this IoU with a crowd is never negative (mp)
-    # loss: 1/N_cls sum L_cls + lambda 1/N_reg sum p* L_reg. N_cls and N_reg: sampled anchors and 4 x positives (mp),
-    # sampled anchors (tv), or slots, 256 per image (d2). lambda is 1 in all three.
+
+
+@dataclass(frozen=True)
+class RPNLossConfig:
+    """1/N_cls sum L_cls + lambda 1/N_reg sum p* L_reg (Crystals 2021 eq. 2; `rpn/loss.py`).
+
+    N_cls and N_reg: sampled anchors and 4 x positives (mp), sampled anchors (tv), or slots, 256 per image (d2). lambda
+    is 1 in all three.
+    """
+
     class_normaliser: Literal["sampled", "slots"] = "sampled"
     box_normaliser: Literal["positive_coordinates", "sampled", "slots"] = "positive_coordinates"
     box_beta: float = 1.0
     box_weight: float = 1.0  # lambda
-    # proposals
+
+
+@dataclass(frozen=True)
+class ProposalConfig:
+    """From the RPN's outputs to proposals (`rpn/proposals.py`)."""
+
     per_level: bool = False  # rank and suppress per level (tv, d2) or all levels together (mp)
     score: Literal["logit", "probability"] = "probability"  # what NMS and the final selection rank by
     before_nms: tuple[int, int] = (6000, 6000)  # training, inference
-    after_nms: tuple[int, int] = (2000, 1000)
+    after_nms: tuple[int, int] = (2000, 1000)  # training, inference
     nms_iou: float = 0.7
     min_side: float = 0.0
     clip_to: Literal["window", "image"] = "window"  # without padding (tv, d2), or the whole image (mp)
 
 
 @dataclass(frozen=True)
-class RoIConfig:
-    """Second stage: pooling, heads, targets and losses."""
+class RPNConfig:
+    """Region proposal network: head, targets, loss and proposals."""
 
-    pooling: Literal["bins", "corners"] = "corners"  # RoI Align (tv, d2, the paper) or crop_and_resize (mp)
+    channels: int = 512
+    coding: BoxCoding = field(default_factory=BoxCoding)
+    targets: RPNTargetConfig = field(default_factory=RPNTargetConfig)
+    loss: RPNLossConfig = field(default_factory=RPNLossConfig)
+    proposals: ProposalConfig = field(default_factory=ProposalConfig)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Where a RoI's features are sampled on a map, and how a bin's samples become one value (`roi/align.py`)."""
+
+    kind: Literal["bins", "corners"] = "bins"  # RoI Align (tv, d2, the paper) or crop_and_resize (mp)
     sampling_ratio: int = 2  # samples per bin and side; 0: adaptive (d2)
-    max_samples: int = 8  # limit of the adaptive rule
     aligned: bool = True  # half-pixel shift (d2); tv's False
     reduce: Literal["mean", "max"] = "mean"  # over a bin's samples; max: the paper's section 2.4
-    canonical_size: float = 224.0  # side, in pixels, of a RoI that P4 is for (FPN eq. 1)
-    level_rounding: Literal["floor", "round"] = "round"
-    level_epsilon: float = 0.0
-    box_size: int = 7
-    box_hidden: int = 1024
-    mask_size: int = 14
-    mask_channels: int = 256
-    mask_layers: int = 4
-    delta_weights: Four = (10.0, 10.0, 5.0, 5.0)
-    max_log_scale: float | None = None
-    # targets
+    max_samples: int = 8  # limit of the adaptive rule
+
+
+@dataclass(frozen=True)
+class LevelConfig:
+    """The pyramid level that a RoI is pooled from (FPN eq. 1)."""
+
+    canonical_size: float = 224.0  # side, in pixels, of a RoI that P4 is for
+    rounding: Literal["floor", "round"] = "round"
+    epsilon: float = 0.0  # added to the logarithm
+
+
+@dataclass(frozen=True)
+class BoxHeadConfig:
+    """Two hidden layers over `size` x `size` pooled bins."""
+
+    size: int = 7
+    hidden: int = 1024
+
+
+@dataclass(frozen=True)
+class MaskHeadConfig:
+    """Convolutions over `size` x `size` pooled bins; masks have twice that side."""
+
+    size: int = 14
+    channels: int = 256
+    layers: int = 4
+
+
+@dataclass(frozen=True)
+class RoITargetConfig:
+    """Which RoIs the heads are trained on, and their masks (`roi/targets.py`)."""
+
     truth_copies: int = 0  # copies of each ground-truth box added to the proposals (tv, d2: 1; mp: 0)
     truth_jitter: float = 0.0  # largest shift of a copy's edges, relative to its sides
     samples: int = 200
     max_positive: int = 66
     positive_iou: float = 0.5
+    crowd_iou: float = 0.001  # a RoI of this IoU with a crowd is never negative (mp)
     negatives_per_positive: float | None = None  # mp: 1 / 0.33 - 1, even if slots stay empty
-    mask_targets: Literal["corners", "bins"] = "corners"  # crop_and_resize (mp) or adaptive RoI Align (tv, d2)
-    binary_mask_targets: bool = True  # rounded (mp, d2) or fractional (tv)
-    # losses
+    mask_sampling: Sampling = Sampling(kind="corners")  # crop_and_resize (mp) or adaptive RoI Align (tv, d2)
+    binary_masks: bool = True  # rounded (mp, d2) or fractional (tv)
+
+
+@dataclass(frozen=True)
+class RoILossConfig:
+    """Losses of the heads (Crystals 2021 eq. 1; `roi/loss.py`)."""
+
     class_normaliser: Literal["sampled", "slots"] = "sampled"  # mp averages over all slots, unfilled ones included
     box_normaliser: Literal["positive_coordinates", "sampled"] = "positive_coordinates"  # tv, d2: sampled RoIs
     box_beta: float = 1.0
+
+
+@dataclass(frozen=True)
+class RoIConfig:
+    """Second stage: pooling, heads, targets and losses."""
+
+    pooling: Sampling = Sampling(kind="corners")
+    levels: LevelConfig = field(default_factory=LevelConfig)
+    box_head: BoxHeadConfig = field(default_factory=BoxHeadConfig)
+    mask_head: MaskHeadConfig = field(default_factory=MaskHeadConfig)
+    coding: BoxCoding = field(default_factory=BoxCoding)
+    targets: RoITargetConfig = field(default_factory=RoITargetConfig)
+    loss: RoILossConfig = field(default_factory=RoILossConfig)
 
 
 @dataclass(frozen=True)
@@ -141,6 +212,8 @@ class MaskRCNNConfig:
     # Pixels subtracted from x2 and y2 before boxes are encoded, clipped, suppressed and pooled: 1 (mp) or 0.
     far_edge: int = 0
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of convolutions and matmuls; the rest is float32
+    # XLA's own operations, or those of `kernels/` in programs that run on a CPU: faster, with larger rounding errors.
+    kernels: Literal["xla", "cpu"] = "xla"
 
     @property
     def num_classes(self) -> int:
@@ -153,7 +226,11 @@ class MaskRCNNConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "MaskRCNNConfig":
-        """Inverse of `to_dict`, also after JSON made lists of the tuples. Raises ValueError for unknown keys."""
+        """Inverse of `to_dict`, also after JSON made lists of the tuples; fields that are missing have their defaults.
+
+        Raises:
+            ValueError: for unknown keys, and values that a field cannot have.
+        """
         return _from_dict(cls, values, "")
 
     @classmethod
@@ -167,7 +244,7 @@ class MaskRCNNConfig:
         return dataclasses.replace(
             config,
             classes=((0, "background"), (1, "crystal")),
-            roi=dataclasses.replace(config.roi, pooling="bins", sampling_ratio=2, reduce="max"),
+            roi=dataclasses.replace(config.roi, pooling=Sampling(reduce="max")),
         )
 
     @classmethod
@@ -176,8 +253,11 @@ class MaskRCNNConfig:
         return cls(
             classes=COCO_CLASSES,
             backbone=BackboneConfig(pool_padding="end"),
-            rpn=RPNConfig(clip_to="image"),
-            roi=RoIConfig(negatives_per_positive=1 / 0.33 - 1, class_normaliser="slots"),
+            rpn=RPNConfig(proposals=ProposalConfig(clip_to="image")),
+            roi=RoIConfig(
+                targets=RoITargetConfig(negatives_per_positive=1 / 0.33 - 1),
+                loss=RoILossConfig(class_normaliser="slots"),
+            ),
             far_edge=1,
         )
 
@@ -195,29 +275,24 @@ class MaskRCNNConfig:
             anchors=AnchorConfig(ratios=(0.5, 1.0, 2.0), rounded=True),
             rpn=RPNConfig(
                 channels=256,
-                delta_weights=(1.0, 1.0, 1.0, 1.0),
-                max_log_scale=MAX_LOG_SCALE,
-                box_normaliser="sampled",
-                box_beta=1 / 9,
-                per_level=True,
-                before_nms=(2000, 1000),
-                after_nms=(2000, 1000),
-                min_side=1e-3,
+                coding=BoxCoding((1.0, 1.0, 1.0, 1.0), MAX_LOG_SCALE),
+                loss=RPNLossConfig(box_normaliser="sampled", box_beta=1 / 9),
+                proposals=ProposalConfig(
+                    per_level=True, before_nms=(2000, 1000), after_nms=(2000, 1000), min_side=1e-3
+                ),
             ),
             roi=RoIConfig(
-                pooling="bins",
-                sampling_ratio=2,
-                aligned=False,
-                level_rounding="floor",
-                level_epsilon=1e-6,
-                max_log_scale=MAX_LOG_SCALE,
-                truth_copies=1,
-                samples=512,
-                max_positive=128,
-                mask_targets="bins",
-                binary_mask_targets=False,
-                box_normaliser="sampled",
-                box_beta=1 / 9,
+                pooling=Sampling(aligned=False),
+                levels=LevelConfig(rounding="floor", epsilon=1e-6),
+                coding=BoxCoding(max_log_scale=MAX_LOG_SCALE),
+                targets=RoITargetConfig(
+                    truth_copies=1,
+                    samples=512,
+                    max_positive=128,
+                    mask_sampling=Sampling(sampling_ratio=0, aligned=False),
+                    binary_masks=False,
+                ),
+                loss=RoILossConfig(box_normaliser="sampled", box_beta=1 / 9),
             ),
             detection=DetectionConfig(
                 one_class=False, score_threshold=0.05, nms_iou=0.5, candidates=2000, min_side=1e-2
@@ -236,20 +311,22 @@ class MaskRCNNConfig:
             anchors=AnchorConfig(ratios=(0.5, 1.0, 2.0)),
             rpn=dataclasses.replace(
                 config.rpn,
-                class_normaliser="slots",
-                box_normaliser="slots",
-                box_beta=0.0,
-                score="logit",
-                after_nms=(1000, 1000),
-                min_side=1e-6,  # d2 drops empty boxes
+                loss=RPNLossConfig(class_normaliser="slots", box_normaliser="slots", box_beta=0.0),
+                proposals=dataclasses.replace(
+                    config.rpn.proposals,
+                    score="logit",
+                    after_nms=(1000, 1000),
+                    min_side=1e-6,  # d2 drops empty boxes
+                ),
             ),
             roi=dataclasses.replace(
                 config.roi,
-                sampling_ratio=0,
-                aligned=True,
-                level_epsilon=1e-6,  # d2 adds 1e-8 inside the logarithm; float32 rounding is of this order
-                binary_mask_targets=True,
-                box_beta=0.0,
+                pooling=Sampling(sampling_ratio=0),
+                # d2 adds 1e-8 inside the logarithm; float32 rounding is of the order of this epsilon
+                targets=dataclasses.replace(
+                    config.roi.targets, mask_sampling=Sampling(sampling_ratio=0), binary_masks=True
+                ),
+                loss=dataclasses.replace(config.roi.loss, box_beta=0.0),
             ),
             detection=dataclasses.replace(config.detection, min_side=1e-6),
         )
@@ -276,72 +353,67 @@ class MaskRCNNConfig:
             anchors=AnchorConfig(sizes=(12, 24, 48, 96, 160), ratios=(2.0, 1.0, 0.5)),
             rpn=RPNConfig(
                 channels=64,
-                delta_weights=(1.0, 1.0, 1.0, 1.0),
-                max_log_scale=MAX_LOG_SCALE,
-                samples=128,
-                max_positive=64,
-                box_normaliser="sampled",
-                box_beta=1 / 9,
-                per_level=True,
-                score="logit",
-                before_nms=(300, 300),
-                after_nms=(200, 150),
+                coding=BoxCoding((1.0, 1.0, 1.0, 1.0), MAX_LOG_SCALE),
+                targets=RPNTargetConfig(samples=128, max_positive=64),
+                loss=RPNLossConfig(box_normaliser="sampled", box_beta=1 / 9),
+                proposals=ProposalConfig(per_level=True, score="logit", before_nms=(300, 300), after_nms=(200, 150)),
             ),
             roi=RoIConfig(
-                pooling="bins",
-                sampling_ratio=1,
-                canonical_size=112.0,
-                level_rounding="floor",
-                level_epsilon=1e-6,
-                box_hidden=128,
-                mask_channels=48,
-                mask_layers=2,
-                max_log_scale=MAX_LOG_SCALE,
-                truth_copies=2,
-                truth_jitter=0.1,
-                samples=48,
-                max_positive=16,
-                box_normaliser="sampled",
-                box_beta=1 / 9,
+                pooling=Sampling(sampling_ratio=1),
+                levels=LevelConfig(canonical_size=112.0, rounding="floor", epsilon=1e-6),
+                box_head=BoxHeadConfig(hidden=128),
+                mask_head=MaskHeadConfig(channels=48, layers=2),
+                coding=BoxCoding(max_log_scale=MAX_LOG_SCALE),
+                targets=RoITargetConfig(truth_copies=2, truth_jitter=0.1, samples=48, max_positive=16),
+                loss=RoILossConfig(box_normaliser="sampled", box_beta=1 / 9),
             ),
             detection=DetectionConfig(one_class=False, score_threshold=0.05, nms_iou=0.4, candidates=150),
         )
 
 
-def _from_dict(cls, values, path: str):
-    """A nested dataclass from nested dicts; lists become tuples, so that it is hashable."""
-    names = {f.name: f for f in dataclasses.fields(cls)}
-    unknown = sorted(set(values) - set(names))
+def _from_dict(cls: Any, values: dict, path: str) -> Any:
+    names = {f.name for f in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - names)
     if unknown:
         raise ValueError(f"unknown config keys {', '.join(path + k for k in unknown)}; known: {', '.join(names)}")
-    kwargs = {}
+    kinds, parts = get_type_hints(cls), {}
     for key, value in values.items():
-        kind = names[key].type
-        kwargs[key] = _from_dict(kind, value, f"{path}{key}.") if dataclasses.is_dataclass(kind) else _as_tuple(value)
-    return cls(**kwargs)
+        if dataclasses.is_dataclass(kinds[key]) and isinstance(value, dict):
+            parts[key] = _from_dict(kinds[key], value, f"{path}{key}.")
+        else:
+            try:
+                parts[key] = converted(value, kinds[key])
+            except TypeError as error:
+                raise ValueError(f"config key {path}{key}: {error}") from error
+    return cls(**parts)
 
 
-def _as_tuple(value):
-    return tuple(_as_tuple(v) for v in value) if isinstance(value, list | tuple) else value
+def converted(value: Any, kind: Any) -> Any:
+    """The value as a field annotated with `kind` has it: lists become tuples, so that a config is hashable.
+
+    >>> converted([1, 2], tuple[float, ...]), converted(3, float | None)
+    ((1.0, 2.0), 3.0)
+
+    Raises:
+        TypeError: it is not of that kind.
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal and value in arguments:
+        return value
+    if origin is UnionType:
+        return None if value is None else converted(value, arguments[0])
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = (arguments[0],) * len(value) if arguments[1:] == (...,) else arguments
+        if len(kinds) == len(value) > 0:
+            return tuple(map(converted, value, kinds))
+    if kind is float and isinstance(value, int | float) and type(value) is not bool and math.isfinite(value):
+        return float(value)
+    if kind in (int, bool, str) and type(value) is kind:
+        return value
+    if origin is Literal:
+        raise TypeError(f"{value!r} is none of {', '.join(map(repr, arguments))}")
+    raise TypeError(f"{value!r} is not of type {getattr(kind, '__name__', kind)}")
 
 
 MAX_LOG_SCALE = math.log(1000.0 / 16.0)  # as in boxes/coding.py, which this file may not import
 RESNET_DEPTHS: dict[int, tuple[int, int, int, int]] = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-# COCO's 80 classes by their ids, which have gaps.
-# fmt: off
-COCO_CLASSES: tuple[tuple[int, str], ...] = (
-    (0, "background"), (1, "person"), (2, "bicycle"), (3, "car"), (4, "motorcycle"), (5, "airplane"), (6, "bus"),
-    (7, "train"), (8, "truck"), (9, "boat"), (10, "traffic light"), (11, "fire hydrant"), (13, "stop sign"),
-    (14, "parking meter"), (15, "bench"), (16, "bird"), (17, "cat"), (18, "dog"), (19, "horse"), (20, "sheep"),
-    (21, "cow"), (22, "elephant"), (23, "bear"), (24, "zebra"), (25, "giraffe"), (27, "backpack"), (28, "umbrella"),
-    (31, "handbag"), (32, "tie"), (33, "suitcase"), (34, "frisbee"), (35, "skis"), (36, "snowboard"),
-    (37, "sports ball"), (38, "kite"), (39, "baseball bat"), (40, "baseball glove"), (41, "skateboard"),
-    (42, "surfboard"), (43, "tennis racket"), (44, "bottle"), (46, "wine glass"), (47, "cup"), (48, "fork"),
-    (49, "knife"), (50, "spoon"), (51, "bowl"), (52, "banana"), (53, "apple"), (54, "sandwich"), (55, "orange"),
-    (56, "broccoli"), (57, "carrot"), (58, "hot dog"), (59, "pizza"), (60, "donut"), (61, "cake"), (62, "chair"),
-    (63, "couch"), (64, "potted plant"), (65, "bed"), (67, "dining table"), (70, "toilet"), (72, "tv"),
-    (73, "laptop"), (74, "mouse"), (75, "remote"), (76, "keyboard"), (77, "cell phone"), (78, "microwave"),
-    (79, "oven"), (80, "toaster"), (81, "sink"), (82, "refrigerator"), (84, "book"), (85, "clock"), (86, "vase"),
-    (87, "scissors"), (88, "teddy bear"), (89, "hair drier"), (90, "toothbrush"),
-)
-# fmt: on

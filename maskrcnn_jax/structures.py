@@ -30,6 +30,7 @@ import hook (shape-annotated pytree dataclasses do not). Functions of one image 
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
 
@@ -43,6 +44,12 @@ class GroundTruth(NamedTuple):
     masks: Num[Array, "b g m m"]
     valid: Bool[Array, "b g"]
     crowd: Bool[Array, "b g"]
+
+    def with_a_slot(self) -> "GroundTruth":
+        """Of one image: the same, or, without any slot, one that is not filled, so that there is something to index."""
+        if self.boxes.shape[0]:
+            return self
+        return GroundTruth(*(jnp.zeros((1, *array.shape[1:]), array.dtype) for array in self))
 
 
 class Pyramid(NamedTuple):

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from maskrcnn_jax.config import AnchorConfig, ImageConfig, MaskRCNNConfig
+from maskrcnn_jax.config import (
+    AnchorConfig,
+    BoxHeadConfig,
+    ImageConfig,
+    MaskHeadConfig,
+    MaskRCNNConfig,
+    RPNTargetConfig,
+)
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import GroundTruth
 
@@ -19,10 +26,16 @@ SMALL = dataclasses.replace(
     fpn_channels=8,
     anchors=AnchorConfig(sizes=(8, 16, 24, 32, 48)),
     rpn=dataclasses.replace(
-        _TINY.rpn, channels=8, samples=32, max_positive=16, before_nms=(40, 40), after_nms=(20, 20)
+        _TINY.rpn,
+        channels=8,
+        targets=RPNTargetConfig(samples=32, max_positive=16),
+        proposals=dataclasses.replace(_TINY.rpn.proposals, before_nms=(40, 40), after_nms=(20, 20)),
     ),
     roi=dataclasses.replace(
-        _TINY.roi, box_hidden=16, mask_channels=8, mask_layers=1, samples=12, max_positive=4, box_size=3, mask_size=4
+        _TINY.roi,
+        box_head=BoxHeadConfig(size=3, hidden=16),
+        mask_head=MaskHeadConfig(size=4, channels=8, layers=1),
+        targets=dataclasses.replace(_TINY.roi.targets, samples=12, max_positive=4),
     ),
     detection=dataclasses.replace(_TINY.detection, score_threshold=0.0, candidates=20, max_detections=8),
 )

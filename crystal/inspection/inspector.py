@@ -20,9 +20,10 @@ from crystal.data.images import apply_clahe, prepare, read_image
 from crystal.prediction.predictor import Prediction, to_original
 from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.image.letterbox import Letterbox
+from maskrcnn_jax.image.normalise import normalise
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.roi.detections import Refined
-from maskrcnn_jax.roi.grid import Samples
+from maskrcnn_jax.roi.grid import AxisSamples, pyramid_grid, pyramid_maps
 from maskrcnn_jax.rpn.proposals import Ranked
 from maskrcnn_jax.structures import Detections, Proposals, Pyramid
 
@@ -79,7 +80,7 @@ class Inspection(NamedTuple):
     prediction: Prediction
     chosen: Int[np.ndarray, " n"]
     pooled: Float[np.ndarray, "n o o c"]
-    grid: tuple[Samples, Samples]
+    grid: tuple[AxisSamples, AxisSamples]
     times: list[Timed]
 
 
@@ -152,7 +153,7 @@ class Inspector:
     def follow(self, path: Path) -> tuple[Inspection, ForwardPass]:
         """One image at inference, and the outputs from which `targets.py` computes the losses. Raises ImageError."""
         config, run = self.model.config, Stages(self.model)
-        size = config.image.size
+        size, bins = config.image.size, config.roi.box_head.size
         image = run.host("read", lambda: read_image(path), lambda i: _shapes([i]))
         equalised = None
         if config.image.clahe:
@@ -163,20 +164,22 @@ class Inspector:
         )
         images, windows = jnp.asarray(pixels)[None], jnp.asarray(place.window, jnp.float32)[None]
 
-        maps = run("ResNet: C1 to C5", lambda m, i, w: m.backbone(m.normalise(i, w)), images, windows)
+        maps = run(
+            "ResNet: C1 to C5", lambda m, i, w: m.backbone(normalise(i, w, config=config.image)), images, windows
+        )
         pyramid = run("FPN: P2 to P6", lambda m, maps: m.fpn(maps[1:]), maps)
         objectness, deltas = run("RPN head: objectness, deltas", lambda m, p: m.rpn(p), pyramid)
 
         def propose(model: MaskRCNN, *outputs: Any) -> tuple[Ranked, Proposals]:
-            ranked = model.rank(*outputs, size=size, training=False)
+            ranked = model.rank(*outputs, size=size)
             return ranked, jax.vmap(Ranked.proposals)(ranked)
 
         ranked, proposals = run(
             "proposals: rank, decode, NMS", propose, objectness, deltas, windows, shown=lambda r: r[1].boxes
         )
         pooled = run(
-            f"RoI Align: {config.roi.box_size} x {config.roi.box_size} bins",
-            lambda m, p, boxes: m.pool(p, boxes, size=size, output_size=config.roi.box_size),
+            f"RoI Align: {bins} x {bins} bins",
+            lambda m, p, boxes: m.pool(p, boxes, output_size=bins),
             pyramid,
             proposals.boxes,
         )
@@ -195,9 +198,7 @@ class Inspector:
             windows,
             shown=lambda r: r[1].boxes,
         )
-        masks = run(
-            "masks: RoI Align, mask head", lambda m, p, d: m.detection_masks(p, d, size=size), pyramid, detections
-        )
+        masks = run("masks: RoI Align, mask head", lambda m, p, d: m.detection_masks(p, d), pyramid, detections)
         detections = first_image(detections._replace(masks=masks))
         prediction = run.host(
             "paste into the image",
@@ -207,8 +208,15 @@ class Inspector:
 
         probabilities = np.asarray(jax.nn.softmax(logits, axis=-1))
         chosen = _choose(probabilities, first_image(proposals), first_image(refined))
-        boxes = proposals.boxes[:, chosen]
-        rows, columns = self.model.grid(pyramid, boxes, size=size, output_size=config.roi.box_size)
+        levels = self.model.levels(proposals.boxes, size=size)
+        grid = pyramid_grid(
+            proposals.boxes[0, chosen],
+            pyramid_maps(pyramid[:4], levels[:, chosen]),
+            image_size=size,
+            bins=bins,
+            sampling=config.roi.pooling,
+            far_edge=config.far_edge,
+        )
         names = [f"C{i}" for i in range(1, 6)] + [f"P{i}" for i in range(2, 7)]
         inspection = Inspection(
             config=config,
@@ -221,14 +229,14 @@ class Inspector:
             anchors=self.model.anchors(*size),
             ranked=first_image(ranked),
             proposals=first_image(proposals),
-            levels=np.asarray(self.model.levels(proposals.boxes, size=size)[0]),
+            levels=np.asarray(levels[0]),
             probabilities=probabilities,
             refined=first_image(refined),
             detections=detections,
             prediction=prediction,
             chosen=chosen,
             pooled=np.asarray(pooled[0][chosen], np.float32),
-            grid=jax.tree.map(np.asarray, (rows, columns)),
+            grid=jax.tree.map(np.asarray, grid),
             times=run.times,
         )
         return inspection, ForwardPass(run, pyramid, objectness, deltas, windows)

@@ -83,7 +83,7 @@ def supervise(inspection: Inspection, forward: ForwardPass, truth: ImageGroundTr
     ground_truth = GroundTruth(*map(jnp.asarray, (batch.boxes, batch.classes, batch.masks, batch.valid, batch.crowd)))
     result: Supervision = forward.run(
         "targets and losses, as in training",
-        lambda m, *given: m.supervise(*given, size=size),
+        lambda m, *given: m.supervise(*given),
         forward.pyramid,
         forward.objectness,
         forward.deltas,

@@ -106,7 +106,7 @@ def anchors(inspection: Inspection) -> dict[str, Any]:
 
 def proposals(inspection: Inspection) -> dict[str, Any]:
     """The best boxes before and after non-maximum suppression, and what the best one suppressed."""
-    rpn, ranked, found = inspection.config.rpn, inspection.ranked, inspection.proposals
+    rule, ranked, found = inspection.config.rpn.proposals, inspection.ranked, inspection.proposals
     valid = np.flatnonzero(ranked.valid)
     order = valid[np.argsort(-ranked.scores[valid], kind="stable")]
 
@@ -118,7 +118,7 @@ def proposals(inspection: Inspection) -> dict[str, Any]:
         first = int(ranked.selected[0])
         level = level_of_anchor(inspection)[ranked.anchor]
         overlap = np.asarray(iou(jnp.asarray(ranked.boxes[first][None]), jnp.asarray(ranked.boxes)))[0]
-        fell = ranked.valid & (overlap > rpn.nms_iou) & (level == level[first] if rpn.per_level else True)
+        fell = ranked.valid & (overlap > rule.nms_iou) & (level == level[first] if rule.per_level else True)
         fell[first] = False
         boxes = np.concatenate([ranked.boxes[fell], ranked.boxes[first][None]])
         suppressed = int(fell.sum())
@@ -181,7 +181,7 @@ def align(inspection: Inspection) -> list[dict[str, Any]]:
         points = [axis.position[place][axis.used[place] & axis.inside[place]] for axis in inspection.grid]
         pooled = inspection.pooled[place]
         shown = pictures.busiest(pooled, 9)
-        bins = None if roi.pooling == "corners" else roi.box_size
+        bins = None if roi.pooling.kind == "corners" else roi.box_head.size
         found.append(
             {
                 "classes": _classes(inspection, index),

@@ -1,20 +1,18 @@
 """The settings of a training run: model, schedule, input; presets, and changes by dotted keys.
 
-`--set rpn.nms_iou=0.6 --set batch_size=4` change one value each. An unknown key or a value of another type is refused,
-so that a misspelt one is noticed, and so is a number out of range. A key that is not a field of `TrainConfig` is looked
-for in the model's config; `phases.0.learning_rate` is that of the first phase.
+`--set rpn.proposals.nms_iou=0.6 --set batch_size=4` change one value each. An unknown key or a value of another type is
+refused, so that a misspelt one is noticed, and so is a number out of range. A key that is not a field of `TrainConfig`
+is looked for in the model's config; `phases.0.learning_rate` is that of the first phase.
 """
 
 import ast
 import dataclasses
 import functools
-import math
 from dataclasses import dataclass
-from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from crystal.errors import MAX_SEED, CrystalError, require_range
-from maskrcnn_jax.config import MaskRCNNConfig
+from maskrcnn_jax.config import MaskRCNNConfig, converted
 from maskrcnn_jax.training.state import Part
 
 
@@ -159,16 +157,19 @@ RANGES: dict[str, dict[str, Any]] = {
         ("momentum ema_decay", {"low": 0, "high": 1}),
         ("seed", {"low": 0, "high": MAX_SEED}),
         ("model.image.std model.anchors.strides model.anchors.sizes model.anchors.ratios", {"low": 0, "above": True}),
-        ("model.rpn.delta_weights model.roi.delta_weights", {"low": 0, "above": True}),
-        ("model.rpn.positive_iou model.rpn.negative_iou model.rpn.nms_iou", {"low": 0, "high": 1}),
-        ("model.roi.positive_iou model.roi.truth_jitter", {"low": 0, "high": 1}),
+        ("model.rpn.coding.weights model.roi.coding.weights", {"low": 0, "above": True}),
+        ("model.rpn.targets.positive_iou model.rpn.targets.negative_iou", {"low": 0, "high": 1}),
+        ("model.rpn.proposals.nms_iou", {"low": 0, "high": 1}),
+        ("model.roi.targets.positive_iou model.roi.targets.truth_jitter", {"low": 0, "high": 1}),
         ("model.detection.score_threshold model.detection.nms_iou", {"low": 0, "high": 1}),
-        ("model.rpn.samples model.rpn.max_positive model.rpn.before_nms model.rpn.after_nms", {"low": 1}),
-        ("model.roi.samples model.roi.max_positive model.roi.max_samples", {"low": 1}),
-        ("model.roi.sampling_ratio model.roi.truth_copies model.roi.mask_layers", {"low": 0}),
+        ("model.rpn.targets.samples model.rpn.targets.max_positive", {"low": 1}),
+        ("model.rpn.proposals.before_nms model.rpn.proposals.after_nms", {"low": 1}),
+        ("model.roi.targets.samples model.roi.targets.max_positive model.roi.pooling.max_samples", {"low": 1}),
+        ("model.roi.pooling.sampling_ratio model.roi.targets.truth_copies", {"low": 0}),
+        ("model.roi.mask_head.layers", {"low": 0}),
         ("model.detection.max_detections model.detection.candidates", {"low": 1}),
-        ("model.fpn_channels model.rpn.channels model.roi.box_size model.roi.box_hidden", {"low": 1}),
-        ("model.roi.mask_size model.roi.mask_channels", {"low": 1}),
+        ("model.fpn_channels model.rpn.channels model.roi.box_head.size model.roi.box_head.hidden", {"low": 1}),
+        ("model.roi.mask_head.size model.roi.mask_head.channels", {"low": 1}),
     )
     for name in names.split()
 }
@@ -176,7 +177,7 @@ PRESETS = {"tiny": TrainConfig.tiny, "paper": TrainConfig.paper}
 
 
 def override(config: TrainConfig, assignments: list[str]) -> TrainConfig:
-    """The config with "key=value" assignments applied in order, e.g. "rpn.nms_iou=0.6" or "model.rpn.nms_iou=0.6".
+    """The config with "key=value" assignments applied in order, e.g. "rpn.loss.box_weight=2"; "model." may be left out.
 
     Raises ConfigError for an unknown key or a value of another type, RangeError for a number out of range.
     """
@@ -205,9 +206,12 @@ def _replaced(part: Any, path: list[str], text: str, key: str) -> Any:
     present = getattr(part, path[0])
     if len(path) > 1:
         return dataclasses.replace(part, **{path[0]: _replaced(present, path[1:], text, key)})
+    if dataclasses.is_dataclass(present):
+        below = ", ".join(f"{key}.{f.name}" for f in dataclasses.fields(present))
+        raise ConfigError(f"--set {key}: it is a group of settings; set one of them: {below}")
     kind = get_type_hints(type(part))[path[0]]
     try:
-        value = _converted(_parsed(text), kind)
+        value = converted(_parsed(text), kind)
     except (TypeError, OverflowError) as error:
         like = f"one of {', '.join(map(str, get_args(kind)))}" if get_origin(kind) is Literal else f"like {present!r}"
         raise ConfigError(f"--set {key}={text}: the value must be {like}") from error
@@ -221,29 +225,11 @@ def _parsed(text: str) -> Any:
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
-def _converted(value: Any, kind: Any) -> Any:
-    """The value as a field of that type has it. Raises TypeError where it has none."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Literal and value in arguments:
-        return value
-    if origin is UnionType:
-        return None if value is None else _converted(value, arguments[0])
-    if origin is tuple and isinstance(value, list | tuple):
-        kinds = (arguments[0],) * len(value) if arguments[1:] == (...,) else arguments
-        if len(kinds) == len(value) > 0:
-            return tuple(map(_converted, value, kinds))
-    if kind is float and isinstance(value, int | float) and type(value) is not bool and math.isfinite(value):
-        return float(value)
-    if kind in (int, bool, str) and type(value) is kind:
-        return value
-    raise TypeError(f"{value!r} is no {kind}")
-
-
 def differences(a: Any, b: Any, path: str) -> list[str]:
     """Dotted names below `path` at which two trees of dicts and plain values differ.
 
-    >>> differences({"roi": {"samples": 3, "reduce": "max"}}, {"roi": {"samples": 4, "reduce": "max"}}, "model")
-    ['model.roi.samples']
+    >>> differences({"rpn": {"samples": 3, "score": "logit"}}, {"rpn": {"samples": 4, "score": "logit"}}, "model")
+    ['model.rpn.samples']
     """
     if isinstance(a, dict) and isinstance(b, dict):
         return [d for key in {**a, **b} for d in differences(a.get(key), b.get(key), f"{path}.{key}")]

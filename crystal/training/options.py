@@ -30,7 +30,7 @@ class Train:
     clahe: bool = True
     """Equalise the images (CLAHE) before the network."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default_factory=tuple)
-    """Change one setting, key=value, e.g. rpn.nms_iou=0.6; may be given several times."""
+    """Change one setting, key=value, e.g. rpn.proposals.nms_iou=0.6; may be given several times."""
     crowds_as_objects: bool = False
     """Take annotations with iscrowd 1 for objects, not for regions to ignore: CVAT exports brush masks so."""
     resume: bool = False

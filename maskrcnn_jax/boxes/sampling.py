@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Int, Key, PRNGKeyArray
 
 from maskrcnn_jax import checks
 from maskrcnn_jax.boxes.matching import Label
@@ -78,3 +78,21 @@ def sample_balanced(
     is_positive = slot < positives
     index = jnp.where(is_positive, positive_index, negative_index[jnp.maximum(slot - positives, 0)])
     return Samples(index.astype(jnp.int32), is_positive, slot < positives + negatives)
+
+
+def image_keys(key: PRNGKeyArray, b: int, *, axis: str | None = None) -> Key[Array, "2 b"]:
+    """Two keys for each of b images: for sampling its anchors and its RoIs.
+
+    Args:
+        key: of the step.
+        b: images of this device.
+        axis: mesh axis over which the batch is sharded; the keys are then this device's part of the whole batch's, so
+            that the samples of an image do not depend on the device that it is on.
+
+    >>> image_keys(jax.random.key(0), 3).shape
+    (2, 3)
+    """
+    if axis is None:
+        return jax.random.split(key, (2, b))
+    keys = jax.random.split(key, (2, b * jax.lax.axis_size(axis)))
+    return jax.lax.dynamic_slice_in_dim(keys, jax.lax.axis_index(axis) * b, b, axis=1)

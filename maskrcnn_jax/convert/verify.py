@@ -91,7 +91,7 @@ def compare(model: MaskRCNN, golden: Mapping[str, np.ndarray]) -> list[Compariso
         anchors = len(model.anchors(*size))
         objectness = jnp.full((1, anchors), UNRANKED).at[0, index].set(golden["ranked.objectness"])
         deltas = jnp.zeros((1, anchors, 4)).at[0, index].set(golden["ranked.deltas"])
-        found = run(MaskRCNN.propose, objectness, deltas, windows, size=size, training=False)
+        found = run(MaskRCNN.propose, objectness, deltas, windows, size=size)
         distance = _hausdorff_distance(golden["proposals"], np.asarray(found.boxes[0])[np.asarray(found.valid[0])])
         rows.append(
             Comparison("proposals from the recorded outputs of the RPN", "largest distance, px", distance, PIXELS)
@@ -106,14 +106,14 @@ def compare(model: MaskRCNN, golden: Mapping[str, np.ndarray]) -> list[Compariso
     pyramid = Pyramid(*(ours.get(name) for name in Pyramid._fields))
     if "class_logits" in golden:
         recorded = jnp.asarray(golden["proposals"])[None]
-        logits, deltas = run(MaskRCNN.classify, pyramid, recorded, size=size)
+        logits, deltas = run(MaskRCNN.classify, pyramid, recorded)
         rows += [_per_row("class_logits", logits[0], golden), _per_row("box_deltas", deltas[0], golden)]
     if "detections.boxes" in golden:
         rows.append(_detections(ours["detections"], golden, model.config))
     if "masks" in golden:
         chosen = golden["masks.rows"]
         boxes = jnp.asarray(golden["detections.boxes"])[chosen][None]
-        logits = run(MaskRCNN.outline, pyramid, boxes, size=size)
+        logits = run(MaskRCNN.outline, pyramid, boxes)
         own = np.asarray(logits)[0][np.arange(len(chosen)), :, :, golden["detections.classes"][chosen]]
         error = np.abs(1 / (1 + np.exp(-own)) - golden["masks"]).max()
         rows.append(Comparison("mask probabilities", "largest error", float(error), MASK_TOLERANCE))
@@ -190,7 +190,7 @@ def _detections(ours: Detections, golden: Mapping[str, np.ndarray], config: Mask
         & (np.abs(golden["detections.scores"][:, None] - scores) <= SET_SCORE)
     )
     measure = f"share without a match in class, at IoU {SET_IOU}, in score within {SET_SCORE:g}"
-    if config.roi.pooling == "corners" and "detections.roi" in golden:
+    if config.roi.pooling.kind == "corners" and "detections.roi" in golden:
         height, width = golden["image"].shape[:2]
         rois = golden["proposals"][golden["detections.roi"]]
         inside = (rois[:, 2] < width) & (rois[:, 3] < height)

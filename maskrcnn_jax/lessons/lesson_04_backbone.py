@@ -183,9 +183,9 @@ def found_both_ways(model, images):
     _, *both = both_pyramids(model, images)
     p2, p3, p4, p5 = (jnp.concatenate(maps) for maps in zip(*both, strict=True))
     levels, window = Pyramid(p2, p3, p4, p5, p5[:, ::2, ::2]), jnp.array([[0.0, 0.0, 320.0, 256.0]] * 2)
-    proposals = model.propose(*model.rpn(levels), window, size=(256, 320), training=False).boxes[:, :100]
-    logits, deltas = model.classify(levels, proposals, size=(256, 320))
-    moved = decode(deltas[:, :, 1], proposals, model.config.roi.delta_weights)
+    proposals = model.propose(*model.rpn(levels), window, size=(256, 320)).boxes[:, :100]
+    logits, deltas = model.classify(levels, proposals)
+    moved = decode(deltas[:, :, 1], proposals, model.config.roi.coding.weights)
     return proposals, moved, jax.nn.softmax(logits)[..., 1]
 
 

@@ -15,6 +15,7 @@ with app.setup:
 
     from maskrcnn_jax.boxes.coding import decode, encode
     from maskrcnn_jax.boxes.geometry import iou
+    from maskrcnn_jax.config import RoILossConfig, Sampling
     from maskrcnn_jax.lessons.drops import scene
     from maskrcnn_jax.lessons.exercise import grade, show
     from maskrcnn_jax.lessons.network import compiled, pyramid_of
@@ -83,15 +84,15 @@ def features():
 @app.function(hide_code=True)
 def heads(model, pyramid, boxes):
     """Of boxes [1, r, 4]: class logits, deltas, refined boxes, mask logits there, and those of the refined boxes."""
-    logits, deltas = model.classify(Pyramid(*pyramid), boxes, size=SIZE)
-    refined = decode(deltas[:, :, 1], boxes, model.config.roi.delta_weights)
-    outlines = model.outline(Pyramid(*pyramid), boxes, size=SIZE)
+    logits, deltas = model.classify(Pyramid(*pyramid), boxes)
+    refined = decode(deltas[:, :, 1], boxes, model.config.roi.coding.weights)
+    outlines = model.outline(Pyramid(*pyramid), boxes)
     return (
         logits[0],
         deltas[0],
         refined[0],
         outlines[0],
-        model.outline(Pyramid(*pyramid), refined, size=SIZE)[0, ..., 1],
+        model.outline(Pyramid(*pyramid), refined)[0, ..., 1],
     )
 
 
@@ -100,11 +101,18 @@ def heads(model, pyramid, boxes):
 def three_losses(logits, deltas, mask_logits, box, truth, mask):
     """The package's losses of one proposal that belongs to `truth`; the mask's target is cut out of the frame."""
     frame = jnp.array([[0.0, 0.0, SIZE[1], SIZE[1]]])
-    cut = mask_targets(box, jnp.array([0]), mask, frame, size=mask_logits.shape[1], sampling="bins", binary=True)
+    adaptive = Sampling(sampling_ratio=0)
+    cut = mask_targets(box, jnp.array([0]), mask, frame, size=mask_logits.shape[1], sampling=adaptive, binary=True)
     yes = jnp.ones((1, 1), bool)
     wanted = encode(truth, box, (10.0, 10.0, 5.0, 5.0))
     targets = RoITargets(box[None], jnp.ones((1, 1), jnp.int32), wanted[None], cut[None], yes, yes)
-    losses = roi_losses(logits[None], deltas[None], mask_logits[None], targets, box_beta=BETA)
+    losses = roi_losses(
+        logits[None],
+        deltas[None],
+        mask_logits[None],
+        targets,
+        config=RoILossConfig(box_normaliser="sampled", box_beta=BETA),
+    )
     return losses, cut[0]
 
 
@@ -293,7 +301,8 @@ def check_mask_loss(attempt):
         one = jnp.ones((1, 1), bool)
         zero = jnp.zeros((1, 1, 4))
         targets = RoITargets(zero, jnp.full((1, 1), true_class), zero, jnp.asarray(target)[None, None], one, one)
-        right = roi_losses(jnp.zeros((1, 1, k)), jnp.zeros((1, 1, k, 4)), jnp.asarray(logits)[None, None], targets)[2]
+        nothing, rule = (jnp.zeros((1, 1, k)), jnp.zeros((1, 1, k, 4))), RoILossConfig()
+        right = roi_losses(*nothing, jnp.asarray(logits)[None, None], targets, config=rule)[2]
         cases.append(((logits.tolist(), target.tolist(), true_class), float(right)))
     return grade(
         attempt, cases, hint="A sigmoid of the true class's logit in each cell; the mean over cells, not the sum."

@@ -14,6 +14,7 @@ with app.setup:
 
     from crystal.prediction.overlays import draw_outlines
     from maskrcnn_jax.boxes.geometry import iou
+    from maskrcnn_jax.config import BoxCoding, DetectionConfig
     from maskrcnn_jax.image.letterbox import letterbox
     from maskrcnn_jax.lessons.drops import scene
     from maskrcnn_jax.lessons.exercise import grade, show
@@ -33,6 +34,7 @@ with app.setup:
     from maskrcnn_jax.model import MaskRCNN
     from maskrcnn_jax.roi.detections import select_detections
     from maskrcnn_jax.roi.masks import paste
+    from maskrcnn_jax.structures import Proposals
 
     SIZE = (256, 320)
 
@@ -174,23 +176,10 @@ def _():
 @partial(jax.jit, static_argnames="far_edge")
 def selected(logits, deltas, boxes, valid, window, nms_iou, *, far_edge=0):
     """The package's last step with another NMS threshold."""
-    roi = pretrained().config.roi
-    return select_detections(
-        logits,
-        deltas,
-        boxes,
-        valid,
-        window,
-        one_class=False,
-        score_threshold=0.5,
-        nms_iou=nms_iou,
-        max_detections=100,
-        candidates=150,
-        min_side=0.0,
-        delta_weights=roi.delta_weights,
-        max_log_scale=roi.max_log_scale,
-        far_edge=far_edge,
-    ).detections()
+    rule = DetectionConfig(one_class=False, score_threshold=0.5, nms_iou=nms_iou, candidates=150)
+    proposals, coding = Proposals(boxes, jnp.ones(len(boxes)), valid), pretrained().config.roi.coding
+    refined = select_detections(logits, deltas, proposals, window, config=rule, coding=coding, far_edge=far_edge)
+    return refined.detections()
 
 
 @app.function(hide_code=True)
@@ -304,17 +293,10 @@ def check_candidates(attempt):
         found = select_detections(
             jnp.log(jnp.array(rows)),
             jnp.zeros((p, k, 4)),
-            jnp.asarray(corners, jnp.float32),
-            jnp.ones(p, bool),
+            Proposals(jnp.asarray(corners, jnp.float32), jnp.ones(p), jnp.ones(p, bool)),
             jnp.array([0.0, 0, 500, 500]),
-            one_class=False,
-            score_threshold=least,
-            nms_iou=0.5,
-            max_detections=p * k,
-            candidates=p * k,
-            min_side=0.0,
-            delta_weights=(1, 1, 1, 1),
-            max_log_scale=None,
+            config=DetectionConfig(one_class=False, score_threshold=least, nms_iou=0.5, max_detections=p * k),
+            coding=BoxCoding(),
         ).detections()
         n = int(found.valid.sum())
         pairs = [(int(found.boxes[i, 0]) // 20, int(found.classes[i])) for i in range(n)]

@@ -19,14 +19,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from maskrcnn_jax.config import Sampling
 from maskrcnn_jax.kernels.rows import weighted_rows
-from maskrcnn_jax.roi.grid import Maps, Samples, bin_grid, corner_samples, pyramid_grid, pyramid_maps
+from maskrcnn_jax.roi.grid import AxisSamples, Maps, bin_grid, corner_samples, pyramid_grid, pyramid_maps
 from maskrcnn_jax.roi.separable import mean_weights, pool_separably
 
 ADAPTIVE_LIMIT = 8  # maximum of samples per bin and side for sampling_ratio = 0, which asks for ceil(size / bins)
 
 
-def _neighbours(samples: Samples, length: Int[Array, " r"]):
+def _neighbours(samples: AxisSamples, length: Int[Array, " r"]):
     """The two cells next to each sample, and their weights: arrays [r, o, s, 2]."""
     last = (length - 1)[:, None, None]
     position = jnp.clip(samples.position, 0.0, last.astype(samples.position.dtype))
@@ -37,14 +38,14 @@ def _neighbours(samples: Samples, length: Int[Array, " r"]):
     return jnp.stack([below, jnp.minimum(below + 1, last)], -1), weight
 
 
-def _positions_and_weights(samples: Samples, b: int) -> tuple[Float[Array, "b r o s"], Float[Array, "b r o s"]]:
+def _positions_and_weights(samples: AxisSamples, b: int) -> tuple[Float[Array, "b r o s"], Float[Array, "b r o s"]]:
     """Positions, and each sample's weight in its bin's mean along this axis, with a batch dimension."""
     shape = (b, samples.position.shape[0] // b, *samples.position.shape[1:]) if b else (0, *samples.position.shape)
     return samples.position.reshape(shape), mean_weights(samples).reshape(shape)
 
 
 def _gather(
-    cells: Float[Array, "n c"], rows: Samples, columns: Samples, maps: Maps, reduce: str
+    cells: Float[Array, "n c"], rows: AxisSamples, columns: AxisSamples, maps: Maps, reduce: str
 ) -> Float[Array, "r o o c"]:
     """Interpolate all samples and reduce over each bin. Weights and sums are float32 for any dtype of `cells`: the
     gradient is a scatter-add, which is inexact and slow in bfloat16.
@@ -237,25 +238,21 @@ def pyramid_roi_align(
     roi_levels: Int[Array, "b r"],
     image_size: tuple[int, int],
     output_size: int,
+    sampling: Sampling,
     min_level: int = 2,
-    pooling: str = "bins",
     far_edge: int = 0,
-    sampling_ratio: int = 2,
-    aligned: bool = True,
-    reduce: str = "mean",
-    max_samples: int = ADAPTIVE_LIMIT,
 ) -> Float[Array, "b r o o c"]:
     """Pool every box of a batch from its assigned level, in one gather (adaptive means: `separable.py`).
 
-    `levels` are P2, P3, ... of all images; `roi_levels` (from `assign_levels`) has `min_level` for the first. `pooling`
+    `levels` are P2, P3, ... of all images; `roi_levels` (from `assign_levels`) has `min_level` for the first. The kind
     "bins" is RoI Align, at the scale of level size / image size; "corners" is `crop_and_resize` with boxes divided by
     (image side - far_edge), after `far_edge` is subtracted from x2 and y2.
 
     An 8x8 image with P2 all 2 and P3 all 3; the same box pooled from each:
 
     >>> levels = jnp.full((1, 2, 2, 1), 2.0), jnp.full((1, 1, 1, 1), 3.0)
-    >>> box, sizes = jnp.array([[[1.0, 1.0, 7.0, 7.0]] * 2]), dict(image_size=(8, 8), output_size=1)
-    >>> pyramid_roi_align(levels, box, roi_levels=jnp.array([[2, 3]]), **sizes).ravel().tolist()
+    >>> box, options = jnp.array([[[1.0, 1.0, 7.0, 7.0]] * 2]), dict(image_size=(8, 8), output_size=1)
+    >>> pyramid_roi_align(levels, box, roi_levels=jnp.array([[2, 3]]), sampling=Sampling(), **options).ravel().tolist()
     [2.0, 3.0]
     """
     b, r, _ = boxes.shape
@@ -266,16 +263,13 @@ def pyramid_roi_align(
         maps,
         image_size=image_size,
         bins=output_size,
-        pooling=pooling,
+        sampling=sampling,
         far_edge=far_edge,
-        sampling_ratio=sampling_ratio,
-        aligned=aligned,
-        max_samples=max_samples,
     )
-    if pooling == "bins" and sampling_ratio == 0 and reduce == "mean":
+    if sampling.kind == "bins" and sampling.sampling_ratio == 0 and sampling.reduce == "mean":
         return pool_separably(
             levels, roi_levels - min_level, _positions_and_weights(rows, b), _positions_and_weights(columns, b)
         )
     cells = jnp.concatenate([level.reshape(-1, c) for level in levels])
-    pooled = _gather(cells, rows, columns, maps, "mean" if pooling == "corners" else reduce)
+    pooled = _gather(cells, rows, columns, maps, "mean" if sampling.kind == "corners" else sampling.reduce)
     return pooled.reshape(b, r, output_size, output_size, c)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from maskrcnn_jax.config import BoxHeadConfig
 from maskrcnn_jax.kernels.normal import normal
 
 
@@ -25,27 +26,20 @@ def _promote(arrays: Any, /, *, dtype: Any = None) -> Any:
 class BoxHead(nnx.Module):
     """[r, o, o, c] -> (class logits [r, k], deltas [r, k, 4]); flattened as (row, column, channel).
 
-    >>> head = BoxHead(2, pooled_size=3, hidden=8, num_classes=4, rngs=nnx.Rngs(0))
+    >>> head = BoxHead(2, BoxHeadConfig(size=3, hidden=8), num_classes=4, rngs=nnx.Rngs(0))
     >>> logits, deltas = nnx.eval_shape(lambda head: head(jnp.ones((5, 3, 3, 2))), head)
     >>> logits.shape, deltas.shape
     ((5, 4), (5, 4, 4))
     """
 
     def __init__(
-        self,
-        channels: int,
-        *,
-        pooled_size: int,
-        hidden: int,
-        num_classes: int,
-        dtype: str = "float32",
-        rngs: nnx.Rngs,
+        self, channels: int, config: BoxHeadConfig, *, num_classes: int, dtype: str = "float32", rngs: nnx.Rngs
     ):
         def normal_init(deviation):
             return lambda key, shape, _: normal(key, shape, deviation)
 
         linear = partial(nnx.Linear, dtype=jnp.dtype(dtype), promote_dtype=cast(Any, _promote), rngs=rngs)
-        inputs = channels * pooled_size**2
+        inputs, hidden = channels * config.size**2, config.hidden
         # Standard deviations of He et al. 2015 before a ReLU, and of Fast R-CNN section 3.1 for the outputs.
         self.first = linear(inputs, hidden, kernel_init=normal_init(math.sqrt(2 / inputs)))
         self.second = linear(hidden, hidden, kernel_init=normal_init(math.sqrt(2 / hidden)))

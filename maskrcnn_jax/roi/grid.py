@@ -9,6 +9,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from maskrcnn_jax.config import Sampling
+
 
 class Maps(NamedTuple):
     """The map that each of r RoIs reads: `height` x `width` cells from row `start` of the flat list of cells."""
@@ -18,7 +20,7 @@ class Maps(NamedTuple):
     start: Int[Array, " r"]
 
 
-class Samples(NamedTuple):
+class AxisSamples(NamedTuple):
     """Sampling points of r RoIs along one axis: o bins with s samples each, in cells of the map."""
 
     position: Float[Array, "r o s"]
@@ -44,7 +46,7 @@ def bin_samples(
     bins: int,
     sampling_ratio: int,
     max_samples: int,
-) -> Samples:
+) -> AxisSamples:
     """Samples at the centres of s equal parts of each of `bins` bins between `low` and `high` (in cells).
 
     >>> grid = bin_samples(jnp.array([0.0]), jnp.array([4.0]), jnp.array([8]), bins=2, sampling_ratio=2, max_samples=2)
@@ -61,12 +63,12 @@ def bin_samples(
     steps = _unfused((sample + 0.5) * (size / jnp.maximum(count, 1))[:, None])
     position = low[:, None, None] + _unfused(jnp.arange(bins)[:, None] * size[:, None, None]) + steps[:, None, :]
     inside = (position >= -1.0) & (position <= length[:, None, None])
-    return Samples(position, inside, sample < count[:, None])
+    return AxisSamples(position, inside, sample < count[:, None])
 
 
 def corner_samples(
     low: Float[Array, " r"], high: Float[Array, " r"], length: Int[Array, " r"], *, bins: int
-) -> Samples:
+) -> AxisSamples:
     """One sample per bin, the first and the last on the box's borders; `low` and `high` relative to the centres of the
     map's first (0) and last (1) cells. A single bin samples the centre.
 
@@ -81,7 +83,7 @@ def corner_samples(
         position = _unfused(low * span)[:, None] + _unfused(jnp.arange(bins) * step[:, None])
     position = position[..., None]
     inside = (position >= 0) & (position <= span[:, None, None])
-    return Samples(position, inside, jnp.ones((low.shape[0], 1), bool))
+    return AxisSamples(position, inside, jnp.ones((low.shape[0], 1), bool))
 
 
 def bin_grid(
@@ -94,7 +96,7 @@ def bin_grid(
     sampling_ratio: int,
     aligned: bool,
     max_samples: int,
-) -> tuple[Samples, Samples]:
+) -> tuple[AxisSamples, AxisSamples]:
     """Sampling points of each box on its map: (rows, columns).
 
     A box 8 pixels wide and 4 high at half scale, two bins per side with one sample each, minus half a cell:
@@ -140,25 +142,22 @@ def pyramid_grid(
     *,
     image_size: tuple[int, int],
     bins: int,
-    pooling: str,
-    far_edge: int,
-    sampling_ratio: int,
-    aligned: bool,
-    max_samples: int,
-) -> tuple[Samples, Samples]:
-    """Sampling points of each box on its own map, in cells: (rows, columns). `pooling` and `far_edge` as in
+    sampling: Sampling,
+    far_edge: int = 0,
+) -> tuple[AxisSamples, AxisSamples]:
+    """Sampling points of each box on its own map, in cells: (rows, columns). `sampling` and `far_edge` as in
     `align.pyramid_roi_align`.
 
     A box over the left half of an 8x8 image, on a map of 4x4 cells, with centres at 0 to 3:
 
     >>> maps = Maps(*jnp.array([[4], [4], [0]]))
     >>> rows, columns = pyramid_grid(jnp.array([[0.0, 0.0, 4.0, 8.0]]), maps, image_size=(8, 8), bins=2,
-    ...     pooling="bins", far_edge=0, sampling_ratio=1, aligned=True, max_samples=1)
+    ...     sampling=Sampling(sampling_ratio=1))
     >>> columns.position.ravel().tolist(), rows.position.ravel().tolist()
     ([0.0, 1.0], [0.5, 2.5])
     """
     height, width = image_size
-    if pooling == "corners":
+    if sampling.kind == "corners":
         edge = jnp.array([0, 0, far_edge, far_edge], boxes.dtype)
         boxes01 = (boxes - edge) / jnp.array([width - far_edge, height - far_edge] * 2, boxes.dtype)
         return (
@@ -171,7 +170,7 @@ def pyramid_grid(
         bins=bins,
         scale_x=(maps.width / width).astype(boxes.dtype),
         scale_y=(maps.height / height).astype(boxes.dtype),
-        sampling_ratio=sampling_ratio,
-        aligned=aligned,
-        max_samples=max_samples,
+        sampling_ratio=sampling.sampling_ratio,
+        aligned=sampling.aligned,
+        max_samples=sampling.max_samples,
     )

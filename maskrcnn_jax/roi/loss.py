@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from maskrcnn_jax.config import RoILossConfig
 from maskrcnn_jax.losses import masked_mean, smooth_l1
 from maskrcnn_jax.roi.targets import RoITargets
 
@@ -18,18 +19,23 @@ def roi_losses(
     mask_logits: Float[Array, "b q m m k"],
     targets: RoITargets,
     *,
-    class_normaliser: str = "sampled",
-    box_normaliser: str = "sampled",
-    box_beta: float = 1 / 9,
+    config: RoILossConfig,
     axis: str | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
-    """(class, box, mask) losses of a batch; `targets` have a batch dimension in front, masks are those of the first q
-    slots.
+    """The three losses of a batch. Without positives box and mask losses are 0, with finite gradients.
 
-    `class_normaliser`: "sampled" averages over the sampled RoIs; "slots" over all slots, unfilled ones counting as
-    background (Matterport). `box_normaliser`: "sampled" divides by the sampled RoIs (torchvision, Detectron2),
-    "positive_coordinates" by four times the positives (Matterport). Without positives box and mask losses are 0.
-    `axis`: see `masked_mean`.
+    Args:
+        class_logits: of every sampled RoI.
+        box_deltas: of every RoI, for each class.
+        mask_logits: of the RoIs in the first q slots, where the positives are.
+        targets: of `roi_targets`, with a batch dimension in front.
+        config: what the sums are divided by, and beta of smooth L1; static under `jit`. Class "sampled": the sampled
+            RoIs; "slots": all slots, unfilled ones counting as background (Matterport). Box "sampled": the sampled
+            RoIs (torchvision, Detectron2); "positive_coordinates": four times the positives (Matterport).
+        axis: mesh axis of a sharded batch, see `masked_mean`.
+
+    Returns:
+        (class, box, mask) losses.
 
     A positive of class 1 whose dx is off by 2, and a negative, all logits 0: log 2 over two classes, (2 - beta / 2)
     over the two RoIs, log 2 at each cell of the mask:
@@ -37,21 +43,22 @@ def roi_losses(
     >>> positive, valid = jnp.array([[True, False]]), jnp.array([[True, True]])
     >>> deltas, masks = jnp.zeros((1, 2, 2, 4)).at[0, 0, 1, 0].set(2.0), jnp.zeros((1, 1, 2, 2, 2))
     >>> t = RoITargets(jnp.zeros((1, 2, 4)), jnp.array([[1, 0]]), jnp.zeros((1, 2, 4)), masks[..., 0], positive, valid)
-    >>> [round(float(loss), 4) for loss in roi_losses(jnp.zeros((1, 2, 2)), deltas, masks, t, box_beta=1.0)]
+    >>> rule = RoILossConfig(box_normaliser="sampled", box_beta=1.0)
+    >>> [round(float(loss), 4) for loss in roi_losses(jnp.zeros((1, 2, 2)), deltas, masks, t, config=rule)]
     [0.6931, 0.75, 0.6931]
     """
     entropy = optax.softmax_cross_entropy_with_integer_labels(class_logits, targets.classes)
-    rows = jnp.ones_like(targets.valid) if class_normaliser == "slots" else targets.valid
+    rows = jnp.ones_like(targets.valid) if config.class_normaliser == "slots" else targets.valid
     loss_class = masked_mean(entropy, rows, axis=axis)
 
     true_class = targets.classes[..., None]
     deltas = jnp.take_along_axis(box_deltas, true_class[..., None], axis=2)[:, :, 0]
-    distance = smooth_l1(deltas - targets.deltas, box_beta).sum(-1)
+    distance = smooth_l1(deltas - targets.deltas, config.box_beta).sum(-1)
     count = {
         "sampled": targets.valid.sum().astype(entropy.dtype),
         "positive_coordinates": 4.0 * targets.positive.sum().astype(entropy.dtype),
     }
-    loss_box = masked_mean(distance, targets.positive, count[box_normaliser], axis)
+    loss_box = masked_mean(distance, targets.positive, count[config.box_normaliser], axis)
 
     q = mask_logits.shape[1]
     logits = jnp.take_along_axis(mask_logits, true_class[:, :q, None, None], axis=4)[..., 0]

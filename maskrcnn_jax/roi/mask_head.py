@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from maskrcnn_jax.config import MaskHeadConfig
 from maskrcnn_jax.kernels.convolution import conv2d
 from maskrcnn_jax.kernels.normal import normal
 from maskrcnn_jax.layers import Conv, add_bias
@@ -59,23 +60,17 @@ def depth_to_space(cells: Float[Array, "r h w 4 c"]) -> Float[Array, "r 2*h 2*w 
 class MaskHead(nnx.Module):
     """[r, o, o, c] -> mask logits [r, 2 * o, 2 * o, k].
 
-    >>> head = MaskHead(2, channels=4, layers=1, num_classes=3, rngs=nnx.Rngs(0))
+    >>> head = MaskHead(2, MaskHeadConfig(channels=4, layers=1), num_classes=3, rngs=nnx.Rngs(0))
     >>> nnx.eval_shape(lambda head: head(jnp.ones((5, 14, 14, 2))), head).shape
     (5, 28, 28, 3)
     """
 
     def __init__(
-        self,
-        inputs: int,
-        *,
-        channels: int,
-        layers: int,
-        num_classes: int,
-        dtype: str = "float32",
-        rngs: nnx.Rngs,
+        self, inputs: int, config: MaskHeadConfig, *, num_classes: int, dtype: str = "float32", rngs: nnx.Rngs
     ):
+        channels = config.channels
         self.convs = nnx.List(
-            Conv(inputs if i == 0 else channels, channels, 3, dtype=dtype, rngs=rngs) for i in range(layers)
+            Conv(inputs if i == 0 else channels, channels, 3, dtype=dtype, rngs=rngs) for i in range(config.layers)
         )
         self.double = Deconv2x2(channels, channels, dtype=dtype, rngs=rngs)
         self.masks = Conv(channels, num_classes, 1, scale=0.1, dtype=dtype, rngs=rngs)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from maskrcnn_jax.roi.grid import Samples
+from maskrcnn_jax.roi.grid import AxisSamples
 
 EXACT = jax.lax.Precision.HIGHEST  # some accelerators round factors to bfloat16 or TF32 by default
 CHUNK = 64  # RoIs processed at a time: [CHUNK, o, w, c] is the largest array
@@ -30,25 +30,25 @@ def interpolation_matrix(
     return (jnp.maximum(1.0 - distance, 0.0) * weight[..., None]).sum(-2)
 
 
-def mean_weights(samples: Samples) -> Float[Array, "r o s"]:
+def mean_weights(samples: AxisSamples) -> Float[Array, "r o s"]:
     """Weight of each sample in its bin's mean along this axis; 0 for samples outside or unused.
 
     A bin that uses one of its two samples, and one that uses both, of which the first lies outside:
 
     >>> inside, used = jnp.array([[[True, True]], [[False, True]]]), jnp.array([[True, False], [True, True]])
-    >>> mean_weights(Samples(jnp.zeros((2, 1, 2)), inside, used)).tolist()
+    >>> mean_weights(AxisSamples(jnp.zeros((2, 1, 2)), inside, used)).tolist()
     [[[1.0, 0.0]], [[0.0, 0.5]]]
     """
     count = jnp.maximum(samples.used.sum(1), 1)[:, None, None]
     return (samples.inside & samples.used[:, None, :]) / count
 
 
-def crop_separably(images: Float[Array, "r h w"], rows: Samples, columns: Samples) -> Float[Array, "r o o"]:
+def crop_separably(images: Float[Array, "r h w"], rows: AxisSamples, columns: AxisSamples) -> Float[Array, "r o o"]:
     """The mean of each bin's samples; every RoI reads its own image.
 
     A 2x2 image of 1, 2, 3, 4 and one bin that samples its centre:
 
-    >>> middle = Samples(jnp.full((1, 1, 1), 0.5), jnp.ones((1, 1, 1), bool), jnp.ones((1, 1), bool))
+    >>> middle = AxisSamples(jnp.full((1, 1, 1), 0.5), jnp.ones((1, 1, 1), bool), jnp.ones((1, 1), bool))
     >>> crop_separably(jnp.array([[[1.0, 2.0], [3.0, 4.0]]]), middle, middle).tolist()
     [[[2.5]]]
     """

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from maskrcnn_jax.config import RPNLossConfig
 from maskrcnn_jax.losses import masked_mean, smooth_l1
 from maskrcnn_jax.rpn.targets import RPNTargets
 
@@ -27,29 +28,34 @@ def rpn_losses(
     deltas: Float[Array, "b a 4"],
     targets: RPNTargets,
     *,
-    class_normaliser: str = "sampled",
-    box_normaliser: str = "sampled",
-    box_beta: float = 1 / 9,
+    config: RPNLossConfig,
     axis: str | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(class term, box term) of a batch; `targets` have a batch dimension in front. The caller applies lambda.
+    """The two terms of a batch. Without samples or positives a term is 0, with finite gradients.
 
-    `class_normaliser`: "sampled" (anchors in the batch) or "slots" (samples requested per image, times images);
-    `box_normaliser`: either of these, or "positive_coordinates". Without samples or positives a term is 0, with finite
-    gradients. `axis`: see `masked_mean`.
+    Args:
+        objectness: a logit for every anchor.
+        deltas: predicted deltas of every anchor.
+        targets: of `rpn_targets`, with a batch dimension in front.
+        config: normalisers ("slots": samples requested per image, times images) and beta; static under `jit`. The
+            caller applies lambda, `config.box_weight`.
+        axis: mesh axis of a sharded batch, see `masked_mean`.
+
+    Returns:
+        (class term, box term).
 
     A positive whose dx is off by 2 and a negative, all logits 0: log 2 each, and (2 - beta / 2) over two anchors:
 
     >>> positive = jnp.array([[True, False]])
     >>> targets = RPNTargets(jnp.array([[1, 0]]), positive, jnp.array([[True, True]]), jnp.zeros((1, 2, 4)))
-    >>> deltas = jnp.zeros((1, 2, 4)).at[0, 1, 0].set(2.0)
-    >>> [round(float(loss), 4) for loss in rpn_losses(jnp.zeros((1, 2)), deltas, targets, box_beta=1.0)]
+    >>> deltas, rule = jnp.zeros((1, 2, 4)).at[0, 1, 0].set(2.0), RPNLossConfig(box_normaliser="sampled", box_beta=1.0)
+    >>> [round(float(loss), 4) for loss in rpn_losses(jnp.zeros((1, 2)), deltas, targets, config=rule)]
     [0.6931, 0.75]
     """
     logits = jnp.take_along_axis(objectness, targets.indices, axis=1)
     predicted = jnp.take_along_axis(deltas, targets.indices[..., None], axis=1)
     entropy = optax.sigmoid_binary_cross_entropy(logits, targets.positive.astype(logits.dtype))
-    distance = smooth_l1(predicted - targets.deltas, box_beta).sum(-1)
+    distance = smooth_l1(predicted - targets.deltas, config.box_beta).sum(-1)
 
     count = {
         "sampled": targets.valid.sum().astype(logits.dtype),
@@ -57,6 +63,6 @@ def rpn_losses(
         "positive_coordinates": 4.0 * targets.positive.sum().astype(logits.dtype),
     }
     return (
-        masked_mean(entropy, targets.valid, count[class_normaliser], axis),
-        masked_mean(distance, targets.positive, count[box_normaliser], axis),
+        masked_mean(entropy, targets.valid, count[config.class_normaliser], axis),
+        masked_mean(distance, targets.positive, count[config.box_normaliser], axis),
     )

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from maskrcnn_jax.boxes.coding import decode
 from maskrcnn_jax.boxes.geometry import clip_to_window
 from maskrcnn_jax.boxes.nms import nms
+from maskrcnn_jax.config import BoxCoding, ProposalConfig
 from maskrcnn_jax.structures import Proposals
 
 
@@ -38,6 +39,35 @@ def _best_per_level(objectness: Float[Array, " a"], level_sizes: tuple[int, ...]
     return best
 
 
+def _select_per_level(
+    groups: list[Array],
+    boxes: Float[Array, "n 4"],
+    scores: Float[Array, " n"],
+    valid: Bool[Array, " n"],
+    *,
+    nms_iou: float,
+    after_nms: int,
+) -> tuple[Int[Array, " p"], Bool[Array, " p"]]:
+    """NMS of each level's candidates, then the best of all levels: one small suppression matrix per level instead of a
+    large one.
+    """
+    parts, part_filled, start = [], [], 0
+    for group in groups:
+        level = slice(start, start + group.shape[0])
+        limit = min(after_nms, group.shape[0])
+        selected, filled = nms(
+            boxes[level], scores[level], iou_threshold=nms_iou, max_outputs=limit, valid=valid[level]
+        )
+        parts.append(selected + start)
+        part_filled.append(filled)
+        start += group.shape[0]
+    selected, filled = jnp.concatenate(parts), jnp.concatenate(part_filled)
+    slots = min(after_nms, selected.shape[0])
+    _, order = jax.lax.top_k(jnp.where(filled, scores[selected], -jnp.inf), slots)
+    pad = (0, after_nms - slots)
+    return jnp.pad(selected[order], pad), jnp.pad(filled[order], pad)
+
+
 def propose(
     objectness: Float[Array, " a"],
     deltas: Float[Array, "a 4"],
@@ -45,67 +75,47 @@ def propose(
     window: Float[Array, " 4"],
     *,
     level_sizes: tuple[int, ...],
-    per_level: bool,
-    score: str,
-    before_nms: int,
-    after_nms: int,
-    nms_iou: float,
-    min_side: float,
-    delta_weights: tuple[float, float, float, float],
-    max_log_scale: float | None,
+    config: ProposalConfig,
+    coding: BoxCoding,
+    training: bool = False,
 ) -> Ranked:
-    """Proposals of one image in `after_nms` slots, best first, clipped to `window`, together with the candidates that
-    they were selected from; `propose(...).proposals()` gives the proposals alone.
+    """The candidates of one image and the proposals among them; `propose(...).proposals()` gives the proposals alone.
 
-    `level_sizes`: number of anchors per level. The `before_nms` best anchors by logit, of each level or of all levels
-    together, are decoded and suppressed at `nms_iou`; the `after_nms` best of the rest are the proposals. `score` is
-    what both rank by: "logit", or "probability", which ties where the sigmoid saturates in float32. Boxes with a side
-    below `min_side` are dropped.
+    The best anchors by logit, of each level or of all levels together, are decoded, clipped and suppressed; the best of
+    the rest are the proposals. Everything but the arrays is static under `jit`.
+
+    Args:
+        objectness: logits.
+        deltas: of every anchor.
+        anchors: boxes in pixels.
+        window: the part of the image that proposals are clipped to.
+        level_sizes: number of anchors per level.
+        config: limits before and after NMS, its threshold, and what candidates are ranked by.
+        coding: scale and limit of the deltas.
+        training: which of the two limits holds.
+
+    Returns:
+        Candidates, and indices of the proposals in `after_nms` slots, best first.
 
     Three anchors, not moved: the second overlaps the first at an IoU of 9/11 and is suppressed, the third is clipped to
     the window. By logit they rank third, first, second, and the first two of that order are selected:
 
     >>> anchors = jnp.array([[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0], [20.0, 0.0, 40.0, 10.0]])
-    >>> options = dict(level_sizes=(3,), per_level=True, score="logit", before_nms=3, after_nms=3, nms_iou=0.7)
-    >>> ranked = propose(jnp.array([2.0, 1.0, 3.0]), jnp.zeros((3, 4)), anchors, jnp.array([0.0, 0.0, 32.0, 32.0]),
-    ...     **options, min_side=0.0, delta_weights=(1, 1, 1, 1), max_log_scale=None)
+    >>> window, rule = jnp.array([0.0, 0.0, 32.0, 32.0]), ProposalConfig(score="logit", after_nms=(3, 3))
+    >>> logits = jnp.array([2.0, 1.0, 3.0])
+    >>> ranked = propose(logits, jnp.zeros((3, 4)), anchors, window, level_sizes=(3,), config=rule, coding=BoxCoding())
     >>> ranked.anchor.tolist(), ranked.selected[ranked.filled].tolist()
     ([2, 0, 1], [0, 1])
-    >>> found = ranked.proposals()
-    >>> found.boxes[found.valid].tolist(), found.scores[found.valid].tolist()
-    ([[20.0, 0.0, 32.0, 10.0], [0.0, 0.0, 10.0, 10.0]], [3.0, 2.0])
+    >>> ranked.proposals().boxes[:2].tolist()
+    [[20.0, 0.0, 32.0, 10.0], [0.0, 0.0, 10.0, 10.0]]
     """
-    groups = _best_per_level(objectness, level_sizes if per_level else (objectness.shape[0],), before_nms)
+    before_nms, after_nms = (limits[0 if training else 1] for limits in (config.before_nms, config.after_nms))
+    groups = _best_per_level(objectness, level_sizes if config.per_level else (objectness.shape[0],), before_nms)
     index = jnp.concatenate(groups)
-    boxes = clip_to_window(decode(deltas[index], anchors[index], delta_weights, max_log_scale=max_log_scale), window)
-    scores = objectness[index]
-    if score == "probability":
+    moved = decode(deltas[index], anchors[index], coding.weights, max_log_scale=coding.max_log_scale)
+    boxes, scores = clip_to_window(moved, window), objectness[index]
+    if config.score == "probability":  # ties where the sigmoid saturates in float32
         scores = jax.nn.sigmoid(scores)
-    sides = boxes[:, 2:] - boxes[:, :2]
-    valid = (sides >= min_side).all(1)
-
-    if not per_level:
-        selected, filled = nms(boxes, scores, iou_threshold=nms_iou, max_outputs=after_nms, valid=valid)
-        return Ranked(index, boxes, scores, valid, selected, filled)
-
-    # One small suppression matrix per level instead of a large one over all levels.
-    parts, part_filled, start = [], [], 0
-    for group in groups:
-        level = slice(start, start + group.shape[0])
-        selected, filled = nms(
-            boxes[level],
-            scores[level],
-            iou_threshold=nms_iou,
-            max_outputs=min(after_nms, group.shape[0]),
-            valid=valid[level],
-        )
-        parts.append(selected + start)
-        part_filled.append(filled)
-        start += group.shape[0]
-    selected, filled = jnp.concatenate(parts), jnp.concatenate(part_filled)
-    ranking = jnp.where(filled, scores[selected], -jnp.inf)
-    slots = min(after_nms, ranking.shape[0])
-    _, order = jax.lax.top_k(ranking, slots)
-    selected, filled = selected[order], filled[order]
-    pad = (0, after_nms - slots)
-    return Ranked(index, boxes, scores, valid, jnp.pad(selected, pad), jnp.pad(filled, pad))
+    valid = (boxes[:, 2:] - boxes[:, :2] >= config.min_side).all(1)
+    selected, filled = _select_per_level(groups, boxes, scores, valid, nms_iou=config.nms_iou, after_nms=after_nms)
+    return Ranked(index, boxes, scores, valid, selected, filled)
