@@ -68,3 +68,15 @@ def small_batch(seed=0, b=2, g=3, empty=False):
         jnp.zeros((b, g), bool),
     )
     return jnp.asarray(images), truth
+
+
+def one_truth(boxes, valid=None, crowd=None, classes=None, masks=None):
+    """The ground truth of one image, without the batch dimension; by default all objects are valid, of class 1."""
+    g = len(boxes)
+    return GroundTruth(
+        jnp.asarray(boxes, jnp.float32),
+        jnp.ones(g, jnp.int32) if classes is None else jnp.asarray(classes, jnp.int32),
+        jnp.ones((g, 2, 2), jnp.uint8) if masks is None else jnp.asarray(masks),
+        jnp.ones(g, bool) if valid is None else jnp.asarray(valid),
+        jnp.zeros(g, bool) if crowd is None else jnp.asarray(crowd),
+    )

@@ -29,8 +29,8 @@ def test_consistent(config):
     assert config.classes[0] == (0, "background")
     assert len({i for i, _ in config.classes}) == config.num_classes
     assert len(config.anchors.strides) == len(config.anchors.sizes) == 5
-    assert config.roi.max_positive <= config.roi.samples
-    assert config.rpn.max_positive <= config.rpn.samples
+    assert config.roi.targets.max_positive <= config.roi.targets.samples
+    assert config.rpn.targets.max_positive <= config.rpn.targets.samples
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.far_edge = 3
 
@@ -43,12 +43,12 @@ def test_what_sets_the_presets_apart():
     assert [c.backbone.stride_on for c in (mp, tv, d2, paper)] == ["1x1", "3x3", "1x1", "1x1"]
     assert [c.backbone.pool_padding for c in (mp, tv, d2, paper)] == ["end", "both", "both", "end"]
     assert [c.rpn.channels for c in (mp, tv, d2, paper)] == [512, 256, 256, 512]
-    assert [c.rpn.after_nms for c in (mp, tv, d2)] == [(2000, 1000), (2000, 1000), (1000, 1000)]
-    assert [c.roi.pooling for c in (mp, tv, d2, paper)] == ["corners", "bins", "bins", "bins"]
-    assert [c.roi.aligned for c in (tv, d2)] == [False, True]
-    assert [c.roi.sampling_ratio for c in (tv, d2, paper)] == [2, 0, 2]
-    assert [c.roi.reduce for c in (mp, tv, d2, paper)] == ["mean", "mean", "mean", "max"]
-    assert [c.roi.truth_copies for c in (mp, tv, d2)] == [0, 1, 1]
+    assert [c.rpn.proposals.after_nms for c in (mp, tv, d2)] == [(2000, 1000), (2000, 1000), (1000, 1000)]
+    assert [c.roi.pooling.kind for c in (mp, tv, d2, paper)] == ["corners", "bins", "bins", "bins"]
+    assert [c.roi.pooling.aligned for c in (tv, d2)] == [False, True]
+    assert [c.roi.pooling.sampling_ratio for c in (tv, d2, paper)] == [2, 0, 2]
+    assert [c.roi.pooling.reduce for c in (mp, tv, d2, paper)] == ["mean", "mean", "mean", "max"]
+    assert [c.roi.targets.truth_copies for c in (mp, tv, d2)] == [0, 1, 1]
     assert [c.far_edge for c in (mp, tv, d2, paper)] == [1, 0, 0, 1]
     assert [c.detection.score_threshold for c in (mp, tv, d2, paper)] == [0.7, 0.05, 0.05, 0.7]
     assert (tv.anchors.rounded, d2.anchors.rounded) == (True, False)
@@ -67,5 +67,5 @@ def test_unknown_keys_are_refused_by_name(values, named):
 def test_partial_dict_keeps_the_defaults():
     config = MaskRCNNConfig.from_dict({"rpn": {"channels": 7}, "classes": [[0, "background"], [5, "needle"]]})
     assert config.rpn.channels == 7
-    assert config.rpn.samples == MaskRCNNConfig().rpn.samples
+    assert config.rpn.targets == MaskRCNNConfig().rpn.targets
     assert config.classes == ((0, "background"), (5, "needle"))

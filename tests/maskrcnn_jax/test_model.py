@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from maskrcnn_jax.config import BackboneConfig, MaskRCNNConfig
+from maskrcnn_jax.config import BackboneConfig, BoxHeadConfig, MaskHeadConfig, MaskRCNNConfig, RPNTargetConfig
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import GroundTruth
 
@@ -28,9 +28,17 @@ def small_config() -> MaskRCNNConfig:
         ),
         fpn_channels=8,
         rpn=dataclasses.replace(
-            tiny.rpn, channels=8, samples=32, max_positive=16, before_nms=(60, 50), after_nms=(40, 30)
+            tiny.rpn,
+            channels=8,
+            targets=RPNTargetConfig(samples=32, max_positive=16),
+            proposals=dataclasses.replace(tiny.rpn.proposals, before_nms=(60, 50), after_nms=(40, 30)),
         ),
-        roi=dataclasses.replace(tiny.roi, box_hidden=16, mask_channels=8, mask_layers=1, samples=12, max_positive=6),
+        roi=dataclasses.replace(
+            tiny.roi,
+            box_head=BoxHeadConfig(hidden=16),
+            mask_head=MaskHeadConfig(channels=8, layers=1),
+            targets=dataclasses.replace(tiny.roi.targets, samples=12, max_positive=6),
+        ),
         detection=dataclasses.replace(tiny.detection, candidates=40, max_detections=10),
     )  # fmt: skip
 
@@ -139,7 +147,7 @@ def test_every_preset_fits_together(preset):
     s, losses = nnx.eval_shape(
         lambda model, truth: (model.stages(pixels), model.losses(pixels, truth, jax.random.key(0))), model, truth()
     )
-    count, k = config.rpn.after_nms[1], config.num_classes
+    count, k = config.rpn.proposals.after_nms[1], config.num_classes
     assert s.class_logits.shape == (2, count, k)
     assert s.detections.masks.shape == (2, 100, 28, 28)
     assert all(loss.shape == () and loss.dtype == jnp.float32 for loss in losses)
@@ -180,30 +188,14 @@ def test_images_of_a_batch_do_not_see_each_other(model):
     np.testing.assert_allclose(s.detections.boxes, swapped.detections.boxes[::-1], atol=1e-2)
 
 
-def test_normalisation():
-    config = dataclasses.replace(small_config(), image=MaskRCNNConfig.paper().image)
-    model = nnx.eval_shape(lambda: MaskRCNN(config, rngs=nnx.Rngs(0)))  # no weights are needed
-    window = jnp.array([[0.0, 0.0, 4.0, 2.0]])
-    black = model.normalise(jnp.zeros((1, 4, 4, 3), jnp.uint8), window)
-    np.testing.assert_allclose(black, np.broadcast_to([-123.7, -116.8, -103.9], (1, 4, 4, 3)), rtol=1e-6)
-    config = MaskRCNNConfig.torchvision_coco().image
-    model.config = dataclasses.replace(model.config, image=config)
-    white = model.normalise(jnp.full((1, 4, 4, 3), 255, jnp.uint8), window)
-    np.testing.assert_allclose(white[0, 0, 0], (1 - np.array([0.485, 0.456, 0.406])) / [0.229, 0.224, 0.225], rtol=1e-5)
-    assert not white[0, 2:].any()
-    assert white[0, :2].all()
-
-
 def test_a_far_edge_comes_back():
     """`far_edge` pixels go in and come out again: anchors are proposed where they lie, though clipped to the window."""
-    config = dataclasses.replace(
-        small_config(),
-        far_edge=1,
-        rpn=dataclasses.replace(small_config().rpn, nms_iou=1.0, after_nms=(40, 200), before_nms=(200, 200)),
-    )
+    rpn = small_config().rpn
+    rule = dataclasses.replace(rpn.proposals, nms_iou=1.0, after_nms=(40, 200), before_nms=(200, 200))
+    config = dataclasses.replace(small_config(), far_edge=1, rpn=dataclasses.replace(rpn, proposals=rule))
     model = nnx.eval_shape(lambda: MaskRCNN(config, rngs=nnx.Rngs(0)))  # no weights are needed
     anchors = model.anchors(*SIZE)
-    found = jax.jit(partial(model.propose, size=SIZE, training=False))(
+    found = jax.jit(partial(model.propose, size=SIZE))(
         jnp.zeros((1, len(anchors))), jnp.zeros((1, len(anchors), 4)), EVERYTHING[:1]
     )
     boxes = np.asarray(found.boxes[0])[np.asarray(found.valid[0])]

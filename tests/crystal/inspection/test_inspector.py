@@ -90,7 +90,7 @@ def test_what_nms_chose_among_and_where_it_came_from(seen):
 def test_the_grid_shows_where_the_pooled_features_were_read(seen):
     _, inspection, _, _ = seen
     rows, columns = inspection.grid
-    assert SMALL.roi.sampling_ratio == 1
+    assert SMALL.roi.pooling.sampling_ratio == 1
     for n, index in enumerate(inspection.chosen):
         features = inspection.maps[f"P{inspection.levels[index]}"]
         for i, y in enumerate(rows.position[n, :, 0]):

@@ -25,9 +25,10 @@ def test_steps_keep_the_shares_of_the_phases():
 
 def test_overrides_reach_the_run_and_the_model():
     config = override(
-        TrainConfig.tiny(), ["batch_size=4", "rpn.nms_iou=0.6", "model.roi.reduce=max", "train_norms=false"]
+        TrainConfig.tiny(),
+        ["batch_size=4", "rpn.proposals.nms_iou=0.6", "model.roi.pooling.reduce=max", "train_norms=false"],
     )
-    assert (config.batch_size, config.model.rpn.nms_iou, config.model.roi.reduce) == (4, 0.6, "max")
+    assert (config.batch_size, config.model.rpn.proposals.nms_iou, config.model.roi.pooling.reduce) == (4, 0.6, "max")
     assert config.train_norms is False
     assert override(config, ["weight_decay=0"]).weight_decay == 0.0
     assert override(config, ["image.size=(128, 128)"]).model.image.size == (128, 128)
@@ -36,7 +37,7 @@ def test_overrides_reach_the_run_and_the_model():
 @pytest.mark.parametrize(
     ("assignment", "named"),
     [
-        ("rpn.nms_treshold=0.6", "nms_treshold"),
+        ("rpn.proposals.nms_treshold=0.6", "nms_treshold"),
         ("batch_size=many", "batch_size"),
         ("batch_size=2.5", "batch_size"),
         ("batch_size", "key=value"),
@@ -68,8 +69,8 @@ def test_what_is_unknown_or_of_another_type_is_refused(assignment, named):
         ("accumulate=0", "at least 1"),
         ("accumulate=501", "accumulate 501: a phase has only 500 steps; choose at most 500"),
         ("ema_decay=1.1", "from 0 to 1"),
-        ("rpn.nms_iou=7", "from 0 to 1"),
-        ("rpn.before_nms=(0, 10)", "at least 1"),
+        ("rpn.proposals.nms_iou=7", "from 0 to 1"),
+        ("rpn.proposals.before_nms=(0, 10)", "at least 1"),
         ("image.std=(0, 1, 1)", "above 0"),
         ("image.size=[250,300]", "multiples of 64"),
         ("image.size=(0, 64)", "multiples of 64"),

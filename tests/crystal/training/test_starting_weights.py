@@ -74,13 +74,17 @@ def test_a_set_that_changes_a_shape_is_refused_in_a_sentence(tmp_path):
     checkpoint.save(small_model(4), tmp_path / "weights")
     start = dataclasses.replace(TrainConfig.tiny(), model=SMALL)
     with pytest.raises(CheckpointError) as refused:
-        starting_model(override(start, ["roi.box_hidden=24", "rpn.nms_iou=0.5"]), str(tmp_path / "weights"))
+        starting_model(
+            override(start, ["roi.box_head.hidden=24", "rpn.proposals.nms_iou=0.5"]), str(tmp_path / "weights")
+        )
     text = str(refused.value)
     assert "\n" not in text
-    assert "model.roi.box_hidden" in text
+    assert "model.roi.box_head.hidden" in text
     assert "box_head.classes.kernel: (16, 2) in the file, (24, 2) in the config" in text
     assert "leave that --set out" in text
-    model, _ = starting_model(override(start, ["rpn.nms_iou=0.5", "compute_dtype=bfloat16"]), str(tmp_path / "weights"))
+    model, _ = starting_model(
+        override(start, ["rpn.proposals.nms_iou=0.5", "compute_dtype=bfloat16"]), str(tmp_path / "weights")
+    )
     assert model.config.compute_dtype == "bfloat16"
 
 

@@ -18,12 +18,12 @@ def test_init_takes_the_architecture_from_the_weights(tmp_path):
     write_scenes(tmp_path / "data", 1, seed=1)
     checkpoint.save(small_model(7), tmp_path / "weights")
     options = Train(tmp_path / "data", tmp_path / "run", init=str(tmp_path / "weights"), steps=2)
-    options.set = ("batch_size=2", "rpn.nms_iou=0.6")
+    options.set = ("batch_size=2", "rpn.proposals.nms_iou=0.6")
     config = resolve(load_split(options.data, "train"), options)
     model, _ = starting_model(config, options.init)
     for architecture in (config.model, model.config):
         assert architecture.fpn_channels == SMALL.fpn_channels
-        assert architecture.rpn.nms_iou == 0.6
+        assert architecture.rpn.proposals.nms_iou == 0.6
         assert architecture.classes == ((0, "background"), (1, "shape"))
         assert architecture.image.clahe is True  # the run's own, whatever the weights were trained on
     plain = dataclasses.replace(options, clahe=False)

@@ -96,8 +96,8 @@ def border_nudges(rois, model, *, bins):
     levels = np.asarray(
         assign_levels(
             jnp.asarray(recorded.xyxy(rois)) * 256,
-            canonical_size=model.config.roi.canonical_size,
-            rounding=model.config.roi.level_rounding,
+            canonical_size=model.config.roi.levels.canonical_size,
+            rounding=model.config.roi.levels.rounding,
         )
     )
     span = (256 / 2.0**levels - 1).astype(np.float32)[:, None]

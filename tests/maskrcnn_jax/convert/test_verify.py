@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from maskrcnn_jax.config import Sampling
 from maskrcnn_jax.convert.table import ConversionError
 from maskrcnn_jax.convert.verify import Comparison, compare, read_golden
 from tests.small import SMALL, small_batch, small_model
@@ -123,7 +124,7 @@ def test_what_is_no_golden(tmp_path):
 
 def test_detections_at_the_far_border_are_left_out_of_crops():
     """Of a network that pools with `crop_and_resize` they hang on an ulp; of the others every one counts."""
-    corners = dataclasses.replace(SMALL, roi=dataclasses.replace(SMALL.roi, pooling="corners"))
+    corners = dataclasses.replace(SMALL, roi=dataclasses.replace(SMALL.roi, pooling=Sampling("corners")))
     ours = small_model(5, corners)
     golden = of_detections(record(ours, np.asarray(small_batch(1)[0][0])))
     n = len(golden["detections.boxes"])

@@ -25,7 +25,7 @@ def losses_and_gradients(
     `class_boxes` take the place of its boxes in the box head.
     """
     class_boxes = for_heads.boxes if class_boxes is None else class_boxes
-    rpn, roi, size = model.config.rpn, model.config.roi, (images.shape[1], images.shape[2])
+    rpn, roi = model.config.rpn, model.config.roi
     graph, state = nnx.split(model)
 
     # The peers' gradients are met to 1e-4, of which a program that is not optimised at all takes its part.
@@ -35,25 +35,10 @@ def losses_and_gradients(
             ours = nnx.merge(graph, state)
             _, pyramid = ours.features(images, windows)
             objectness, deltas = ours.rpn(pyramid)
-            class_logits, box_deltas = ours.classify(pyramid, class_boxes, size=size)
-            mask_logits = ours.outline(pyramid, for_heads.boxes[:, : for_heads.masks.shape[1]], size=size)
-            first = rpn_losses(
-                objectness,
-                deltas,
-                for_rpn,
-                class_normaliser=rpn.class_normaliser,
-                box_normaliser=rpn.box_normaliser,
-                box_beta=rpn.box_beta,
-            )
-            second = roi_losses(
-                class_logits,
-                box_deltas,
-                mask_logits,
-                for_heads,
-                class_normaliser=roi.class_normaliser,
-                box_normaliser=roi.box_normaliser,
-                box_beta=roi.box_beta,
-            )
+            class_logits, box_deltas = ours.classify(pyramid, class_boxes)
+            mask_logits = ours.outline(pyramid, for_heads.boxes[:, : for_heads.masks.shape[1]])
+            first = rpn_losses(objectness, deltas, for_rpn, config=rpn.loss)
+            second = roi_losses(class_logits, box_deltas, mask_logits, for_heads, config=roi.loss)
             return sum((*first, *second)), (*first, *second)
 
         return jax.value_and_grad(total, has_aux=True)(state)

@@ -3,12 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from maskrcnn_jax.config import BoxHeadConfig
 from maskrcnn_jax.roi.box_head import BoxHead
 from tests.traced import assert_finite_gradients, assert_jit_changes_nothing
 
 
 def test_two_hidden_layers_over_row_column_channel():
-    head = BoxHead(2, pooled_size=3, hidden=8, num_classes=4, rngs=nnx.Rngs(0))
+    head = BoxHead(2, BoxHeadConfig(3, 8), num_classes=4, rngs=nnx.Rngs(0))
     pooled = jax.random.normal(jax.random.key(0), (5, 3, 3, 2))
     logits, deltas = nnx.jit(lambda head, pooled: head(pooled))(head, pooled)
     assert logits.shape == (5, 4)
@@ -28,7 +29,7 @@ def test_two_hidden_layers_over_row_column_channel():
 
 
 def test_jit_one_trace_gradients_and_no_rois():
-    head = BoxHead(2, pooled_size=3, hidden=8, num_classes=4, rngs=nnx.Rngs(0))
+    head = BoxHead(2, BoxHeadConfig(3, 8), num_classes=4, rngs=nnx.Rngs(0))
     some, others = np.float32(np.random.default_rng(0).normal(size=(2, 5, 3, 3, 2)))
     assert_jit_changes_nothing(lambda pooled: head(pooled), (some,), (others,), atol=1e-6)
     assert_finite_gradients(lambda pooled: head(pooled), 0 * some)
@@ -38,15 +39,15 @@ def test_jit_one_trace_gradients_and_no_rois():
 
 
 def test_starts_undecided_and_without_moving():
-    head = BoxHead(4, pooled_size=7, hidden=32, num_classes=3, rngs=nnx.Rngs(1))
+    head = BoxHead(4, BoxHeadConfig(7, 32), num_classes=3, rngs=nnx.Rngs(1))
     logits, deltas = head(jax.random.normal(jax.random.key(0), (6, 7, 7, 4)))
     assert np.abs(jax.nn.softmax(logits) - 1 / 3).max() < 0.15
     assert np.abs(deltas).max() < 0.05
 
 
 def test_bfloat16_inside_float32_outside():
-    head = BoxHead(2, pooled_size=3, hidden=8, num_classes=4, dtype="bfloat16", rngs=nnx.Rngs(0))
-    same = BoxHead(2, pooled_size=3, hidden=8, num_classes=4, rngs=nnx.Rngs(0))
+    head = BoxHead(2, BoxHeadConfig(3, 8), num_classes=4, dtype="bfloat16", rngs=nnx.Rngs(0))
+    same = BoxHead(2, BoxHeadConfig(3, 8), num_classes=4, rngs=nnx.Rngs(0))
     assert head.first.kernel[...].dtype == jnp.float32
     pooled = jax.random.normal(jax.random.key(0), (5, 3, 3, 2))
     (logits, deltas), (exact, _) = head(pooled), same(pooled)

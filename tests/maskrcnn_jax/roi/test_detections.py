@@ -1,4 +1,4 @@
-from functools import partial
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -8,23 +8,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskrcnn_jax.boxes.coding import MAX_LOG_SCALE
+from maskrcnn_jax.config import BoxCoding, DetectionConfig
 from maskrcnn_jax.roi.detections import select_detections
+from maskrcnn_jax.structures import Proposals
 from tests import oracles, recorded
 from tests.traced import assert_finite_gradients, assert_jit_changes_nothing
 
 P, K = 14, 4
 WINDOW = np.float32([2, 3, 50, 40])
-DEFAULTS = dict(
-    score_threshold=0.2, nms_iou=0.4, max_detections=9, candidates=P * K, min_side=0.0,
-    delta_weights=(10.0, 10.0, 5.0, 5.0), max_log_scale=MAX_LOG_SCALE,
-)  # fmt: skip
+RULE = DetectionConfig(score_threshold=0.2, nms_iou=0.4, max_detections=9, candidates=P * K)
+LIMITED = BoxCoding(max_log_scale=MAX_LOG_SCALE)
 
 
-def detections(*args, **options):
-    return select_detections(*args, **options).detections()
+def refined(coding=LIMITED, far_edge=0, **options):
+    """`select_detections` by RULE, or changes of it."""
+
+    def run(logits, deltas, boxes, valid, window):
+        proposals, config = Proposals(boxes, jnp.zeros(len(boxes)), valid), dataclasses.replace(RULE, **options)
+        return select_detections(logits, deltas, proposals, window, config=config, coding=coding, far_edge=far_edge)
+
+    return run
 
 
-select = {one: jax.jit(partial(detections, **DEFAULTS, one_class=one)) for one in (True, False)}
+def detections(**options):
+    return lambda *arrays: refined(**options)(*arrays).detections()
+
+
+select = {one: jax.jit(detections(one_class=one)) for one in (True, False)}
 
 
 def some_case(seed):
@@ -42,8 +52,7 @@ def test_by_hand():
     case = logits, deltas, boxes, jnp.ones(3, bool), WINDOW
 
     def run(one_class):
-        options = DEFAULTS | {"max_detections": 4, "candidates": 9}
-        return jax.jit(partial(detections, **options, one_class=one_class))(*case)
+        return jax.jit(detections(max_detections=4, candidates=9, one_class=one_class))(*case)
 
     one = run(one_class=True)
     assert one.classes.tolist() == [1, 2, 0, 0]
@@ -73,12 +82,11 @@ def test_equals_the_oracle(one_class, seed):
 def test_what_was_there_before_the_suppression(one_class):
     """Each box is its RoI moved by its class's deltas, best first; those that fell overlap a better one."""
     logits, deltas, boxes, valid = some_case(4)
-    options = DEFAULTS | {"max_detections": P * K, "one_class": one_class, "far_edge": 1}
-    run = jax.jit(partial(select_detections, **options))
-    refined = jax.tree.map(np.asarray, run(logits, deltas, boxes, valid, WINDOW))
-    n = int(refined.valid.sum())
-    roi, classes, scores = refined.roi[:n], refined.classes[:n], refined.scores[:n]
-    assert refined.valid[:n].all()
+    run = jax.jit(refined(max_detections=P * K, one_class=one_class, far_edge=1))
+    found = jax.tree.map(np.asarray, run(logits, deltas, boxes, valid, WINDOW))
+    n = int(found.valid.sum())
+    roi, classes, scores = found.roi[:n], found.classes[:n], found.scores[:n]
+    assert found.valid[:n].all()
     assert valid[roi].all()
     assert (classes > 0).all()
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -87,8 +95,8 @@ def test_what_was_there_before_the_suppression(one_class):
     edge = np.array([0, 0, 1, 1])
     moved = oracles.decode_boxes(deltas[roi, classes], boxes[roi] - edge, (10, 10, 5, 5), MAX_LOG_SCALE)
     inside = oracles.clip_boxes(moved, WINDOW - edge)
-    np.testing.assert_allclose(refined.boxes[:n], inside + edge, atol=1e-4)
-    kept = refined.selected[refined.filled]
+    np.testing.assert_allclose(found.boxes[:n], inside + edge, atol=1e-4)
+    kept = found.selected[found.filled]
     for other in sorted(set(range(n)) - set(kept.tolist())):
         better = kept[(kept < other) & (classes[kept] == classes[other])]
         assert oracles.box_iou(inside[other][None], inside[better]).max() > 0.4
@@ -117,25 +125,25 @@ def test_least_side_few_candidates_far_edge_and_nothing():
     logits, deltas, boxes, valid = some_case(5)
 
     def run(**options):
-        return jax.jit(partial(detections, **options, one_class=False))(logits, deltas, boxes, valid, WINDOW)
+        return jax.jit(detections(**options, one_class=False))(logits, deltas, boxes, valid, WINDOW)
 
-    thick = run(**DEFAULTS | {"min_side": 12.0})
+    thick = run(min_side=12.0)
     sides = (thick.boxes[:, 2:] - thick.boxes[:, :2])[np.asarray(thick.valid)]
-    assert 0 < len(sides) < run(**DEFAULTS).valid.sum()
+    assert 0 < len(sides) < run().valid.sum()
     assert sides.min() >= 12
-    assert run(**DEFAULTS | {"candidates": 2}).valid.sum() <= 2
-    assert not run(**DEFAULTS | {"score_threshold": 1.1}).valid.any()
+    assert run(candidates=2).valid.sum() <= 2
+    assert not run(score_threshold=1.1).valid.any()
     edge = np.float32([0, 0, 1, 1])
-    with_edge = jax.jit(partial(detections, one_class=False, far_edge=1, **DEFAULTS))
+    with_edge = jax.jit(detections(one_class=False, far_edge=1))
     shifted = with_edge(logits, deltas, boxes + edge, valid, WINDOW + edge)
-    expected = run(**DEFAULTS)
+    expected = run()
     filled = np.asarray(expected.valid)
     np.testing.assert_allclose(shifted.boxes[filled], expected.boxes[filled] + edge, atol=1e-5)
 
 
 def test_jit_changes_nothing_one_trace_finite_gradients():
     cases = [(*some_case(seed), WINDOW) for seed in (1, 2)]
-    run = partial(detections, one_class=True, **DEFAULTS)
+    run = detections(one_class=True)
     assert_jit_changes_nothing(run, *cases, atol=1e-5)
     logits, deltas, boxes, valid = some_case(3)
     valid, window = jnp.asarray(valid), jnp.asarray(WINDOW)
@@ -161,10 +169,8 @@ def test_matterport(name, score, iou, count):
     deltas = np.zeros((1000, 81, 4), np.float32)
     deltas[np.arange(1000), best] = recorded.xyxy(g["best_deltas"])
     rois = recorded.xyxy(g["rois"])
-    run = partial(
-        detections, one_class=True, score_threshold=score, nms_iou=iou, max_detections=count, candidates=1000,
-        min_side=0.0, delta_weights=(10.0, 10.0, 5.0, 5.0), max_log_scale=None,
-    )  # fmt: skip
+    options = dict(one_class=True, score_threshold=score, nms_iou=iou, max_detections=count, candidates=1000)
+    run = detections(coding=BoxCoding(), **options)
     window = recorded.xyxy(g["window_norm"])
     ours = jax.jit(run)(np.float32(np.log(probabilities)), deltas, rois, np.ones(1000, bool), window)
     expected = g[name].reshape(-1, 6)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.roi.loss import roi_losses
 from maskrcnn_jax.roi.targets import RoITargets
 from tests import oracles, recorded
@@ -12,11 +13,11 @@ from tests.traced import assert_jit_changes_nothing
 
 B, R, Q, M, K = 2, 7, 3, 4, 5
 RULES = {
-    "matterport": dict(class_normaliser="slots", box_normaliser="positive_coordinates", box_beta=1.0),
-    "torchvision": dict(class_normaliser="sampled", box_normaliser="sampled", box_beta=1 / 9),
-    "detectron2": dict(class_normaliser="sampled", box_normaliser="sampled", box_beta=0.0),
+    "matterport": MaskRCNNConfig.matterport_coco().roi.loss,
+    "torchvision": MaskRCNNConfig.torchvision_coco().roi.loss,
+    "detectron2": MaskRCNNConfig.detectron2_coco().roi.loss,
 }
-JITTED = {name: jax.jit(partial(roi_losses, **rule)) for name, rule in RULES.items()}
+JITTED = {name: jax.jit(partial(roi_losses, config=rule)) for name, rule in RULES.items()}
 
 
 def some_case(seed=0, positives=(3, 1), drawn=(7, 4)):
@@ -44,7 +45,7 @@ def test_by_hand():
     deltas = jnp.full((1, 3, 3, 4), 9.0).at[0, 0, 1].set(jnp.array([0.0, 2.0, 0.0, 0.0]))
     case = (jnp.zeros((1, 3, 3)), deltas, jnp.zeros((1, 1, 2, 2, 3)), target)
     for rule, box in (("matterport", 1.5 / 4), ("torchvision", (2 - 1 / 18) / 2), ("detectron2", 2 / 2)):
-        ours = [float(v) for v in roi_losses(*case, **RULES[rule])]
+        ours = [float(v) for v in roi_losses(*case, config=RULES[rule])]
         assert ours == [pytest.approx(np.log(3)), pytest.approx(box), pytest.approx(np.log(2))]
 
 
@@ -55,15 +56,15 @@ def test_equals_the_oracle(rule, positives):
     valid = np.ones((B, R), bool) if rule == "matterport" else np.asarray(t.valid)  # it counts unfilled rows as well
     divisor = 4 * sum(positives) if rule == "matterport" else 11
     arrays = (np.asarray(v) for v in (logits, deltas, masks, t.classes, t.deltas, t.masks, t.positive))
-    expected = oracles.roi_losses(*arrays, valid, divisor, RULES[rule]["box_beta"])
+    expected = oracles.roi_losses(*arrays, valid, divisor, RULES[rule].box_beta)
     np.testing.assert_allclose(JITTED[rule](logits, deltas, masks, t), expected, rtol=2e-6)
-    np.testing.assert_allclose(roi_losses(logits, deltas, masks, t, **RULES[rule]), expected, rtol=2e-6)
+    np.testing.assert_allclose(roi_losses(logits, deltas, masks, t, config=RULES[rule]), expected, rtol=2e-6)
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_gradients_reach_valid_slots_alone(rule):
     logits, deltas, masks, t = some_case(2, (2, 0), (5, 0))
-    value = jax.jit(jax.value_and_grad(lambda c, d, m, t: sum(roi_losses(c, d, m, t, **RULES[rule])), (0, 1, 2)))
+    value = jax.jit(jax.value_and_grad(lambda c, d, m, t: sum(roi_losses(c, d, m, t, config=RULES[rule])), (0, 1, 2)))
     total, (by_class, by_delta, by_mask) = value(logits, deltas, masks, t)
     padded, positive = ~np.asarray(t.valid), np.asarray(t.positive)
     assert by_class[padded].any() == (rule == "matterport")
@@ -87,7 +88,7 @@ def test_gradients_reach_valid_slots_alone(rule):
 @pytest.mark.parametrize("rule", RULES)
 def test_one_trace_serves_all_and_images_have_no_order(rule):
     cases = some_case(3), some_case(4, (0, 0), (0, 0))
-    assert_jit_changes_nothing(partial(roi_losses, **RULES[rule]), *cases, rtol=2e-6)
+    assert_jit_changes_nothing(partial(roi_losses, config=RULES[rule]), *cases, rtol=2e-6)
     swapped = jax.tree.map(lambda values: values[::-1], cases[0])
     np.testing.assert_allclose(JITTED[rule](*swapped), JITTED[rule](*cases[0]), rtol=1e-6)
 
@@ -148,7 +149,7 @@ def test_matterport():
     probability = np.clip(probability.astype(np.float32), np.float32(1e-7), np.float32(1 - 1e-7))  # as Keras does
     logits = jnp.asarray(np.log(probability / (1 - probability)))
     case = jnp.asarray(g["ls_class_logits"]), jnp.asarray(recorded.xyxy(g["ls_pred_bbox"])), logits, t
-    loss_class, _, _ = roi_losses(*case, **RULES["torchvision"])
+    loss_class, _, _ = roi_losses(*case, config=RULES["torchvision"])
     _, loss_box, loss_mask = JITTED["matterport"](*case)
     np.testing.assert_allclose([loss_class, loss_box, loss_mask], g["ls_values"][2:5], rtol=1e-6)
     # Its recorded empty cases: no positive for the boxes, none for the masks.

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from maskrcnn_jax.config import MaskHeadConfig
 from maskrcnn_jax.roi.mask_head import Deconv2x2, MaskHead
 from tests import oracles, recorded
 from tests.traced import assert_finite_gradients, assert_jit_changes_nothing
@@ -28,7 +29,7 @@ def test_transposed_convolution_of_keras():
 
 def test_equals_the_oracle():
     """A 3x3 layer, the doubling, and one mask a class, each but the last followed by a ReLU."""
-    head = MaskHead(2, channels=3, layers=1, num_classes=2, rngs=nnx.Rngs(0))
+    head = MaskHead(2, MaskHeadConfig(channels=3, layers=1), num_classes=2, rngs=nnx.Rngs(0))
     pooled = np.float32(np.random.default_rng(0).normal(size=(1, 4, 4, 2)))
     hidden = np.maximum(oracles.conv2d(pooled[0], np.asarray(head.convs[0].kernel[...]), 1, ((1, 1), (1, 1))), 0)
     doubled = np.zeros((8, 8, 3))
@@ -39,7 +40,7 @@ def test_equals_the_oracle():
 
 
 def test_shape_and_independence_of_rois():
-    head = MaskHead(3, channels=8, layers=2, num_classes=2, rngs=nnx.Rngs(0))
+    head = MaskHead(3, MaskHeadConfig(channels=8, layers=2), num_classes=2, rngs=nnx.Rngs(0))
     pooled = jax.random.normal(jax.random.key(0), (4, 5, 5, 3))
     run = nnx.jit(lambda head, pooled: head(pooled))
     logits = run(head, pooled)

@@ -1,3 +1,4 @@
+import dataclasses
 from functools import partial
 
 import jax
@@ -7,18 +8,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maskrcnn_jax.config import BoxCoding, MaskRCNNConfig, RoITargetConfig, Sampling
 from maskrcnn_jax.roi import targets
+from maskrcnn_jax.structures import Proposals
 from tests import oracles, recorded, strategies
+from tests.small import one_truth
 from tests.traced import assert_jit_changes_nothing
 
 G, P, S, Q, M = 3, 20, 16, 6, 8
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
-DEFAULTS = dict(
-    samples=S, max_positive=Q, positive_iou=0.5, crowd_iou=0.001, negatives_per_positive=None, truth_copies=0,
-    truth_jitter=0.0, delta_weights=WEIGHTS, mask_size=M, mask_sampling="bins", binary_masks=False,
-)  # fmt: skip
-draw = jax.jit(partial(targets.roi_targets, **DEFAULTS))
-draw_with_truth = jax.jit(partial(targets.roi_targets, **DEFAULTS | {"truth_copies": 2, "truth_jitter": 0.1}))
+BINS, CORNERS = Sampling(sampling_ratio=0), Sampling("corners")
+RULE = RoITargetConfig(samples=S, max_positive=Q, mask_sampling=BINS, binary_masks=False)
+
+
+def drawn(mask_size=M, far_edge=0, **options):
+    """`roi_targets` by RULE, or changes of it, of plain arrays."""
+    config = dataclasses.replace(RULE, **options)
+    rule = dict(config=config, coding=BoxCoding(WEIGHTS), mask_size=mask_size, far_edge=far_edge)
+
+    def run(key, boxes, valid, gt_boxes, classes, masks, gt_valid, crowd):
+        proposals = Proposals(boxes, jnp.zeros(len(boxes)), valid)
+        return targets.roi_targets(key, proposals, one_truth(gt_boxes, gt_valid, crowd, classes, masks), **rule)
+
+    return run
+
+
+draw, draw_with_truth = jax.jit(drawn()), jax.jit(drawn(truth_copies=2, truth_jitter=0.1))
 CLASSES = np.int32([2, 1, 3])
 MASKS = np.random.default_rng(0).integers(0, 2, (G, M, M)).astype(np.uint8)
 KEY = jax.random.key(0)
@@ -129,7 +144,7 @@ def test_jit_changes_nothing_and_one_trace_serves_all():
     boxes = np.float32([[5, 5, 25, 25], [40, 10, 60, 30], [70, 70, 90, 90]])
     nothing = np.zeros(G, bool)
     assert_jit_changes_nothing(
-        partial(targets.roi_targets, **DEFAULTS),
+        drawn(),
         (KEY, some_proposals(boxes, 1), VALID, boxes, CLASSES, MASKS, ~nothing, nothing),
         (KEY, some_proposals(boxes, 2), ~VALID, boxes[::-1], CLASSES, 1 - MASKS, nothing, nothing),
         atol=1e-5,
@@ -139,7 +154,7 @@ def test_jit_changes_nothing_and_one_trace_serves_all():
 # -- masks -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampling", ["bins", "corners"])
+@pytest.mark.parametrize("sampling", [BINS, CORNERS], ids=lambda s: s.kind)
 def test_mask_by_hand(sampling):
     """The RoI is the right half of an object whose right half is outside; then the object's own box."""
     mask = jnp.zeros((1, 4, 4), jnp.uint8).at[0, :, :2].set(1)
@@ -156,7 +171,7 @@ def test_binary_rounds_and_fractions_stay():
     mask = jnp.array([[[255.0, 0.0], [0.0, 255.0]]]) / 255
     box = jnp.array([[0.0, 0.0, 8.0, 8.0]])
     soft, hard = (
-        jax.jit(partial(targets.mask_targets, size=3, sampling="bins", binary=binary))(
+        jax.jit(partial(targets.mask_targets, size=3, sampling=BINS, binary=binary))(
             box, jnp.zeros(1, jnp.int32), mask, box
         )
         for binary in (False, True)
@@ -171,7 +186,8 @@ def test_full_masks_of_torchvision_and_detectron2(peer):
     g = recorded.load("torchvision_losses")
     masks = jnp.asarray(np.pad(g["mloss.gt_masks"], ((0, 0), (0, 20), (0, 0))))
     is_d2 = peer == "detectron2"
-    crop = jax.jit(partial(targets.mask_targets, size=28, sampling="bins", binary=is_d2, aligned=is_d2))
+    sampling = Sampling(sampling_ratio=0, aligned=is_d2)
+    crop = jax.jit(partial(targets.mask_targets, size=28, sampling=sampling, binary=is_d2))
     frames = np.tile(np.float32([[0, 0, 80, 80]]), (4, 1))
     ours = crop(g["mloss.proposals"], g["mloss.matched"], masks, frames)
     if peer == "torchvision":
@@ -195,20 +211,17 @@ def test_matterport(case, unit):
     classes = g["dt_gt_class_ids"]
     side, packed = (56, g["minimize_mask_out"]) if case == "mini" else (256, g["minimize_mask_in"])
     masks = np.unpackbits(packed)[: side * side * 4].reshape(side, side, 4).transpose(2, 0, 1)
-    options = DEFAULTS | dict(
-        samples=200, max_positive=66, negatives_per_positive=1 / 0.33 - 1, mask_size=28, mask_sampling="corners",
-        binary_masks=True, far_edge=edge,
-    )  # fmt: skip
-    ours = jax.jit(partial(targets.roi_targets, **options))(
+    rule = dataclasses.asdict(MaskRCNNConfig.matterport_coco().roi.targets) | {"mask_sampling": CORNERS}
+    ours = jax.jit(drawn(mask_size=28, far_edge=edge, **rule))(
         KEY, proposals, g["dt_proposals"].any(1), truth, np.abs(classes),
         np.pad(masks, ((0, 2), (0, 0), (0, 0))), classes != 0, classes < 0,
     )  # fmt: skip
     source, positives = g[f"dt_{case}_src"], int(g[f"dt_{case}_npos"])
     assert ours.positive.sum() == positives
     assert ours.valid.sum() == len(source)
-    drawn = np.array([np.abs(proposals - box).sum(1).argmin() for box in np.asarray(ours.boxes[: len(source)])])
-    order = np.concatenate([np.argsort(drawn[:positives]), positives + np.argsort(drawn[positives:])])
-    np.testing.assert_array_equal(drawn[order], source)
+    chosen = np.array([np.abs(proposals - box).sum(1).argmin() for box in np.asarray(ours.boxes[: len(source)])])
+    order = np.concatenate([np.argsort(chosen[:positives]), positives + np.argsort(chosen[positives:])])
+    np.testing.assert_array_equal(chosen[order], source)
     np.testing.assert_array_equal(ours.classes[order], g[f"dt_{case}_class_ids"])
     tolerance = 0 if unit == "shares" else 1e-5  # pixels: float32 rounds boxes of 255 at 1.5e-5
     np.testing.assert_allclose(ours.deltas[order], recorded.xyxy(g[f"dt_{case}_deltas"]), rtol=1e-6, atol=tolerance)
@@ -219,7 +232,7 @@ def test_matterport(case, unit):
     if case == "full":
         frames = np.tile(np.float32([[0, 0, 1, 1]]) * scale, (4, 1))
     boxes = ours.boxes[:positives] - jnp.array([0.0, 0, edge, edge])
-    crop = jax.jit(partial(targets.mask_targets, size=28, sampling="corners", binary=True))
+    crop = jax.jit(partial(targets.mask_targets, size=28, sampling=CORNERS, binary=True))
     masks_of = crop(boxes, index, masks, frames)
     differing = (np.asarray(masks_of)[order[:positives]] != expected).sum()
     # A sample on the far border may fall outside by an ulp, and an exact half rounds to even there, up here.

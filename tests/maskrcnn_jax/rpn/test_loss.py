@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.rpn.loss import rpn_losses
 from maskrcnn_jax.rpn.targets import RPNTargets
 from tests import oracles, recorded
@@ -12,11 +13,11 @@ from tests.traced import assert_jit_changes_nothing
 
 B, A, S = 2, 30, 8
 RULES = {
-    "matterport": dict(class_normaliser="sampled", box_normaliser="positive_coordinates", box_beta=1.0),
-    "torchvision": dict(class_normaliser="sampled", box_normaliser="sampled", box_beta=1 / 9),
-    "detectron2": dict(class_normaliser="slots", box_normaliser="slots", box_beta=0.0),
+    "matterport": MaskRCNNConfig.matterport_coco().rpn.loss,
+    "torchvision": MaskRCNNConfig.torchvision_coco().rpn.loss,
+    "detectron2": MaskRCNNConfig.detectron2_coco().rpn.loss,
 }
-JITTED = {name: jax.jit(partial(rpn_losses, **rule)) for name, rule in RULES.items()}
+JITTED = {name: jax.jit(partial(rpn_losses, config=rule)) for name, rule in RULES.items()}
 
 
 def some_case(seed=0, positives=(3, 1), drawn=(8, 5)):
@@ -42,7 +43,7 @@ def test_by_hand():
     deltas = jnp.zeros((1, 3, 4)).at[0, 1, 2].set(2.0).at[0, 0].set(9.0)
     case = (jnp.zeros((1, 3)), deltas, target)
     for rule, box in (("matterport", 1.5 / 4), ("torchvision", (2 - 1 / 18) / 2), ("detectron2", 2 / 3)):
-        ours = rpn_losses(*case, **RULES[rule])
+        ours = rpn_losses(*case, config=RULES[rule])
         share = 2 / 3 if rule == "detectron2" else 1
         assert [float(v) for v in ours] == [pytest.approx(share * np.log(2)), pytest.approx(box)]
 
@@ -52,19 +53,19 @@ def test_by_hand():
 def test_equals_the_oracle(rule, positives):
     objectness, deltas, t = some_case(1, positives)
     divisor = {"sampled": 13, "slots": B * S, "positive_coordinates": 4 * sum(positives)}
-    names = RULES[rule]
+    config = RULES[rule]
     expected = oracles.rpn_losses(
         *(np.asarray(v) for v in (objectness, deltas, t.indices, t.positive, t.valid, t.deltas)),
-        divisor[names["class_normaliser"]], divisor[names["box_normaliser"]], names["box_beta"],
+        divisor[config.class_normaliser], divisor[config.box_normaliser], config.box_beta,
     )  # fmt: skip
     np.testing.assert_allclose(JITTED[rule](objectness, deltas, t), expected, rtol=2e-6)
-    np.testing.assert_allclose(rpn_losses(objectness, deltas, t, **names), expected, rtol=2e-6)
+    np.testing.assert_allclose(rpn_losses(objectness, deltas, t, config=config), expected, rtol=2e-6)
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_nothing_drawn_and_padded_slots(rule):
     objectness, deltas, t = some_case(2, (1, 0), (3, 0))
-    value = jax.jit(jax.value_and_grad(lambda o, d, t: sum(rpn_losses(o, d, t, **RULES[rule])), (0, 1)))
+    value = jax.jit(jax.value_and_grad(lambda o, d, t: sum(rpn_losses(o, d, t, config=RULES[rule])), (0, 1)))
     total, gradients = value(objectness, deltas, t)
     other = t._replace(
         indices=jnp.where(t.valid, t.indices, 0), deltas=jnp.where(t.positive[..., None], t.deltas, -1e6)
@@ -83,7 +84,7 @@ def test_nothing_drawn_and_padded_slots(rule):
 @pytest.mark.parametrize("rule", RULES)
 def test_one_trace_serves_all_and_slots_have_no_order(rule):
     cases = some_case(3), some_case(4, (0, 0), (0, 0))
-    assert_jit_changes_nothing(partial(rpn_losses, **RULES[rule]), *cases, rtol=2e-6)
+    assert_jit_changes_nothing(partial(rpn_losses, config=RULES[rule]), *cases, rtol=2e-6)
     objectness, deltas, t = cases[0]
     order = np.random.default_rng(0).permutation(S)
     shuffled = jax.tree.map(lambda values: values[:, order], t)

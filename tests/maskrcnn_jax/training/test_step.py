@@ -11,7 +11,7 @@ import optax
 import pytest
 from flax import nnx
 
-from maskrcnn_jax.config import MaskRCNNConfig
+from maskrcnn_jax.config import BoxHeadConfig, MaskHeadConfig, MaskRCNNConfig
 from maskrcnn_jax.losses import masked_mean
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import GroundTruth, Losses
@@ -74,8 +74,8 @@ def test_frozen_parts_cost_no_backward_pass():
         return multiplications(needed_program(step, state, images, truth, WINDOWS, KEY))
 
     forward = multiplications(needed_program(lambda images: model.losses(images, truth, KEY).total, images))
-    backbone = multiplications(needed_program(lambda images: model.backbone(model.normalise(images)), images))
-    early = multiplications(needed_program(lambda images: model.backbone(model.normalise(images))[:3], images))
+    backbone = multiplications(needed_program(lambda images: model.features(images)[0], images))
+    early = multiplications(needed_program(lambda images: model.features(images)[0][:3], images))
     heads, stage4, everything = count("heads"), count("stage4"), count("all")
     rest = forward - backbone
     assert forward + rest < heads <= forward + 2 * rest
@@ -180,8 +180,17 @@ def test_the_papers_architecture_overfits_one_drop():
         backbone=dataclasses.replace(paper.backbone, depths=(1, 1, 1, 1), channels=(64, 64, 128, 128)),
         anchors=dataclasses.replace(paper.anchors, sizes=(8, 16, 32, 64, 128)),
         fpn_channels=32,
-        rpn=dataclasses.replace(paper.rpn, channels=32, before_nms=(100, 100), after_nms=(50, 50)),
-        roi=dataclasses.replace(paper.roi, box_hidden=64, mask_channels=16, mask_layers=1, samples=30, max_positive=10),
+        rpn=dataclasses.replace(
+            paper.rpn,
+            channels=32,
+            proposals=dataclasses.replace(paper.rpn.proposals, before_nms=(100, 100), after_nms=(50, 50)),
+        ),
+        roi=dataclasses.replace(
+            paper.roi,
+            box_head=BoxHeadConfig(hidden=64),
+            mask_head=MaskHeadConfig(channels=16, layers=1),
+            targets=dataclasses.replace(paper.roi.targets, samples=30, max_positive=10),
+        ),
     )
     losses = overfit(from_scratch(shallow), size=128, steps=25, learning_rate=3e-3)
     assert losses[-1] < 0.3 * losses[0]
