@@ -5,8 +5,8 @@ the light) and runs the paper's Table 1 on each with `crystal table1`: the tiny 
 trained briefly with and without CLAHE, for several seeds. At the middle light it is also trained from random weights,
 to see what those of the package are worth.
 
-Writes benchmarks/results/<hardware>-clahe-light.json and .pictures/clahe_light.png. The same command goes on where it
-stopped, and more --seeds are added to what is there.
+Writes benchmarks/results/<hardware>-clahe-light.json and docs/pictures/clahe_light.png. The same command goes on where
+it stopped, and more --seeds are added to what is there.
 """
 
 import json
@@ -119,8 +119,8 @@ def main(
     path.parent.mkdir(exist_ok=True)
     question = "what does CLAHE do to the paper's mAP as the light gets worse?"
     write_atomically(path, json.dumps({"question": question, "machine": machine, "by_light": found}) + "\n")
-    draw(found, ROOT / ".pictures" / "clahe_light.png")
-    console.print(f"{path}, and .pictures/clahe_light.png")
+    draw(found, ROOT / "docs" / "pictures" / "clahe_light.png")
+    console.print(f"{path}, and docs/pictures/clahe_light.png")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The pictures of this folder's README, from the results on disk. `python -m benchmarks.plots [--machine cpu-2-cores]`.
 
-Three SVG files in .pictures: ratios to the peers, stages of the training step, growth of the cost.
+Three SVG files in docs/pictures: ratios to the peers, stages of the training step, growth of the cost.
 """
 
 import json
@@ -25,7 +25,7 @@ def read(machine: str, what: str) -> dict[str, Any]:
 
 def save(figure: Figure, name: str) -> Path:
     """As SVG without a date, so that the same results give the same file."""
-    path = Path(__file__).parents[1] / ".pictures" / f"benchmark_{name}.svg"
+    path = Path(__file__).parents[1] / "docs" / "pictures" / f"benchmark_{name}.svg"
     figure.savefig(path, metadata={"Date": None, "Creator": None})
     return path
 

@@ -21,7 +21,7 @@ def _save(path: Path, image: np.ndarray) -> None:
     cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
 
 
-def main(demo: Path = Path("runs/demo"), out: Path = Path(".pictures"), first: int = 0) -> None:
+def main(demo: Path = Path("runs/demo"), out: Path = Path("docs/pictures"), first: int = 0) -> None:
     """Outlines predicted on six held-out drops, one drop before and after CLAHE, one beside its labelled mask.
 
     Args:
