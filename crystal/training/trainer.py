@@ -171,7 +171,7 @@ class Trainer:
             if stop or self.step % config.checkpoint_every == 0 or self.step == last:
                 monitor.check(self.step)  # a model with NaN is not saved
                 position = {"input": self.batches.get_state(), "monitor": monitor.get_state()}
-                saved = swap_average(state)
+                saved = swap_average(state)  # whoever loads the checkpoint gets the average, if there is one
                 self.checkpoints.save(self.step, to_model(graph, saved.params, saved.frozen), saved.optimizer, position)
             if stop:
                 raise Interrupted(stop.name)
