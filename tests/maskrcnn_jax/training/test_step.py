@@ -88,8 +88,8 @@ class Line(MaskRCNN):
     network's losses are means over a batch.
     """
 
-    def __init__(self):
-        self.config = SMALL
+    def __init__(self, config=SMALL):
+        self.config = config
         self.weight = nnx.Param(jnp.array([1.0]))
 
     def compare(self, images, truth, key, windows=None, *, axis=None):
@@ -125,6 +125,14 @@ def test_a_step_by_hand():
     assert weight == pytest.approx(1.4)
     assert (float(metrics["total"]), float(metrics["grad_norm"])) == pytest.approx((1.0, 4.0))
     assert (int(metrics["positive_rois"]), float(metrics["skipped"]), steps) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("kernels", ["xla", "cpu"])
+def test_the_update_is_a_program_of_its_own_only_where_the_config_asks_for_the_cpus_kernels(kernels):
+    optimizer, batch = make_optimizer(optax.constant_schedule(0.1)), line_batch(X, Y, X > 0)
+    graph, state = create_state(Line(dataclasses.replace(SMALL, kernels=kernels)), optimizer)
+    program = make_step(graph, optimizer).lower(state, *batch, KEY).as_text()
+    assert ('inlineable = "false"' in program) is (kernels == "cpu" == jax.default_backend())
 
 
 X, Y = np.array([[1.0, 2.0], [3.0, 0.5]], np.float32), np.array([[3.0, 1.0], [2.0, 2.0]], np.float32)
