@@ -105,7 +105,7 @@ def _layer(wanted: Mapping[str, Shape], target: str, source: str, change: Any = 
     ]
 
 
-def _normed(
+def _layer_with_norm(
     wanted: Mapping[str, Shape], target: str, source: str, norm: str, kernel_shape: Shape, epsilon: float
 ) -> list[Rule]:
     """A layer of a head with the norm after it folded in."""
@@ -153,7 +153,7 @@ def rules(wanted: Mapping[str, Shape], depths: tuple[int, ...], *, epsilon: floa
         table += _layer(wanted, f"fpn.outputs.{level}", f"fpn_p{level + 2}")
     for i in range(4):
         target, source = f"mask_head.convs.{i}", f"mrcnn_mask_conv{i + 1}"
-        table += _normed(wanted, target, source, f"mrcnn_mask_bn{i + 1}", wanted[f"{target}.kernel"], epsilon)
+        table += _layer_with_norm(wanted, target, source, f"mrcnn_mask_bn{i + 1}", wanted[f"{target}.kernel"], epsilon)
 
     bins, hidden = 7, wanted["box_head.second.kernel"][0]
     channels = wanted["box_head.first.kernel"][0] // bins**2
@@ -163,10 +163,12 @@ def rules(wanted: Mapping[str, Shape], depths: tuple[int, ...], *, epsilon: floa
         *_layer(wanted, "rpn.shared", "rpn_conv_shared"),
         *_layer(wanted, "rpn.objectness", "rpn_class_raw", _one_logit, times=2),
         *_layer(wanted, "rpn.deltas", "rpn_bbox_pred", _xyxy),
-        *_normed(
+        *_layer_with_norm(
             wanted, "box_head.first", "mrcnn_class_conv1", "mrcnn_class_bn1", (bins, bins, channels, hidden), epsilon
         ),
-        *_normed(wanted, "box_head.second", "mrcnn_class_conv2", "mrcnn_class_bn2", (1, 1, hidden, hidden), epsilon),
+        *_layer_with_norm(
+            wanted, "box_head.second", "mrcnn_class_conv2", "mrcnn_class_bn2", (1, 1, hidden, hidden), epsilon
+        ),
         *_layer(wanted, "box_head.classes", "mrcnn_class_logits"),
         *_layer(wanted, "box_head.deltas", "mrcnn_bbox_fc", _xyxy),
         Rule(

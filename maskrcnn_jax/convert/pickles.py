@@ -225,7 +225,7 @@ def _encode(text: str, encoding: str = "latin1", *_: Any) -> bytes:
     return text.encode("latin1")
 
 
-def _no_bytes() -> bytes:
+def _empty_bytes() -> bytes:
     """Empty bytes in pickle protocol 2; real `bytes(n)` would allocate any number of zeros."""
     return b""
 
@@ -251,7 +251,7 @@ _NAMES: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): "ndarray",  # only an argument of _reconstruct
     ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _Call(_encode),
-    ("__builtin__", "bytes"): _Call(_no_bytes),
+    ("__builtin__", "bytes"): _Call(_empty_bytes),
 } | {
     (f"numpy.{core}.{module}", name): _Call(replacement)
     for core in ("core", "_core")

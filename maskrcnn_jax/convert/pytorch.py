@@ -17,7 +17,7 @@ from maskrcnn_jax.convert.table import Rule, Shape, fold_norm
 Reorder = Callable[[np.ndarray], np.ndarray]  # of the output channels, the first axis in PyTorch
 
 
-def same(array: np.ndarray) -> np.ndarray:
+def unchanged(array: np.ndarray) -> np.ndarray:
     """No reordering."""
     return array
 
@@ -28,7 +28,7 @@ def conv(
     source: str,
     *,
     outputs: int | None = None,
-    reorder: Reorder = same,
+    reorder: Reorder = unchanged,
     reverse_inputs: bool = False,
 ) -> list[Rule]:
     """Kernel, and bias where our layer has one. `outputs`: channels in the file, if not the same as ours."""
@@ -61,7 +61,7 @@ def linear(
     *,
     bins: int | None = None,
     outputs: int | None = None,
-    reorder: Reorder = same,
+    reorder: Reorder = unchanged,
 ) -> list[Rule]:
     """Kernel and bias; with `bins` the inputs are a flattened RoI with that many bins per side."""
     i, o = wanted[f"{target}.kernel"]

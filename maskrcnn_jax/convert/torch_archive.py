@@ -27,7 +27,7 @@ LEGACY_VERSION = 1001
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _as_pickle_errors() -> Iterator[None]:
     """Turn what `zipfile` raises into a PickleError."""
     try:
         yield
@@ -39,7 +39,7 @@ def _explained() -> Iterator[None]:
 def open_zip(path: Path) -> Iterator[dict[str, Entry]]:
     """The named tensors of a zip archive. Raises PickleError."""
     with ExitStack() as stack:
-        with _explained():
+        with _as_pickle_errors():
             archive = stack.enter_context(zipfile.ZipFile(path))
             index = {info.filename: info for info in archive.infolist()}
             roots = [name.removesuffix("data.pkl") for name in index if name.split("/")[1:] == ["data.pkl"]]
@@ -61,7 +61,7 @@ def open_zip(path: Path) -> Iterator[dict[str, Entry]]:
             # Compressed members could expand to any size; PyTorch does not compress.
             if info is None or info.compress_type != zipfile.ZIP_STORED or info.file_size < size:
                 raise PickleError(f"storage {wanted.key} is missing, truncated or compressed")
-            with _explained():
+            with _as_pickle_errors():
                 return np.frombuffer(archive.read(info), _dtype(wanted), wanted.size)
 
         yield pickles.arrays(pickles.loads(content, storage))

@@ -61,7 +61,7 @@ def load_config(path: str | Path) -> MaskRCNNConfig:
 def read(path: str | Path, *, norm_epsilon: float | None = None) -> Converted:
     """Like `load`, with the origin. Raises ConversionError."""
     path = Path(path)
-    with open_source(path) as source, _naming_file(path):
+    with open_source(path) as source, _errors_with_path(path):
         epsilon = source.norm_epsilon if norm_epsilon is None else norm_epsilon
         if not 0 <= epsilon < 1:
             raise ConversionError(f"norm epsilon {epsilon} is not in [0, 1); the three sources use 0 to 1e-3")
@@ -84,7 +84,7 @@ def read(path: str | Path, *, norm_epsilon: float | None = None) -> Converted:
 @contextmanager
 def open_source(path: Path) -> Iterator[Source]:
     """Open a weight file and recognise its format. Raises ConversionError."""
-    with _naming_file(path), _entries(path) as entries:
+    with _errors_with_path(path), _entries(path) as entries:
         prefix, entries = _without_prefix(entries)
         if matterport.is_matterport(entries):
             source = ("Matterport Mask R-CNN", matterport, matterport.EPSILON)
@@ -133,7 +133,7 @@ def _entries(path: Path) -> Iterator[dict[str, Entry]]:
 
 
 @contextmanager
-def _naming_file(path: Path) -> Iterator[None]:
+def _errors_with_path(path: Path) -> Iterator[None]:
     """Prefix errors with the file's path."""
     try:
         yield
