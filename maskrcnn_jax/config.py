@@ -137,6 +137,7 @@ class BoxHeadConfig:
 
     size: int = 7
     hidden: int = 1024
+    class_agnostic: bool = False  # one box a RoI for all classes (d2's CLS_AGNOSTIC_BBOX_REG) instead of one a class
 
 
 @dataclass(frozen=True)

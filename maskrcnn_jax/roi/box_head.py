@@ -1,4 +1,4 @@
-"""Box head: class logits and per-class box deltas from a RoI's pooled features (FPN section 4.2, two hidden layers).
+"""Box head: class logits and box deltas from a RoI's pooled features (FPN section 4.2, two hidden layers).
 
 Matterport's 7x7 VALID convolution over 7x7 bins is a linear layer over the flattened bins, with its norms folded in.
 """
@@ -26,6 +26,8 @@ def _promote(arrays: Any, /, *, dtype: Any = None) -> Any:
 class BoxHead(nnx.Module):
     """[r, o, o, c] -> (class logits [r, k], deltas [r, k, 4]); flattened as (row, column, channel).
 
+    Each class has deltas of its own, or, with `config.class_agnostic`, all have the same (R-FCN section 2; Detectron2).
+
     >>> head = BoxHead(2, BoxHeadConfig(size=3, hidden=8), num_classes=4, rngs=nnx.Rngs(0))
     >>> logits, deltas = nnx.eval_shape(lambda head: head(jnp.ones((5, 3, 3, 2))), head)
     >>> logits.shape, deltas.shape
@@ -44,7 +46,7 @@ class BoxHead(nnx.Module):
         self.first = linear(inputs, hidden, kernel_init=normal_init(math.sqrt(2 / inputs)))
         self.second = linear(hidden, hidden, kernel_init=normal_init(math.sqrt(2 / hidden)))
         self.classes = linear(hidden, num_classes, kernel_init=normal_init(0.01))
-        self.deltas = linear(hidden, 4 * num_classes, kernel_init=normal_init(0.001))
+        self.deltas = linear(hidden, 4 * (1 if config.class_agnostic else num_classes), kernel_init=normal_init(0.001))
         self.num_classes = num_classes
 
     def __call__(self, pooled: Float[Array, "r o o c"]) -> tuple[Float[Array, "r k"], Float[Array, "r k 4"]]:
@@ -52,4 +54,4 @@ class BoxHead(nnx.Module):
         features = jax.nn.relu(self.first(pooled.reshape(r, rows * columns * c)))  # -1 would be ambiguous for r = 0
         features = jax.nn.relu(self.second(features))
         logits, deltas = self.classes(features), self.deltas(features)  # float32, like the biases
-        return logits, deltas.reshape(-1, self.num_classes, 4)
+        return logits, jnp.broadcast_to(deltas.reshape(r, self.deltas.out_features // 4, 4), (r, self.num_classes, 4))

@@ -12,9 +12,14 @@ from flax import nnx
 from jaxtyping import Array, PRNGKeyArray
 
 from maskrcnn_jax.checkpoint import build, named_parameters
+from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.model import MaskRCNN
 
-CLASS_SPECIFIC = ("box_head.classes.", "box_head.deltas.", "mask_head.masks.")
+
+def _class_specific(config: MaskRCNNConfig) -> tuple[str, ...]:
+    """How the names of the class-specific parameters begin."""
+    deltas = () if config.roi.box_head.class_agnostic else ("box_head.deltas.",)
+    return ("box_head.classes.", "mask_head.masks.", *deltas)
 
 
 def _order(old: list[str], new: list[str]) -> list[int]:
@@ -44,7 +49,6 @@ def replace_classes(model: MaskRCNN, classes: tuple[tuple[int, str], ...], *, rn
 
     The tiny network, which has two classes, with three; `eval_shape` computes shapes without weights:
 
-    >>> from maskrcnn_jax.config import MaskRCNNConfig
     >>> three = ((0, "background"), (1, "crystal"), (2, "drop"))
     >>> def fine_tuned():
     ...     model = MaskRCNN(MaskRCNNConfig.tiny(), rngs=nnx.Rngs(0))
@@ -53,11 +57,12 @@ def replace_classes(model: MaskRCNN, classes: tuple[tuple[int, str], ...], *, rn
     (128, 3)
     """
     config = dataclasses.replace(model.config, classes=tuple(classes))
+    class_specific = _class_specific(config)
     if config.num_classes == model.config.num_classes:
         order = _order([name for _, name in model.config.classes], [name for _, name in classes])
         parameters = named_parameters(model)
         for name, array in parameters.items():
-            if name.startswith(CLASS_SPECIFIC):
+            if name.startswith(class_specific):
                 by_class = array.reshape(*array.shape[:-1], len(order), -1)
                 parameters[name] = by_class[..., jnp.array(order), :].reshape(array.shape)
         renamed = build(config, parameters, name="the model")
@@ -65,7 +70,7 @@ def replace_classes(model: MaskRCNN, classes: tuple[tuple[int, str], ...], *, rn
 
     def outputs(key: PRNGKeyArray) -> dict[str, Array]:
         initial = named_parameters(MaskRCNN(config, rngs=nnx.Rngs(params=key)))
-        return {name: initial[name] for name in initial if name.startswith(CLASS_SPECIFIC)}
+        return {name: initial[name] for name in initial if name.startswith(class_specific)}
 
     # Under jit only the returned parameters are initialised.
     parameters = named_parameters(model) | jax.jit(outputs)(rngs.params())

@@ -54,3 +54,16 @@ def test_bfloat16_inside_float32_outside():
     assert logits.dtype == deltas.dtype == jnp.float32
     np.testing.assert_allclose(logits, exact, atol=2e-3)
     assert (logits != exact).any()
+
+
+def test_one_box_for_all_classes():
+    """The same deltas for each class; those of a class that a loss picks teach the one layer."""
+    head = BoxHead(2, BoxHeadConfig(3, 8, class_agnostic=True), num_classes=4, rngs=nnx.Rngs(0))
+    pooled = jax.random.normal(jax.random.key(0), (5, 3, 3, 2))
+    logits, deltas = head(pooled)
+    assert (logits.shape, deltas.shape, head.deltas.kernel.shape) == ((5, 4), (5, 4, 4), (8, 4))
+    hidden = jax.nn.relu(head.second(jax.nn.relu(head.first(pooled.reshape(5, 18)))))
+    np.testing.assert_array_equal(deltas, np.broadcast_to(np.asarray(head.deltas(hidden))[:, None], (5, 4, 4)))
+    gradient = nnx.grad(lambda head: head(pooled)[1][:, 2].sum())(head)["deltas"]["bias"][...]
+    np.testing.assert_array_equal(gradient, np.full(4, 5.0))
+    assert head(jnp.zeros((0, 3, 3, 2)))[1].shape == (0, 4, 4)

@@ -45,3 +45,12 @@ def test_another_count_makes_class_outputs_anew_and_keeps_the_rest():
     np.testing.assert_array_equal(ours.mask_head.double.kernel[...], model.mask_head.double.kernel[...])
     assert "2 -> 3" in said
     assert model.config == dataclasses.replace(SMALL)
+
+
+def test_boxes_of_all_classes_together_are_kept_with_any_classes():
+    head = dataclasses.replace(SMALL.roi.box_head, class_agnostic=True)
+    config = dataclasses.replace(SMALL, roi=dataclasses.replace(SMALL.roi, box_head=head))
+    model = small_model(1, config)
+    for classes in (((0, "background"), (7, "salt")), THREE):
+        ours, _ = replace_classes(model, classes, rngs=nnx.Rngs(2))
+        np.testing.assert_array_equal(ours.box_head.deltas.kernel[...], model.box_head.deltas.kernel[...])
