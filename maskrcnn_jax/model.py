@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Num
+from jaxtyping import PRNGKeyArray as Key
 
 from maskrcnn_jax.backbone.fpn import FPN
 from maskrcnn_jax.backbone.resnet import ResNet
 from maskrcnn_jax.boxes.sampling import image_keys
 from maskrcnn_jax.config import MaskRCNNConfig
-from maskrcnn_jax.image.normalise import normalise
+from maskrcnn_jax.image.normalise import as_batch, normalise
 from maskrcnn_jax.roi.align import assign_levels, pyramid_roi_align
 from maskrcnn_jax.roi.box_head import BoxHead
 from maskrcnn_jax.roi.detections import Refined, select_detections
@@ -33,9 +34,12 @@ from maskrcnn_jax.rpn.proposals import Ranked, propose
 from maskrcnn_jax.rpn.targets import RPNTargets, rpn_targets
 from maskrcnn_jax.structures import Detections, GroundTruth, Losses, Proposals, Pyramid, Stages
 
-Images = Num[Array, "b h w 3"]
-Windows = Float[Array, "b 4"]
+Images = Num[Array | np.ndarray, "b h w 3"]
+Windows = Float[Array | np.ndarray, "b 4"]
 Boxes = Float[Array, "b r 4"]
+Logits = Float[Array, "b a"]  # of every anchor
+Deltas = Float[Array, "b a 4"]
+Axis = str | None  # of a mesh
 
 
 class Supervision(NamedTuple):
@@ -48,11 +52,24 @@ class Supervision(NamedTuple):
 
 
 class MaskRCNN(nnx.Module):
-    """He et al. 2017. Inputs are letterboxed RGB values 0-255 [b, h, w, 3] (uint8 or float), height and width divisible
-    by 64; `windows` [b, 4] are the parts that are not padding (default: the whole images).
+    """Mask R-CNN (He et al. 2017) of a `MaskRCNNConfig`, which is static; its weights are drawn with `rngs`.
+
+    Images are letterboxed RGB values 0-255 [b, h, w, 3], uint8 or float, height and width divisible by 64. Values 0-1
+    would be taken for black; they are refused unless they are traced. `windows` [b, 4] are the parts of the images that
+    are not padding, in pixels (default: the whole images).
+
+    Raises:
+        TypeError, ValueError: for another config, and for images or windows of other shapes.
+
+    >>> model = nnx.eval_shape(lambda: MaskRCNN(MaskRCNNConfig.tiny(), rngs=nnx.Rngs(0)))  # shapes alone
+    >>> images = jnp.zeros((2, 256, 320, 3), jnp.uint8)
+    >>> nnx.eval_shape(lambda model: model.detect(images), model).masks.shape
+    (2, 100, 28, 28)
     """
 
     def __init__(self, config: MaskRCNNConfig, *, rngs: nnx.Rngs):
+        if not isinstance(config, MaskRCNNConfig):
+            raise TypeError(f"MaskRCNN: config is {config!r}; give a MaskRCNNConfig, such as MaskRCNNConfig.tiny()")
         channels, k, per_cell = config.fpn_channels, config.num_classes, len(config.anchors.ratios)
         build: dict[str, Any] = dict(dtype=config.compute_dtype, rngs=rngs)
         self.config = config
@@ -70,7 +87,7 @@ class MaskRCNN(nnx.Module):
         self, images: Images, windows: Windows | None = None
     ) -> tuple[tuple[Float[Array, "b _ _ _"], ...], Pyramid]:
         """((C1..C5), P2..P6)."""
-        maps = self.backbone(normalise(images, self._windows(images, windows), config=self.config.image))
+        maps = self.backbone(normalise(*as_batch(images, windows), config=self.config.image))
         return maps, self.fpn(maps[1:])
 
     def anchors(self, height: int, width: int) -> Float[np.ndarray, "a 4"]:
@@ -79,13 +96,7 @@ class MaskRCNN(nnx.Module):
         return pyramid_anchors((height, width), strides=a.strides, sizes=a.sizes, ratios=a.ratios, rounded=a.rounded)
 
     def rank(
-        self,
-        objectness: Float[Array, "b a"],
-        deltas: Float[Array, "b a 4"],
-        windows: Windows,
-        *,
-        size: tuple[int, int],
-        training: bool = False,
+        self, objectness: Logits, deltas: Deltas, windows: Windows, *, size: tuple[int, int], training: bool = False
     ) -> Ranked:
         """Candidates for proposals of images of `size` (height, width) and their selection, with a batch dimension."""
         rpn, anchors, edge = self.config.rpn, self.config.anchors, self._far_edge()
@@ -101,13 +112,7 @@ class MaskRCNN(nnx.Module):
         return ranked._replace(boxes=ranked.boxes + edge)
 
     def propose(
-        self,
-        objectness: Float[Array, "b a"],
-        deltas: Float[Array, "b a 4"],
-        windows: Windows,
-        *,
-        size: tuple[int, int],
-        training: bool = False,
+        self, objectness: Logits, deltas: Deltas, windows: Windows, *, size: tuple[int, int], training: bool = False
     ) -> Proposals:
         """Proposals from the RPN's outputs for images of `size` (height, width)."""
         return jax.vmap(Ranked.proposals)(self.rank(objectness, deltas, windows, size=size, training=training))
@@ -122,7 +127,7 @@ class MaskRCNN(nnx.Module):
 
     def pool(self, pyramid: Pyramid, boxes: Boxes, *, output_size: int) -> Float[Array, "b r o o c"]:
         """Pooled features of every box, each from its level of P2..P5."""
-        size = image_size(pyramid)
+        size = pyramid.image_size
         return pyramid_roi_align(
             pyramid[:4],
             boxes,
@@ -167,8 +172,9 @@ class MaskRCNN(nnx.Module):
 
     def stages(self, images: Images, windows: Windows | None = None) -> Stages:
         """One forward pass at inference, with all intermediate results."""
-        size, windows = (images.shape[1], images.shape[2]), self._windows(images, windows)
+        images, windows = as_batch(images, windows)
         maps, pyramid = self.features(images, windows)
+        size = pyramid.image_size
         objectness, rpn_deltas = self.rpn(pyramid)
         proposals = self.propose(objectness, rpn_deltas, windows, size=size)
         class_logits, box_deltas = self.classify(pyramid, proposals.boxes)
@@ -190,13 +196,7 @@ class MaskRCNN(nnx.Module):
         return self.stages(images, windows).detections
 
     def losses(
-        self,
-        images: Images,
-        truth: GroundTruth,
-        key: PRNGKeyArray,
-        windows: Windows | None = None,
-        *,
-        axis: str | None = None,
+        self, images: Images, truth: GroundTruth, key: Key, windows: Windows | None = None, *, axis: Axis = None
     ) -> Losses:
         """The five losses of a batch (Crystals 2021, eq. 1 and 2). Anchors and RoIs are sampled with `key`.
 
@@ -206,32 +206,26 @@ class MaskRCNN(nnx.Module):
         return self.compare(images, truth, key, windows, axis=axis).losses
 
     def compare(
-        self,
-        images: Images,
-        truth: GroundTruth,
-        key: PRNGKeyArray,
-        windows: Windows | None = None,
-        *,
-        axis: str | None = None,
+        self, images: Images, truth: GroundTruth, key: Key, windows: Windows | None = None, *, axis: Axis = None
     ) -> Supervision:
         """Like `losses`, with the targets that they are computed from."""
-        windows = self._windows(images, windows)
+        images, windows = as_batch(images, windows)
         _, pyramid = self.features(images, windows)
         return self.supervise(pyramid, *self.rpn(pyramid), truth, key, windows, axis=axis)
 
     def supervise(
         self,
         pyramid: Pyramid,
-        objectness: Float[Array, "b a"],
-        rpn_deltas: Float[Array, "b a 4"],
+        objectness: Logits,
+        rpn_deltas: Deltas,
         truth: GroundTruth,
-        key: PRNGKeyArray,
+        key: Key,
         windows: Windows,
         *,
-        axis: str | None = None,
+        axis: Axis = None,
     ) -> Supervision:
         """Targets and losses from the outputs of FPN and RPN."""
-        rpn, roi, size = self.config.rpn, self.config.roi, image_size(pyramid)
+        rpn, roi, size = self.config.rpn, self.config.roi, pyramid.image_size
         anchor_keys, roi_keys = image_keys(key, objectness.shape[0], axis=axis)
 
         label_anchors = partial(rpn_targets, config=rpn.targets, coding=rpn.coding)
@@ -252,13 +246,3 @@ class MaskRCNN(nnx.Module):
 
     def _far_edge(self) -> Float[Array, " 4"]:
         return jnp.array([0.0, 0.0, self.config.far_edge, self.config.far_edge])
-
-    @staticmethod
-    def _windows(images: Images, windows: Windows | None) -> Windows:
-        b, h, w, _ = images.shape
-        return jnp.tile(jnp.array([0.0, 0.0, w, h]), (b, 1)) if windows is None else windows
-
-
-def image_size(pyramid: Pyramid) -> tuple[int, int]:
-    """Height and width of the images that a pyramid was computed from: P2 has a stride of 4."""
-    return 4 * pyramid.p2.shape[1], 4 * pyramid.p2.shape[2]

@@ -61,6 +61,11 @@ class Pyramid(NamedTuple):
     p5: Float[Array, "b h5 w5 c"]
     p6: Float[Array, "b h6 w6 c"]
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width, in pixels, of the images that the pyramid was computed from."""
+        return 4 * self.p2.shape[1], 4 * self.p2.shape[2]
+
 
 class Proposals(NamedTuple):
     """The RPN's boxes, best first. `scores` are logits or probabilities, whichever the config ranks by."""

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from maskrcnn_jax.boxes.coding import decode
@@ -40,7 +41,7 @@ def select_detections(
     class_logits: Float[Array, "p k"],
     box_deltas: Float[Array, "p k 4"],
     proposals: Proposals,
-    window: Float[Array, " 4"],
+    window: Float[Array | np.ndarray, " 4"],
     *,
     config: DetectionConfig,
     coding: BoxCoding,
@@ -73,8 +74,8 @@ def select_detections(
     >>> proposals, window = Proposals(box, jnp.ones(2), jnp.array([True, True])), jnp.array([0.0, 0.0, 16.0, 16.0])
     >>> rule = DetectionConfig(one_class=False, score_threshold=0.3, max_detections=2)
     >>> refined = select_detections(logits, jnp.zeros((2, 2, 4)), proposals, window, config=rule, coding=BoxCoding())
-    >>> refined.roi[refined.valid].tolist(), refined.detections().scores.round(2).tolist()
-    ([0, 1], [0.800000011920929, 0.0])
+    >>> refined.roi[refined.valid].tolist(), [round(float(score), 2) for score in refined.detections().scores]
+    ([0, 1], [0.8, 0.0])
     """
     p, k = class_logits.shape
     probabilities = jax.nn.softmax(class_logits, axis=-1)

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from maskrcnn_jax.boxes.coding import decode
@@ -71,8 +72,8 @@ def _select_per_level(
 def propose(
     objectness: Float[Array, " a"],
     deltas: Float[Array, "a 4"],
-    anchors: Float[Array, "a 4"],
-    window: Float[Array, " 4"],
+    anchors: Float[Array | np.ndarray, "a 4"],
+    window: Float[Array | np.ndarray, " 4"],
     *,
     level_sizes: tuple[int, ...],
     config: ProposalConfig,

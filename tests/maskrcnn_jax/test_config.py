@@ -69,3 +69,17 @@ def test_partial_dict_keeps_the_defaults():
     assert config.rpn.channels == 7
     assert config.rpn.targets == MaskRCNNConfig().rpn.targets
     assert config.classes == ((0, "background"), (5, "needle"))
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"roi": {"pooling": {"reduce": "avg"}}}, "config key roi.pooling.reduce: 'avg' is none of 'mean', 'max'"),
+        ({"roi": {"pooling": "bins"}}, "config key roi.pooling: 'bins' is not of type Sampling"),
+        ({"rpn": {"proposals": {"nms_iou": "high"}}}, "config key rpn.proposals.nms_iou: 'high' is not of type float"),
+        ({"fpn_channels": 2.5}, "config key fpn_channels: 2.5 is not of type int"),
+    ],
+)
+def test_values_of_another_kind_are_refused(values, text):
+    with pytest.raises(ValueError, match=text):
+        MaskRCNNConfig.from_dict(values)
