@@ -158,7 +158,8 @@ def roi_targets(
 
     >>> boxes, truth_box = jnp.array([[20.0, 0, 24, 4], [0.0, 0, 8, 4]]), jnp.array([[2.0, 0, 10, 4]])
     >>> truth = GroundTruth(truth_box, jnp.array([3]), jnp.ones((1, 2, 2)), jnp.array([True]), jnp.array([False]))
-    >>> proposals, rule = Proposals(boxes, jnp.ones(2), jnp.array([True, True])), RoITargetConfig(samples=2, max_positive=1)
+    >>> proposals = Proposals(boxes, jnp.ones(2), jnp.array([True, True]))
+    >>> rule = RoITargetConfig(samples=2, max_positive=1)
     >>> t = roi_targets(jax.random.key(0), proposals, truth, config=rule, coding=BoxCoding(), mask_size=4)
     >>> t.boxes[0].tolist(), t.classes.tolist(), t.deltas[0].tolist(), t.masks[0, 0].tolist()
     ([0.0, 0.0, 8.0, 4.0], [3, 0], [2.5, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 1.0])
