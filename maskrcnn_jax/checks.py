@@ -39,6 +39,21 @@ def whole(place: str, value: Any, *, least: int) -> None:
         raise ValueError(f"{place} is {value}; give an integer of at least {least}")
 
 
+def pair(place: str, value: Any, *, order: str = "(height, width)") -> None:
+    """Refuse what is not two integers of at least 1.
+
+    >>> pair("clahe: tiles", 8, order="(rows, columns)")
+    Traceback (most recent call last):
+    TypeError: clahe: tiles is 8; give two integers of at least 1, (rows, columns)
+    """
+    text = f"{place} is {value!r}; give two integers of at least 1, {order}"
+    integers = isinstance(value, tuple | list) and all(isinstance(side, int | np.integer) for side in value)
+    if not integers or len(value) != 2:
+        raise TypeError(text)
+    if min(value) < 1:
+        raise ValueError(text)
+
+
 def in_range(place: str, value: Any, low: Any, high: Any = math.inf, *, above: bool = False, remedy: str = "") -> None:
     """Refuse a static number outside [low, high], or (low, high] with `above`, and NaN.
 

@@ -114,7 +114,7 @@ def clip(
     >>> clip(jnp.array([[-1.0, 2.0, 9.0, 3.0]]), height=4, width=8).tolist()
     [[0.0, 2.0, 8.0, 3.0]]
     """
-    boxes = checks.as_boxes("clip: boxes", boxes)
+    boxes = jnp.asarray(checks.as_boxes("clip: boxes", boxes))
     checks.in_range("clip: height", height, 0)
     checks.in_range("clip: width", width, 0)
     return clip_to_window(boxes, jnp.array([0.0, 0.0, width, height], boxes.dtype))

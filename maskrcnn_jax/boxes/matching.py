@@ -94,7 +94,6 @@ def match(
     checks.kind("match: gt_valid", gt_valid, np.bool_, "g")
     checks.same_length("match", iou=iou, gt_valid=gt_valid)
     checks.in_range("match: positive_iou", positive_iou, 0, 1)
-    checks.in_range(
-        "match: negative_iou", negative_iou, 0, positive_iou, remedy=f"give at most positive_iou, {positive_iou}"
-    )
+    remedy = f"give a number from 0 to positive_iou, {positive_iou}"
+    checks.in_range("match: negative_iou", negative_iou, 0, positive_iou, remedy=remedy)
     return _match(iou, positive_iou, negative_iou, gt_valid, allow_low_quality)

@@ -10,7 +10,6 @@ in NumPy float32, and a `maximum` with 0 around each product (never negative) ke
 into a fused multiply-add, which rounds once where OpenCV rounds twice.
 """
 
-import math
 from functools import partial
 
 import jax
@@ -18,18 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int32, UInt8, UInt32
 
+from maskrcnn_jax import checks
 from maskrcnn_jax.image.lab import lab_to_rgb, rgb_to_lab
 
 LEVELS = 256
 
 
-def _check_image(image_u8: Array | np.ndarray, channels: int) -> None:
-    rank = 2 if channels == 1 else 3
-    if image_u8.dtype != jnp.uint8 or image_u8.ndim != rank or (rank == 3 and image_u8.shape[2] != channels):
-        wanted = "[h, w]" if rank == 2 else f"[h, w, {channels}]"
-        raise ValueError(f"expected a uint8 image {wanted}, got {image_u8.dtype}{list(image_u8.shape)}")
+def _check_image(place: str, image_u8: Array | np.ndarray, wanted: str) -> None:
+    checks.kind(place, image_u8, np.uint8, wanted)
     if image_u8.size == 0:
-        raise ValueError(f"the image has no pixels: shape {list(image_u8.shape)}")
+        raise ValueError(f"{place} has shape {list(image_u8.shape)}; give an image with pixels")
 
 
 def _reflected(side: int, padded: int) -> np.ndarray:
@@ -147,19 +144,18 @@ def clahe(
         Grey levels 0..255 of the same shape.
 
     Raises:
-        ValueError: not a uint8 [h, w] image, an empty image, `tiles` below 1, or a `clip_limit` of NaN.
+        ValueError: not [h, w], an empty image, `tiles` below 1, or a `clip_limit` of NaN.
+        TypeError: an image that is not uint8, or `tiles` that are not two integers.
 
     One tile, no clipping: two of four pixels are at most 10, so 10 maps to 255 * 2/4 = 127.5, rounded to 128.
 
     >>> clahe(np.array([[10, 10], [20, 30]], np.uint8), clip_limit=0, tiles=(1, 1)).tolist()
     [[128, 128], [191, 255]]
     """
-    _check_image(image_u8, channels=1)
+    _check_image("clahe: image_u8", image_u8, "h w")
+    checks.pair("clahe: tiles", tiles, order="(rows, columns)")
+    checks.in_range("clahe: clip_limit", clip_limit, -np.inf, remedy="give a number, 0 for no clipping")
     rows, columns = tiles
-    if rows < 1 or columns < 1:
-        raise ValueError(f"tiles = (rows, columns) must be at least 1, got {tiles}")
-    if math.isnan(clip_limit):
-        raise ValueError("clip_limit is NaN; give a number, 0 for no clipping")
     tall, wide = _padded_sides(image_u8.shape[0], image_u8.shape[1], (rows, columns))
     area = (tall // rows) * (wide // columns)
     # In float64, as in OpenCV; traced below, so that another clip limit does not recompile.
@@ -184,11 +180,12 @@ def clahe_rgb(
 
     Raises:
         ValueError: as in `clahe`, for [h, w, 3].
+        TypeError: as in `clahe`.
 
     >>> clahe_rgb(np.full((2, 2, 3), 200, np.uint8), clip_limit=0, tiles=(1, 1)).tolist()[0]
     [[255, 255, 255], [255, 255, 255]]
     """
-    _check_image(image_u8, channels=3)
+    _check_image("clahe_rgb: image_u8", image_u8, "h w 3")
     lab = rgb_to_lab(jnp.asarray(image_u8))
     return lab_to_rgb(lab.at[..., 0].set(clahe(lab[..., 0], clip_limit=clip_limit, tiles=tiles)))
 
@@ -207,12 +204,13 @@ def equalize(image_u8: UInt8[Array | np.ndarray, "h w"]) -> UInt8[Array, "h w"]:
         Grey levels 0..255 of the same shape.
 
     Raises:
-        ValueError: not a uint8 [h, w] image, or an empty one.
+        ValueError: not [h, w], or an empty image.
+        TypeError: an image that is not uint8.
 
     >>> equalize(np.array([[10, 10], [20, 30]], np.uint8)).tolist()
     [[0, 0], [128, 255]]
     """
-    _check_image(image_u8, channels=1)
+    _check_image("equalize: image_u8", image_u8, "h w")
     image_u8 = jnp.asarray(image_u8)
     histogram = _histogram(image_u8.reshape(-1))
     darkest = histogram[jnp.argmax(histogram > 0)]

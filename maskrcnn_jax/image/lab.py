@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32, UInt8
 
+from maskrcnn_jax import checks
+
 WHITE = np.array([0.950456, 1.0, 1.088754])  # D65
 RGB_TO_XYZ = np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
 XYZ_TO_RGB = np.array(
@@ -96,9 +98,14 @@ def rgb_to_lab(image_u8: UInt8[Array | np.ndarray, "*b 3"]) -> UInt8[Array, "*b 
     Returns:
         The same shape: L, a, b as bytes.
 
+    Raises:
+        ValueError: the last axis is not 3.
+        TypeError: an image that is not uint8.
+
     >>> rgb_to_lab(np.array([[0, 0, 0], [255, 255, 255], [255, 0, 0]], np.uint8)).tolist()
     [[0, 128, 128], [255, 128, 128], [136, 208, 195]]
     """
+    checks.kind("rgb_to_lab: image_u8", image_u8, np.uint8, "*b 3")
     to_linear, to_root, matrix = _forward_tables()
     linear = [_look_up(to_linear, jnp.asarray(image_u8)[..., i].astype(jnp.int32)) for i in range(3)]
     f_x, f_y, f_z = (_look_up(to_root, _descale(xyz, MATRIX_BITS)) for xyz in _mix(matrix, linear))
@@ -121,9 +128,14 @@ def lab_to_rgb(lab_u8: UInt8[Array | np.ndarray, "*b 3"]) -> UInt8[Array, "*b 3"
     Returns:
         The same shape: RGB in 0..255.
 
+    Raises:
+        ValueError: the last axis is not 3.
+        TypeError: an image that is not uint8.
+
     >>> lab_to_rgb(np.array([[0, 128, 128], [255, 128, 128], [136, 208, 195]], np.uint8)).tolist()
     [[0, 0, 0], [255, 255, 255], [255, 2, 1]]
     """
+    checks.kind("lab_to_rgb: lab_u8", lab_u8, np.uint8, "*b 3")
     to_y, to_f_y, f_inverse, matrix, to_byte = _backward_tables()
     lightness, a, b = (jnp.asarray(lab_u8)[..., i].astype(jnp.int32) for i in range(3))
     f_y = _look_up(to_f_y, lightness)

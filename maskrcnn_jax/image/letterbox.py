@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float64, Shaped
 
+from maskrcnn_jax import checks
+
 
 class Letterbox(NamedTuple):
     """Position of an image in its letterbox. Boxes are continuous pixels `[x1, y1, x2, y2]`, float64 here.
@@ -63,11 +65,15 @@ class Letterbox(NamedTuple):
 
     def to_letterbox(self, boxes: Shaped[np.ndarray, "*n 4"]) -> Float64[np.ndarray, "*n 4"]:
         """Map boxes from pixels of the original image to pixels of the letterbox: `box * ratio + offset`."""
-        return np.asarray(boxes, np.float64) * np.tile(self.ratio, 2) + np.tile(self.offset, 2)
+        boxes = np.asarray(boxes, np.float64)
+        checks.shape("to_letterbox: boxes", boxes, "*n 4")
+        return boxes * np.tile(self.ratio, 2) + np.tile(self.offset, 2)
 
     def to_original(self, boxes: Shaped[np.ndarray, "*n 4"]) -> Float64[np.ndarray, "*n 4"]:
         """Map boxes from pixels of the letterbox to pixels of the original image; not clipped to it."""
-        return (np.asarray(boxes, np.float64) - np.tile(self.offset, 2)) / np.tile(self.ratio, 2)
+        boxes = np.asarray(boxes, np.float64)
+        checks.shape("to_original: boxes", boxes, "*n 4")
+        return (boxes - np.tile(self.offset, 2)) / np.tile(self.ratio, 2)
 
 
 def _area_matrix(old: int, new: int) -> Float64[np.ndarray, "new old"]:
@@ -119,13 +125,15 @@ def fit(height: int, width: int, size: int | tuple[int, int]) -> Letterbox:
 
     Raises:
         ValueError: a side below 1.
+        TypeError: a size that is not an integer or two.
 
     >>> fit(300, 190, 128)
     Letterbox(scale=0.4266666666666667, offset=(23, 0), original=(300, 190), resized=(128, 81), size=(128, 128))
     """
-    tall, wide = (size, size) if isinstance(size, int) else size
-    if min(height, width, tall, wide) < 1:
-        raise ValueError(f"cannot fit an image of {height} x {width} pixels (height x width) into {tall} x {wide}")
+    checks.pair("letterbox: the image's size", (height, width))
+    both = (size, size) if isinstance(size, int | np.integer) else size
+    checks.pair("letterbox: size", both)
+    tall, wide = both
     scale = min(tall / height, wide / width)
     # Python's round, half to even, as in Matterport; limited for extreme aspect ratios (1 x 5000).
     new_height = min(max(round(height * scale), 1), tall)
@@ -148,14 +156,16 @@ def letterbox(
         image: [h, w, 3], any value range; [h, w] and other channel counts work as well. The dtype does not change.
         size: side of the square, or (height, width).
         antialias: see the module docstring; False is Matterport's rule.
-        fill: value of the padding, one for all channels or one per channel.
+        fill: value of the padding, one for all channels or one per channel, in the range of the image.
         resize: `(image, (new_height, new_width)) -> image`, a replacement such as OpenCV's in input workers.
 
     Returns:
         The letterboxed image, and the position of the original in it.
 
     Raises:
-        ValueError: an empty image, a side below 1, or a `resize` that returned another size.
+        ValueError: an image of another rank or without pixels, a side below 1, a `fill` for other channels, or a
+            `resize` that returned another size.
+        TypeError: a size that is not an integer or two.
 
     An image of 1 x 2 pixels in a 2 x 2 letterbox: it fits without scaling, the padding goes below.
 
@@ -165,11 +175,13 @@ def letterbox(
     """
     image = np.asarray(image)
     if image.ndim not in (2, 3):
-        raise ValueError(f"expected an image [h, w, channels], got shape {list(image.shape)}")
+        raise ValueError(f"letterbox: image has shape {list(image.shape)}; give one image [h, w, channels] or [h, w]")
+    if np.shape(fill) not in ((), image.shape[2:]):
+        raise ValueError(f"letterbox: fill is {fill}; give one number, or one for each channel")
     box = fit(image.shape[0], image.shape[1], size)
     resized: Any = resize(image, box.resized) if resize else _resample(image, box.resized, antialias)
     if resized.shape[:2] != box.resized:
-        raise ValueError(f"resize returned {resized.shape[:2]} pixels (height, width), asked for {box.resized}")
+        raise ValueError(f"letterbox: resize returned {resized.shape[:2]} (height, width); return {box.resized}")
     (x, y), (new_height, new_width) = box.offset, box.resized
     canvas = np.empty((*box.size, *image.shape[2:]), image.dtype)
     canvas[...] = fill

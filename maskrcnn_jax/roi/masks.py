@@ -7,7 +7,9 @@ would cost far more than the two small matrix products.
 import math
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
+
+from maskrcnn_jax import checks
 
 
 def _interpolation(low: float, high: float, pixels: np.ndarray, cells: int, border: str) -> Float[np.ndarray, "n m"]:
@@ -19,24 +21,45 @@ def _interpolation(low: float, high: float, pixels: np.ndarray, cells: int, bord
 
 
 def paste_patch(
-    mask: Float[np.ndarray, "m m"],
-    box: Float[np.ndarray, " 4"],
+    mask: Shaped[np.ndarray, "m m"],
+    box: Shaped[np.ndarray, " 4"],
     *,
     height: int,
     width: int,
     threshold: float = 0.5,
     border: str = "edge",
 ) -> tuple[Bool[np.ndarray, "ph pw"], int, int]:
-    """(patch, top, left): the instance's pixels in its box, clipped to an image of height x width.
+    """The instance's pixels in its box: those whose centre lies in the box and where the bilinear value of the mask is
+    `threshold` or more.
 
-    A pixel is set if its centre lies in the box and the bilinear value there is `threshold` or more. `border` "edge"
-    extends the outermost cells to the box's border; "zero" fades to 0 there, as Detectron2's pasting does.
+    Args:
+        mask: probabilities (or 0 and 1) in equal cells over the box.
+        box: `[x1, y1, x2, y2]` in pixels of the image; may extend beyond it.
+        height: of the image, in pixels.
+        width: of the image.
+        threshold: 0 to 1.
+        border: "edge" extends the outermost cells to the box's border; "zero" fades to 0 there, as in Detectron2.
+
+    Returns:
+        The part of the box inside the image, and its row and column there: (patch, top, left).
+
+    Raises:
+        ValueError: other shapes, a corner that is not finite, another `border`, or a threshold outside 0 to 1.
+        TypeError: a side of the image that is not an integer.
 
     >>> patch, top, left = paste_patch(np.ones((2, 2)), np.array([1.0, 0.0, 3.0, 2.0]), height=4, width=4)
     >>> patch.tolist(), top, left
     ([[True, True], [True, True]], 0, 1)
     """
+    mask, box = np.asarray(mask, np.float64), np.asarray(box)
+    checks.shape("paste: mask", mask, "m m")
+    checks.shape("paste: box", box, "4", remedy="give one box [x1, y1, x2, y2]")
+    checks.pair("paste: the image's size", (height, width))
+    checks.in_range("paste: threshold", threshold, 0, 1)
+    checks.one_of("paste: border", border, ("edge", "zero"))
     x1, y1, x2, y2 = (float(v) for v in box)
+    if not all(map(math.isfinite, (x1, y1, x2, y2))):
+        raise ValueError(f"paste: box is {[x1, y1, x2, y2]}; give finite corners (of valid detections only)")
     # The first and last pixels whose centres lie in the box.
     left, right = max(math.ceil(x1 - 0.5), 0), min(math.ceil(x2 - 0.5), width)
     top, bottom = max(math.ceil(y1 - 0.5), 0), min(math.ceil(y2 - 0.5), height)
@@ -48,8 +71,8 @@ def paste_patch(
 
 
 def paste(
-    mask: Float[np.ndarray, "m m"],
-    box: Float[np.ndarray, " 4"],
+    mask: Shaped[np.ndarray, "m m"],
+    box: Shaped[np.ndarray, " 4"],
     *,
     height: int,
     width: int,
@@ -58,10 +81,25 @@ def paste(
 ) -> Bool[np.ndarray, "height width"]:
     """The mask of an instance in the whole image: `paste_patch` in a frame of False.
 
+    Args:
+        mask: probabilities (or 0 and 1) in equal cells over the box.
+        box: `[x1, y1, x2, y2]` in pixels of the image; may extend beyond it.
+        height: of the image, in pixels.
+        width: of the image.
+        threshold: 0 to 1; a pixel is set at this value or more.
+        border: "edge" or "zero", as in `paste_patch`.
+
+    Returns:
+        The pixels of the instance.
+
+    Raises:
+        ValueError: as in `paste_patch`.
+        TypeError: as in `paste_patch`.
+
     >>> paste(np.ones((2, 2)), np.array([1.0, 0.0, 3.0, 1.0]), height=2, width=4).astype(int).tolist()
     [[0, 1, 1, 0], [0, 0, 0, 0]]
     """
-    frame = np.zeros((height, width), bool)
     patch, top, left = paste_patch(mask, box, height=height, width=width, threshold=threshold, border=border)
+    frame = np.zeros((height, width), bool)
     frame[top : top + patch.shape[0], left : left + patch.shape[1]] = patch
     return frame

@@ -2,15 +2,248 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
+import maskrcnn_jax as m
 from maskrcnn_jax import checks
+from maskrcnn_jax.boxes.geometry import clip_to_window, intersection
+from maskrcnn_jax.boxes.sampling import sample_balanced
+from maskrcnn_jax.image.lab import lab_to_rgb, rgb_to_lab
+from maskrcnn_jax.losses import masked_mean, smooth_l1
+
+BOXES, SCORES, TABLE = np.tile(np.float32([0, 0, 4, 4]), (3, 1)), np.zeros(3, np.float32), np.zeros((2, 3), np.float32)
+BOX, MASK, GREY, COLOUR = BOXES[0], np.ones((2, 2)), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.uint8)
+FIVE, COARSE = np.zeros((3, 5)), jnp.zeros((3, 4), jnp.bfloat16)
+NAN, KEY, LABEL = float("nan"), jax.random.key(0), np.zeros(3, int)
+
+
+@pytest.fixture(autouse=True)
+def as_installed():
+    """Switch off the tests' shape checks, to see the errors that a user sees."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def nms(boxes=BOXES, scores=SCORES, iou_threshold=0.5, max_outputs=3, **options):
+    return m.nms(boxes, scores, iou_threshold=iou_threshold, max_outputs=max_outputs, **options)
+
+
+def match(iou=TABLE, positive_iou=0.7, negative_iou=0.3, **options):
+    return m.match(iou, positive_iou=positive_iou, negative_iou=negative_iou, allow_low_quality=True, **options)
+
+
+def anchors(image_size=(8, 8), strides=(4, 8), sizes=(8, 16), ratios=(1.0,)):
+    return m.pyramid_anchors(image_size, strides=strides, sizes=sizes, ratios=ratios)
+
+
+def sample(label=LABEL, total=3, max_positive=1, **options):
+    return sample_balanced(KEY, label, total=total, max_positive=max_positive, **options)
+
+
+def paste(mask=MASK, box=BOX, height=8, width=8, **options):
+    return m.paste(mask, box, height=height, width=width, **options)
+
+
+# The call, and the whole sentence.
+SLIPS = {
+    "boxes": [
+        (lambda: m.area(FIVE), "area: boxes has shape [3, 5]; give an array [..., 4]"),
+        (lambda: m.area(COARSE), "area: boxes is bfloat16, too coarse for pixels; give boxes.astype(jnp.float32)"),
+        (lambda: m.area([[0, 0, 4, 4]]), "area: boxes is a list; give a NumPy or JAX array"),
+        (lambda: m.area(BOXES > 0), "area: boxes is bool; give floats or integers"),
+        (lambda: m.iou(FIVE, BOXES), "iou: a has shape [3, 5]; give an array [n, 4]"),
+        (lambda: m.iou(BOXES, BOX), "iou: b has shape [4]; give an array [m, 4]"),
+        (lambda: intersection(BOXES, BOX), "intersection: b has shape [4]; give an array [m, 4]"),
+        (lambda: m.clip(FIVE, 8, 8), "clip: boxes has shape [3, 5]; give an array [..., 4]"),
+        (lambda: m.clip(BOXES, -8, 8), "clip: height is -8; give a number of at least 0"),
+        (lambda: m.clip(BOXES, 8, NAN), "clip: width is nan; give a number of at least 0"),
+        (lambda: clip_to_window(BOXES, BOXES), "clip_to_window: window has shape [3, 4]; give an array [4]"),
+    ],
+    "coding": [
+        (lambda: m.encode(FIVE, BOXES), "encode: boxes has shape [3, 5]; give an array [..., 4]"),
+        (lambda: m.encode(BOXES, FIVE), "encode: anchors has shape [3, 5]; give an array [..., 4]"),
+        (lambda: m.encode(BOXES, BOXES[:2]), "encode: boxes has 3 rows but anchors has 2; give as many of both"),
+        (
+            lambda: m.encode(COARSE, BOXES),
+            "encode: boxes is bfloat16, too coarse for pixels; give boxes.astype(jnp.float32)",
+        ),
+        (
+            lambda: m.encode(BOXES, BOXES, (10, 5)),
+            "encode: weights are (10, 5); give four, for x, y, width and height",
+        ),
+        (lambda: m.encode(BOXES, BOXES, (0, 1, 1, 1)), "encode: one of weights is 0; give a number above 0"),
+        (lambda: m.decode(FIVE, BOXES), "decode: deltas has shape [3, 5]; give an array [..., 4]"),
+        (lambda: m.decode(BOXES, BOXES, (1, 1, -1, 1)), "decode: one of weights is -1; give a number above 0"),
+    ],
+    "nms": [
+        (lambda: nms(FIVE), "nms: boxes has shape [3, 5]; give an array [n, 4]"),
+        (lambda: nms(COARSE), "nms: boxes is bfloat16, too coarse for pixels; give boxes.astype(jnp.float32)"),
+        (lambda: nms(scores=np.zeros(5)), "nms: boxes has 3 rows but scores has 5; give as many of both"),
+        (lambda: nms(scores=np.zeros((3, 2))), "nms: scores has shape [3, 2]; give an array [n]"),
+        (lambda: nms(valid=np.ones(2, bool)), "nms: boxes has 3 rows but valid has 2; give as many of both"),
+        (lambda: nms(valid=np.ones(3)), "nms: valid is float64; give booleans"),
+        (lambda: nms(groups=np.zeros(4, int)), "nms: boxes has 3 rows but groups has 4; give as many of both"),
+        (lambda: nms(groups=np.zeros(3)), "nms: groups is float64; give integers"),
+        (lambda: nms(iou_threshold=50), "nms: iou_threshold is 50; give a number from 0 to 1"),
+        (lambda: nms(iou_threshold=NAN), "nms: iou_threshold is nan; give a number from 0 to 1"),
+        (lambda: nms(iou_threshold="0.5"), "nms: iou_threshold is '0.5'; give a number"),
+        (lambda: nms(max_outputs=-1), "nms: max_outputs is -1; give an integer of at least 0"),
+        (
+            lambda: nms(max_outputs=2.5),
+            "nms: max_outputs is 2.5; give an integer of at least 0, static under jit",
+        ),
+    ],
+    "match": [
+        (lambda: match(SCORES), "match: iou has shape [3]; give an array [g, n]"),
+        (lambda: match(positive_iou=70), "match: positive_iou is 70; give a number from 0 to 1"),
+        (lambda: match(negative_iou=-1), "match: negative_iou is -1; give a number from 0 to positive_iou, 0.7"),
+        (lambda: match(negative_iou=0.8), "match: negative_iou is 0.8; give a number from 0 to positive_iou, 0.7"),
+        (lambda: match(gt_valid=np.ones(3, bool)), "match: iou has 2 rows but gt_valid has 3; give as many of both"),
+        (lambda: match(gt_valid=np.ones(2)), "match: gt_valid is float64; give booleans"),
+    ],
+    "sampling": [
+        (lambda: sample(SCORES), "sample_balanced: label is float32; give integers"),
+        (lambda: sample(np.zeros((1, 3), int)), "sample_balanced: label has shape [1, 3]; give an array [n]"),
+        (lambda: sample(total=-1), "sample_balanced: total is -1; give an integer of at least 0"),
+        (lambda: sample(max_positive=-1), "sample_balanced: max_positive is -1; give an integer of at least 0"),
+        (lambda: sample(max_positive=5), "sample_balanced: max_positive is 5; give a number from 0 to 3"),
+        (
+            lambda: sample(negatives_per_positive=-1),
+            "sample_balanced: negatives_per_positive is -1; give a number of at least 0",
+        ),
+    ],
+    "anchors": [
+        (
+            lambda: anchors(sizes=(8,)),
+            "pyramid_anchors: 2 strides but 1 sizes; give one anchor size for each level",
+        ),
+        (lambda: anchors(strides=(-4, 8)), "pyramid_anchors: one of strides is -4; give an integer of at least 1"),
+        (lambda: anchors(sizes=(8, 0)), "base_anchors: size is 0; give a number above 0"),
+        (lambda: anchors(ratios=(-1.0,)), "base_anchors: one of ratios is -1.0; give a number above 0"),
+        (
+            lambda: anchors((0, 8)),
+            "pyramid_anchors: image_size is (0, 8); give two integers of at least 1, (height, width)",
+        ),
+        (
+            lambda: anchors(64),
+            "pyramid_anchors: image_size is 64; give two integers of at least 1, (height, width)",
+        ),
+    ],
+    "masks": [
+        (lambda: paste(np.ones(4)), "paste: mask has shape [4]; give an array [m, m]"),
+        (lambda: paste(box=BOXES), "paste: box has shape [3, 4]; give one box [x1, y1, x2, y2]"),
+        (
+            lambda: paste(box=np.array([0, 0, NAN, 4])),
+            "paste: box is [0.0, 0.0, nan, 4.0]; give finite corners (of valid detections only)",
+        ),
+        (lambda: paste(threshold=50), "paste: threshold is 50; give a number from 0 to 1"),
+        (lambda: paste(border="reflect"), "paste: border is 'reflect'; give one of 'edge', 'zero'"),
+        (
+            lambda: paste(height=0),
+            "paste: the image's size is (0, 8); give two integers of at least 1, (height, width)",
+        ),
+    ],
+    "image": [
+        (lambda: m.clahe(GREY.astype(np.float32)), "clahe: image_u8 is float32; give uint8 from 0 to 255"),
+        (lambda: m.clahe(COLOUR), "clahe: image_u8 has shape [4, 4, 3]; give an array [h, w]"),
+        (lambda: m.clahe(GREY[:0]), "clahe: image_u8 has shape [0, 4]; give an image with pixels"),
+        (
+            lambda: m.clahe(GREY, tiles=(0, 8)),
+            "clahe: tiles is (0, 8); give two integers of at least 1, (rows, columns)",
+        ),
+        (lambda: m.clahe(GREY, tiles=8), "clahe: tiles is 8; give two integers of at least 1, (rows, columns)"),
+        (lambda: m.clahe(GREY, clip_limit=NAN), "clahe: clip_limit is nan; give a number, 0 for no clipping"),
+        (lambda: m.clahe_rgb(GREY), "clahe_rgb: image_u8 has shape [4, 4]; give an array [h, w, 3]"),
+        (lambda: m.clahe_rgb(COLOUR / 255), "clahe_rgb: image_u8 is float64; give uint8 from 0 to 255"),
+        (lambda: m.equalize(COLOUR), "equalize: image_u8 has shape [4, 4, 3]; give an array [h, w]"),
+        (lambda: rgb_to_lab(GREY), "rgb_to_lab: image_u8 has shape [4, 4]; give an array [..., 3]"),
+        (lambda: lab_to_rgb(COLOUR / 255), "lab_to_rgb: lab_u8 is float32; give uint8 from 0 to 255"),
+    ],
+    "letterbox": [
+        (
+            lambda: m.letterbox(np.zeros(5, np.uint8), 8),
+            "letterbox: image has shape [5]; give one image [h, w, channels] or [h, w]",
+        ),
+        (
+            lambda: m.letterbox(COLOUR[:0], 8),
+            "letterbox: the image's size is (0, 4); give two integers of at least 1, (height, width)",
+        ),
+        (
+            lambda: m.letterbox(COLOUR, 0),
+            "letterbox: size is (0, 0); give two integers of at least 1, (height, width)",
+        ),
+        (
+            lambda: m.letterbox(COLOUR, 8.5),
+            "letterbox: size is 8.5; give two integers of at least 1, (height, width)",
+        ),
+        (
+            lambda: m.letterbox(COLOUR, 8, fill=np.zeros(2)),
+            "letterbox: fill is [0. 0.]; give one number, or one for each channel",
+        ),
+        (
+            lambda: m.letterbox(COLOUR, 8, resize=lambda image, new: image),
+            "letterbox: resize returned (4, 4) (height, width); return (8, 8)",
+        ),
+        (
+            lambda: m.letterbox(COLOUR, 8)[1].to_letterbox(FIVE),
+            "to_letterbox: boxes has shape [3, 5]; give an array [..., 4]",
+        ),
+        (
+            lambda: m.letterbox(COLOUR, 8)[1].to_original(FIVE),
+            "to_original: boxes has shape [3, 5]; give an array [..., 4]",
+        ),
+    ],
+    "losses": [
+        (lambda: smooth_l1(SCORES, -1.0), "smooth_l1: beta is -1.0; give a number of at least 0"),
+        (
+            lambda: masked_mean(SCORES[:, None], SCORES > 0),
+            "masked_mean: values has shape [3, 1] but valid [3]; give one flag for each value",
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize("part", SLIPS)
+def test_one_sentence_for_every_slip(part):
+    for call, sentence in SLIPS[part]:
+        with pytest.raises((ValueError, TypeError)) as error:
+            call()
+        assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "text"),
+    [
+        (lambda: checks.whole("f: n", 2.5, least=1), TypeError, "f: n is 2.5; give an integer of at least 1, static"),
+        (lambda: checks.whole("f: n", True, least=1), TypeError, "f: n is True; give an integer of at least 1, static"),
+        (lambda: checks.whole("f: n", 0, least=1), ValueError, "f: n is 0; give an integer of at least 1"),
+        (lambda: checks.pair("f: s", (1, 2.5)), TypeError, "f: s is (1, 2.5); give two integers of at least 1"),
+        (lambda: checks.pair("f: s", (1, 0)), ValueError, "f: s is (1, 0); give two integers of at least 1"),
+        (lambda: checks.in_range("f: x", "1", 0), TypeError, "f: x is '1'; give a number"),
+        (lambda: checks.in_range("f: x", SCORES, 0), TypeError, "f: x is array"),
+        (lambda: checks.in_range("f: x", 0, 0, above=True), ValueError, "f: x is 0; give a number above 0"),
+        (lambda: checks.in_range("f: x", 9, 0, 1, remedy="invert it"), ValueError, "f: x is 9; invert it"),
+        (lambda: checks.shape("f: a", [1], "n"), TypeError, "f: a is a list; give a NumPy or JAX array"),
+        (lambda: checks.shape("f: a", SCORES, "n 4"), ValueError, "f: a has shape [3]; give an array [n, 4]"),
+        (lambda: checks.shape("f: a", SCORES, "*n 4"), ValueError, "f: a has shape [3]; give an array [..., 4]"),
+        (lambda: checks.kind("f: a", SCORES, np.bool_, "n"), TypeError, "f: a is float32; give booleans"),
+        (lambda: checks.as_floats("f: a", SCORES > 0, "n"), TypeError, "f: a is bool; give floats or integers"),
+        (lambda: checks.as_boxes("f: a", COARSE), TypeError, "f: a is bfloat16, too coarse for pixels; give boxes"),
+    ],
+)
+def test_type_errors_and_value_errors(call, kind, text):
+    with pytest.raises(kind) as error:
+        call()
+    assert str(error.value).startswith(text)
 
 
 def test_traced_numbers_pass_and_cost_nothing():
     def checked(number, boxes):
         checks.in_range("f: number", number, 0, 1)
+        checks.in_range("f: other", 0.5, 0, number)
         return checks.as_boxes("f: boxes", boxes)
 
     assert not jax.make_jaxpr(checked)(50.0, jnp.zeros((2, 4))).eqns
@@ -26,34 +259,3 @@ def test_integers_become_floats_of_the_same_library(array):
 def test_what_needs_no_change_is_not_copied():
     for array in (np.zeros((2, 4)), jnp.zeros((2, 4)), np.zeros((0, 4), np.float32)):
         assert checks.as_boxes("f: boxes", array) is array
-
-
-@pytest.mark.parametrize(
-    ("call", "kind", "text"),
-    [
-        (lambda: checks.whole("f: n", 2.5, least=1), TypeError, "f: n is 2.5; give an integer of at least 1, static"),
-        (lambda: checks.whole("f: n", True, least=1), TypeError, "f: n is True; give an integer of at least 1, static"),
-        (lambda: checks.in_range("f: x", "1", 0), TypeError, "f: x is '1'; give a number"),
-        (lambda: checks.in_range("f: x", -1, 0), ValueError, "f: x is -1; give a number of at least 0"),
-        (lambda: checks.in_range("f: x", 0, 0, above=True), ValueError, "f: x is 0; give a number above 0"),
-        (lambda: checks.in_range("f: x", float("nan"), 0, 1), ValueError, "f: x is nan; give a number from 0 to 1"),
-        (
-            lambda: checks.in_range("f: x", 9, 0, 1, remedy="give its inverse"),
-            ValueError,
-            "f: x is 9; give its inverse",
-        ),
-        (lambda: checks.shape("f: a", [1], "n"), TypeError, "f: a is a list; give a NumPy or JAX array"),
-        (lambda: checks.shape("f: a", np.zeros(3), "n 4"), ValueError, "f: a has shape [3]; give an array [n, 4]"),
-        (lambda: checks.shape("f: a", np.zeros(3), "*n 4"), ValueError, "f: a has shape [3]; give an array [..., 4]"),
-        (lambda: checks.as_floats("f: a", np.zeros(3, bool), "n"), TypeError, "f: a is bool; give floats or integers"),
-        (
-            lambda: checks.as_boxes("f: boxes", jnp.zeros((3, 4), jnp.bfloat16)),
-            TypeError,
-            "f: boxes is bfloat16, too coarse for pixels; give boxes.astype(jnp.float32)",
-        ),
-    ],
-)
-def test_texts(call, kind, text):
-    with pytest.raises(kind) as error:
-        call()
-    assert str(error.value).startswith(text)

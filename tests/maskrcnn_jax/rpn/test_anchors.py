@@ -39,11 +39,6 @@ def test_area_and_ratio(size, ratio):
     np.testing.assert_array_equal(rounded, np.round(rounded))
 
 
-def test_one_size_a_stride():
-    with pytest.raises(ValueError, match="2 strides but 1 sizes"):
-        pyramid_anchors((8, 8), strides=(4, 8), sizes=(3,), ratios=(1.0,))
-
-
 def test_goldens():
     """Matterport lists its ratios as width / height, hence the preset's order, and is exact. torchvision rounds."""
     g = recorded.load("anchors")
