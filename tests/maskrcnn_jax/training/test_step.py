@@ -27,16 +27,16 @@ KEY = jax.random.key(0)
 
 
 @cache
-def compiled(part):
-    """(step, a maker of fresh states): all tests of a part share one compiled step."""
+def compiled(part, config):
+    """(step, a maker of fresh states): all tests of a part and a config share one compiled step."""
     optimizer = make_optimizer(optax.constant_schedule(3e-3), kind="adamw")
-    model = small_model()
+    model = small_model(config=config)
     graph, _ = create_state(model, optimizer, part=part)
     return make_step(graph, optimizer), lambda: create_state(model, optimizer, part=part)[1]
 
 
-def start(part="all"):
-    step, fresh = compiled(part)
+def start(part="all", config=SMALL):
+    step, fresh = compiled(part, config)
     return step, fresh()
 
 
@@ -52,6 +52,23 @@ def test_loss_falls_on_one_batch_and_one_trace_serves_other_batches():
     assert np.isfinite(float(metrics["total"]))
     assert step._cache_size() == 1
     assert int(state.step) == 61
+
+
+def test_bfloat16_learns_as_float32_does():
+    """The same to 1 % until the proposals, and so the drawn RoIs, begin to differ; then as fast down."""
+    curves = {}
+    for dtype in ("float32", "bfloat16"):
+        step, state = start("all", dataclasses.replace(SMALL, compute_dtype=dtype))
+        images, truth = small_batch(1)
+        curves[dtype] = []
+        for _ in range(20):
+            state, metrics = step(state, images, truth, WINDOWS, KEY)
+            curves[dtype].append(float(metrics["total"]))
+    exact, half = np.array(curves["float32"]), np.array(curves["bfloat16"])
+    assert not np.array_equal(exact, half)
+    np.testing.assert_allclose(half[:2], exact[:2], rtol=0.01)
+    assert exact[-5:].mean() < 0.8 * exact[0]
+    assert half[-5:].mean() == pytest.approx(exact[-5:].mean(), rel=0.15)
 
 
 def test_frozen_parameters_have_no_optimizer_state():
