@@ -72,9 +72,19 @@ def fold_norm(
 def convert(
     entries: Mapping[str, Entry], rules: Iterable[Rule], wanted: Mapping[str, Shape], ignored: Mapping[str, str]
 ) -> dict[str, np.ndarray]:
-    """The model's parameters by name, float32. `wanted`: their shapes; `ignored`: name patterns with reasons.
+    """The model's parameters from a file's arrays.
 
-    Raises ConversionError, which lists all errors.
+    Args:
+        entries: the file's arrays by name.
+        rules: which arrays make which parameters.
+        wanted: shapes of the model's parameters by name.
+        ignored: patterns of names that no rule uses, each with its reason.
+
+    Returns:
+        Parameters by name, float32.
+
+    Raises:
+        ConversionError: lists every array that no rule uses, every parameter that none makes, and every wrong shape.
     """
     rules = list(rules)
     problems = _mismatches(entries, rules, wanted, ignored)

@@ -42,24 +42,51 @@ class Converted(NamedTuple):
 
 
 def load(path: str | Path, *, norm_epsilon: float | None = None) -> MaskRCNN:
-    """The model of a weight file, with the config of its conventions; parameters as float32.
+    """The model of a weight file that Matterport, torchvision or Detectron2 published, or that was trained with them.
 
-    `norm_epsilon`: epsilon of the folded batch norms; default 1e-3 for Matterport, 1e-5 for Detectron2, and for
-    torchvision, whose files do not contain it, 0 with the array names of 2019, else 1e-5.
+    Args:
+        path: the file; its content tells which of the three wrote it.
+        norm_epsilon: epsilon of the batch norms that are folded into scales and shifts. Default: 1e-3 for Matterport,
+            1e-5 for Detectron2, and for torchvision, whose files do not say, 0 with the array names of 2019, else 1e-5.
 
-    Raises ConversionError, a `checkpoint.CheckpointError`, which lists all errors in the file.
+    Returns:
+        A network with the architecture, the classes and the conventions of the file; parameters as float32.
+
+    Raises:
+        ConversionError: a `maskrcnn_jax.checkpoint.CheckpointError` that lists everything that does not fit.
     """
     return read(path, norm_epsilon=norm_epsilon).model
 
 
 def load_config(path: str | Path) -> MaskRCNNConfig:
-    """The config of the model that `load` returns. Raises ConversionError."""
+    """The config of the model that `load` returns, without converting the arrays.
+
+    Args:
+        path: as in `load`.
+
+    Returns:
+        Architecture, classes and conventions.
+
+    Raises:
+        ConversionError: the file is of none of the three projects.
+    """
     with open_source(Path(path)) as source:
         return source.config
 
 
 def read(path: str | Path, *, norm_epsilon: float | None = None) -> Converted:
-    """Like `load`, with the origin. Raises ConversionError."""
+    """Like `load`, with what the file is.
+
+    Args:
+        path: as in `load`.
+        norm_epsilon: as in `load`.
+
+    Returns:
+        The model, and its origin in plain values: project, file, checksum, epsilon, numbers of arrays and parameters.
+
+    Raises:
+        ConversionError: as in `load`.
+    """
     path = Path(path)
     with open_source(path) as source, _errors_with_path(path):
         epsilon = source.norm_epsilon if norm_epsilon is None else norm_epsilon
