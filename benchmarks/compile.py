@@ -1,9 +1,9 @@
 """What does compiling the training step cost, and would `scan` help? `python -m benchmarks.compile`.
 
 Tracing, compiling with nothing on disk, and loading from disk, for the whole step of ResNet101-FPN; and for the 22
-equal blocks of its fourth stage alone, gradient included: written one after the other, as the network has them, against
-one block under `jax.lax.scan`, which XLA compiles once. For the blocks the time of a call is measured as well, since
-a loop keeps XLA from fusing across blocks and stacks what the backward pass needs.
+equal blocks of its fourth stage alone, gradient included: one after the other, and with `scan_blocks`, where XLA
+compiles one of them as a loop. For the blocks the time of a call is measured as well, since a loop keeps XLA from
+fusing across blocks and stacks what the backward pass needs.
 
 Writes benchmarks/results/<hardware>-compile.json.
 """
@@ -19,35 +19,25 @@ from benchmarks import workload
 from benchmarks.measuring import in_turns, median, readable, save, show
 from benchmarks.step import compile_seconds
 from crystal.console import console
-from maskrcnn_jax.backbone.resnet import Block
+from maskrcnn_jax.backbone.resnet import Stage
 from maskrcnn_jax.config import BackboneConfig
+from maskrcnn_jax.layers import Compute
 from maskrcnn_jax.model import MaskRCNN
 
 
 def equal_blocks(depth: int, size: int) -> dict[str, Any]:
     """The loss of `depth` equal blocks at a sixteenth of the image's resolution: unrolled, and scanned over."""
-    config = BackboneConfig()
-    blocks = [
-        nnx.split(Block(1024, 1024, stride=1, config=config, dtype="float32", rngs=nnx.Rngs(i))) for i in range(depth)
-    ]
-    graph = blocks[0][0]
-    states = [nnx.to_pure_dict(state) for _, state in blocks]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     features = jax.random.normal(jax.random.key(0), (1, size // 16, size // 16, 1024)) * 0.01
+    programs = {}
+    for name, scan in (("unrolled", False), ("scan", True)):
+        how = {"config": BackboneConfig(scan_blocks=scan), "compute": Compute(kernels="cpu"), "rngs": nnx.Rngs(0)}
+        graph, weights = nnx.split(Stage(1024, 1024, depth=depth, stride=1, **how))
 
-    def unrolled(states: list, features: jax.Array) -> jax.Array:
-        for state in states:
-            features = nnx.merge(graph, state)(features)
-        return jnp.mean(features**2)
+        def loss(weights: nnx.State, features: jax.Array, graph: nnx.GraphDef = graph) -> jax.Array:
+            return jnp.mean(nnx.merge(graph, weights)(features) ** 2)
 
-    def scanned(stacked: Any, features: jax.Array) -> jax.Array:
-        final, _ = jax.lax.scan(lambda x, state: (nnx.merge(graph, state)(x), None), features, stacked)
-        return jnp.mean(final**2)
-
-    return {
-        "unrolled": (jax.jit(jax.value_and_grad(unrolled)), states, features),
-        "scan": (jax.jit(jax.value_and_grad(scanned)), stacked, features),
-    }
+        programs[name] = (jax.jit(jax.value_and_grad(loss)), weights, features)
+    return programs
 
 
 def main(size: int = 512, depth: int = 22, repeats: int = 5) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from crystal.prediction.trained_model import for_this_machine
 from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import GroundTruth
@@ -36,11 +37,11 @@ class Scene(NamedTuple):
 
 
 def config(size: int = 512, *, depth: int = 101, dtype: str = "float32") -> MaskRCNNConfig:
-    """Torchvision's, with copies of the ground truth among the proposals."""
+    """Torchvision's, with copies of the ground truth among the proposals; computed as crystal does."""
     base = MaskRCNNConfig.torchvision_coco(depth=depth)
     targets = dataclasses.replace(base.roi.targets, truth_copies=COPIES, truth_jitter=0.1)
     return dataclasses.replace(
-        base,
+        for_this_machine(base),
         image=dataclasses.replace(base.image, size=(size, size)),
         roi=dataclasses.replace(base.roi, targets=targets),
         compute_dtype=dtype,

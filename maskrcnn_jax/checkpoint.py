@@ -154,7 +154,7 @@ def load(path: str | Path, *, config: MaskRCNNConfig | None = None) -> MaskRCNN:
         if not is_damage(error):
             raise
         raise CheckpointError(f"{path} is damaged or incomplete ({type(error).__name__}); use another one") from error
-    return build(config, _by_name(saved), name=str(path))
+    return build(config, migration.renamed_parameters(_by_name(saved)), name=str(path))
 
 
 def require_permission(path: Path) -> None:

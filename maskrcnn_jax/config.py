@@ -42,6 +42,22 @@ class BackboneConfig:
     group_size: int = 16  # channels per group, for norm = "group"
     stride_on: Literal["1x1", "3x3"] = "1x1"  # the convolution that downsamples: 1x1 (mp, d2), 3x3 (tv)
     pool_padding: Literal["both", "end"] = "both"  # 1 on both sides (tv, d2); only bottom and right (mp, Keras SAME)
+    # How the blocks run, with equal results. scan_blocks: equal blocks of a stage as one loop, which compiles faster.
+    # remat_blocks: a block's inner values are computed again in the backward pass, which saves memory and costs time.
+    scan_blocks: bool = False
+    remat_blocks: bool = False
+
+    @classmethod
+    def resnet(cls, depth: int, **options: Any) -> "BackboneConfig":
+        """ResNet18 or 34, of basic blocks, or ResNet50 or 101, of bottlenecks. `options`: other fields.
+
+        Raises:
+            ValueError: for another `depth`.
+        """
+        if depth not in RESNET_DEPTHS:
+            raise ValueError(f"depth {depth}: choose {', '.join(map(str, RESNET_DEPTHS))}")
+        kind = ("basic", (64, 128, 256, 512)) if depth < 50 else ("bottleneck", (256, 512, 1024, 2048))
+        return cls(block=kind[0], depths=RESNET_DEPTHS[depth], channels=kind[1], **options)
 
 
 @dataclass(frozen=True)
@@ -212,7 +228,8 @@ class MaskRCNNConfig:
     detection: DetectionConfig = field(default_factory=DetectionConfig)
     # Pixels subtracted from x2 and y2 before boxes are encoded, clipped, suppressed and pooled: 1 (mp) or 0.
     far_edge: int = 0
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of convolutions and matmuls; the rest is float32
+    # Of convolutions and matrix products; the rest is float32, or float64 with "float64" (in JAX's 64-bit mode).
+    compute_dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     # XLA's own operations, or those of `kernels/` in programs that run on a CPU: faster, with larger rounding errors.
     kernels: Literal["xla", "cpu"] = "xla"
 
@@ -264,7 +281,12 @@ class MaskRCNNConfig:
 
     @classmethod
     def torchvision_coco(cls, depth: int = 50) -> "MaskRCNNConfig":
-        """Torchvision's `maskrcnn_resnet50_fpn` (v1); depth 50 or 101. 91 classes: COCO's ids, gaps included."""
+        """Torchvision's `maskrcnn_resnet50_fpn` (v1), or its like on ResNet18, 34 or 101. 91 classes: COCO's ids, gaps
+        included.
+
+        Raises:
+            ValueError: for another `depth`.
+        """
         return cls(
             classes=tuple((i, dict(COCO_CLASSES).get(i, f"unused-{i}")) for i in range(91)),
             image=ImageConfig(
@@ -272,7 +294,7 @@ class MaskRCNNConfig:
                 std=(0.229 * 255, 0.224 * 255, 0.225 * 255),
                 padding="mean",
             ),
-            backbone=BackboneConfig(depths=RESNET_DEPTHS[depth], stride_on="3x3"),
+            backbone=BackboneConfig.resnet(depth, stride_on="3x3"),
             anchors=AnchorConfig(ratios=(0.5, 1.0, 2.0), rounded=True),
             rpn=RPNConfig(
                 channels=256,
@@ -417,4 +439,9 @@ def converted(value: Any, kind: Any) -> Any:
 
 
 MAX_LOG_SCALE = math.log(1000.0 / 16.0)  # as in boxes/coding.py, which this file may not import
-RESNET_DEPTHS: dict[int, tuple[int, int, int, int]] = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+RESNET_DEPTHS: dict[int, tuple[int, int, int, int]] = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+}

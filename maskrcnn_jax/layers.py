@@ -1,34 +1,86 @@
 """The layers that the network is built from: convolution and normalisation (He et al. 2015, section 3.4).
 
-`nnx.Conv` is not used because its gradients are slow on CPUs (see `kernels/convolution.py`).
+Parameters are float32. What loses digits in bfloat16 (sums over many, norms, biases) is computed in float32 at least
+(Micikevicius et al. 2018, section 3); with JAX's 64-bit mode and float64 arrays everything is float64.
 """
 
 import math
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
+from maskrcnn_jax.checks import one_of, whole
 from maskrcnn_jax.kernels.convolution import Padding, conv2d
 from maskrcnn_jax.kernels.normal import normal
 
 
-def add_bias(features: Float[Array, "*n c"], bias: Float[Array, " c"]) -> Float[Array, "*n c"]:
-    """Features plus a float32 bias, in the features' dtype; added in float32 so that the bias's gradient is float32.
+@dataclass(frozen=True)
+class Compute:
+    """How layers compute; the same value is handed to every layer of a network.
 
-    That gradient sums over a whole map, and 256 + 1 is 256 in bfloat16 (mixed precision: Micikevicius et al. 2018,
-    section 3.3).
+    Attributes:
+        dtype: type of convolutions and matrix products: "float32", "bfloat16", or "float64" in JAX's 64-bit mode.
+        kernels: "xla" computes with XLA's operations on every device. "cpu" computes on CPUs with those of
+            `maskrcnn_jax/kernels`, which are faster there, and on other devices with XLA's.
+
+    Raises:
+        ValueError: `kernels` or `dtype` is none of these.
+
+    >>> Compute(dtype="bfloat16")
+    Compute(dtype='bfloat16', kernels='xla')
+    """
+
+    dtype: str = "float32"
+    kernels: str = "xla"
+
+    def __post_init__(self) -> None:
+        one_of("Compute: kernels", self.kernels, ("xla", "cpu"))
+        one_of("Compute: dtype", self.dtype, ("float32", "bfloat16", "float64"))
+        if self.dtype == "float64" and jax.dtypes.canonicalize_dtype("float64") != jnp.float64:
+            raise ValueError("Compute: dtype is 'float64'; first call jax.config.update('jax_enable_x64', True)")
+
+
+XLA = Compute()  # float32, by XLA: the default of every layer
+
+
+def at_least_float32(values: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """The values as float32 if they are bfloat16, else in their own type.
+
+    >>> at_least_float32(jnp.ones(2, jnp.bfloat16)).dtype
+    dtype('float32')
+    """
+    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+
+
+def random_weights(
+    key: Key[Array, ""], shape: tuple[int, ...], deviation: float, kernels: str = "xla"
+) -> Float[Array, "..."]:
+    """Independent float32 samples of mean 0 and standard deviation `deviation` (He et al. 2015, section 2.2).
+
+    >>> random_weights(jax.random.key(0), (3, 3, 16, 8), 0.01).shape
+    (3, 3, 16, 8)
+    """
+    if kernels == "cpu":
+        return normal(key, shape, deviation)
+    return jax.random.normal(key, shape, jnp.float32) * deviation
+
+
+def add_bias(features: Float[Array, "*n c"], bias: Float[Array, " c"]) -> Float[Array, "*n c"]:
+    """Features plus bias, in the features' dtype; added in float32 at least, so that the bias's gradient, a sum over
+    a whole map, is too: 256 + 1 is 256 in bfloat16.
 
     >>> ones = jnp.ones((64, 64, 1), jnp.bfloat16)
     >>> jax.grad(lambda bias: add_bias(ones, bias).astype(jnp.float32).sum())(jnp.zeros(1)).tolist()
     [4096.0]
     """
-    return (features.astype(jnp.float32) + bias).astype(features.dtype)
+    return (at_least_float32(features) + bias).astype(features.dtype)
 
 
 class Conv(nnx.Module):
-    """2-D convolution, NHWC, with or without bias. Parameters are float32; the computation is in `dtype`.
+    """2-D convolution with or without bias: `features` [b, h, w, inputs] -> [b, h / stride, w / stride, outputs].
 
     A 3x3 kernel of ones counts the neighbours of each cell, including itself:
 
@@ -48,23 +100,38 @@ class Conv(nnx.Module):
         padding: Padding | None = None,
         bias: bool = True,
         scale: float = 2.0,
-        dtype: str = "float32",
+        compute: Compute = XLA,
         rngs: nnx.Rngs,
     ):
-        """`padding` None: size // 2 on every side. `scale` is the gain of the fan-in initialisation: 2 before a ReLU
-        (He et al. 2015), 1 elsewhere, small for outputs that should start near 0.
+        """A convolution with random weights.
+
+        Args:
+            inputs: input channels.
+            outputs: output channels.
+            size: rows and columns of the kernel, [size, size, inputs, outputs].
+            stride: of the windows, on both axes.
+            padding: zeros ((above, below), (left, right)); None: size // 2 on every side.
+            bias: whether there is one.
+            scale: gain of the fan-in initialisation: 2 before a ReLU (He et al. 2015, eq. 10), 1 elsewhere, small for
+                outputs that should start near 0.
+            compute: in which type, and by which kernels.
+            rngs: random keys.
         """
+        shape = (size, size, inputs, outputs)
         deviation = math.sqrt(scale / (size * size * inputs))
-        self.kernel = nnx.Param(normal(rngs.params(), (size, size, inputs, outputs), deviation))
-        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
+        self.kernel = nnx.Param(random_weights(rngs.params(), shape, deviation, compute.kernels))
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32)) if bias else None
         self.stride = stride
         self.padding = ((size // 2, size // 2),) * 2 if padding is None else padding
-        self.dtype = dtype
+        self.compute = compute
 
     def __call__(self, features: Float[Array, "b h w i"]) -> Float[Array, "b hh ww o"]:
-        kernel = self.kernel[...].astype(self.dtype)
-        features = features.astype(self.dtype)
-        out: Array = conv2d(features, kernel, self.stride, self.padding)
+        features, kernel = features.astype(self.compute.dtype), self.kernel[...].astype(self.compute.dtype)
+        if self.compute.kernels == "cpu":
+            out: Array = conv2d(features, kernel, self.stride, self.padding)
+        else:
+            strides, layout = (self.stride, self.stride), ("NHWC", "HWIO", "NHWC")
+            out = jax.lax.conv_general_dilated(features, kernel, strides, self.padding, dimension_numbers=layout)
         return out if self.bias is None else add_bias(out, self.bias[...])
 
 
@@ -80,15 +147,15 @@ class Affine(nnx.Module):
 
     def __init__(self, channels: int, *, scale: float = 1.0):
         self.scale = nnx.Param(jnp.full(channels, scale, jnp.float32))
-        self.shift = nnx.Param(jnp.zeros(channels))
+        self.shift = nnx.Param(jnp.zeros(channels, jnp.float32))
 
     def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        return (features.astype(jnp.float32) * self.scale[...] + self.shift[...]).astype(features.dtype)
+        return (at_least_float32(features) * self.scale[...] + self.shift[...]).astype(features.dtype)
 
 
 class GroupNorm(nnx.Module):
     """Wu and He 2018, eq. 1-4: mean and variance over rows, columns and the channels of a group, separately for each
-    image; in float32. Unlike batch norm it allows training from scratch with a few images per step.
+    image. Unlike batch norm it allows training from scratch with a few images per step.
 
     One cell with a group of two channels, 1 and 3: mean 2, standard deviation 1.
 
@@ -97,16 +164,21 @@ class GroupNorm(nnx.Module):
     """
 
     def __init__(self, channels: int, *, group_size: int, scale: float = 1.0, epsilon: float = 1e-5):
-        """Raises ValueError if `group_size` does not divide `channels`."""
+        """Scale and shift per channel; `group_size` is the number of channels in a group.
+
+        Raises:
+            ValueError: `group_size` does not divide `channels`.
+        """
+        whole("GroupNorm: group_size", group_size, least=1)
         if channels % group_size:
-            raise ValueError(f"group_size {group_size} does not divide {channels} channels")
+            raise ValueError(f"GroupNorm: group_size is {group_size}; give a divisor of the {channels} channels")
         self.scale = nnx.Param(jnp.full(channels, scale, jnp.float32))
-        self.shift = nnx.Param(jnp.zeros(channels))
+        self.shift = nnx.Param(jnp.zeros(channels, jnp.float32))
         self.group_size, self.epsilon = group_size, epsilon
 
     def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b = features.shape[0]
-        values = features.astype(jnp.float32)
+        values = at_least_float32(features)
         # First over rows and columns per channel, which vectorises, then over the few channels of a group.
         mean = values.mean((1, 2)).reshape(b, -1, self.group_size).mean(-1)
         square = (values**2).mean((1, 2)).reshape(b, -1, self.group_size).mean(-1)
@@ -117,11 +189,21 @@ class GroupNorm(nnx.Module):
 
 
 def make_norm(kind: str, channels: int, *, group_size: int, scale: float = 1.0) -> Affine | GroupNorm:
-    """The normalisation layer named in the config: "affine" or "group".
+    """The normalisation layer that the config names.
+
+    Args:
+        kind: "affine" (frozen batch norm) or "group".
+        channels: of the features.
+        group_size: channels of a group; not used by "affine".
+        scale: initial value of the scales.
+
+    Raises:
+        ValueError: another kind, or a group size that does not divide the channels.
 
     >>> type(make_norm("group", 8, group_size=4)).__name__
     'GroupNorm'
     """
+    one_of("make_norm: kind", kind, ("affine", "group"))
     if kind == "affine":
         return Affine(channels, scale=scale)
     return GroupNorm(channels, group_size=group_size, scale=scale)

@@ -1,6 +1,10 @@
-"""Checkpoints of version 0.2: their flat config in today's groups."""
+"""Checkpoints of version 0.2: their flat config in today's groups, their parameters by today's names."""
 
-from typing import Any
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 # Old name below `rpn` or `roi`: today's group and name. Fields that are not listed stay where they are.
 RPN = {
@@ -70,3 +74,26 @@ def _grouped(values: dict[str, Any], places: dict[str, tuple[str, str]]) -> dict
         else:
             grouped[name] = value
     return grouped
+
+
+# A block's layers were numbered lists; the shortcut's two layers stood beside them.
+BLOCK = r"(backbone\.stages\.\d+\.blocks\.\d+)"
+LAYERS = (
+    *((rf"{BLOCK}\.{kind}s\.{i}\.", rf"\1.{kind}{i + 1}.") for kind in ("conv", "norm") for i in range(3)),
+    (rf"{BLOCK}\.shortcut_norm\.", r"\1.shortcut.norm."),
+    (rf"{BLOCK}\.shortcut\.kernel", r"\1.shortcut.conv.kernel"),
+)
+
+
+def renamed_parameters(parameters: Mapping[str, T]) -> dict[str, T]:
+    """The same parameters by today's dotted names; those that have them already keep them.
+
+    >>> list(renamed_parameters({"backbone.stages.2.blocks.0.convs.1.kernel": 0, "fpn.outputs.0.bias": 1}))
+    ['backbone.stages.2.blocks.0.conv2.kernel', 'fpn.outputs.0.bias']
+    """
+    renamed = {}
+    for name, parameter in parameters.items():
+        for old, new in LAYERS:
+            name = re.sub(rf"^{old}", new, name)
+        renamed[name] = parameter
+    return renamed

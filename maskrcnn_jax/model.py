@@ -21,6 +21,7 @@ from maskrcnn_jax.backbone.resnet import ResNet
 from maskrcnn_jax.boxes.sampling import image_keys
 from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.image.normalise import as_batch, normalise
+from maskrcnn_jax.layers import Compute
 from maskrcnn_jax.roi.align import assign_levels, pyramid_roi_align
 from maskrcnn_jax.roi.box_head import BoxHead
 from maskrcnn_jax.roi.detections import Refined, select_detections
@@ -71,7 +72,7 @@ class MaskRCNN(nnx.Module):
         if not isinstance(config, MaskRCNNConfig):
             raise TypeError(f"MaskRCNN: config is {config!r}; give a MaskRCNNConfig, such as MaskRCNNConfig.tiny()")
         channels, k, per_cell = config.fpn_channels, config.num_classes, len(config.anchors.ratios)
-        build: dict[str, Any] = dict(dtype=config.compute_dtype, rngs=rngs)
+        build: dict[str, Any] = dict(compute=Compute(config.compute_dtype, config.kernels), rngs=rngs)
         self.config = config
         self.backbone = ResNet(config.backbone, **build)
         self.fpn = FPN(config.backbone.channels, channels, **build)

@@ -156,6 +156,14 @@ def test_the_whole_config_is_read_by_the_model_alone():
     assert imports(MODULES["maskrcnn_jax.config"]) <= {*sys.stdlib_module_names, "maskrcnn_jax.coco"}
 
 
+def test_only_kernels_depend_on_the_device_or_have_gradients_of_their_own():
+    """Everything else is differentiated by JAX, any number of times and in any direction."""
+    for module in LIBRARY:
+        if folder(module) != "maskrcnn_jax.kernels":
+            found = re.findall(r"platform_dependent|custom_vjp|custom_jvp", MODULES[module].read_text())
+            assert not found, f"{module}: {found[0]} belongs in kernels/"
+
+
 def public(tree: ast.Module | ast.ClassDef, above: str = "") -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef]]:
     """Functions, classes and methods of a module, by name, that do not begin with an underscore; and `__call__`."""
     for node in tree.body:

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 WIDTHS = (64, 256, 512, 1024, 2048)
+BASIC_WIDTHS = (64, 64, 128, 256, 512)
 Layout = dict[str, tuple[int, ...]]
 
 
@@ -68,9 +69,14 @@ def matterport_layout() -> Layout:
     return layout
 
 
+def _widths(depth: int) -> tuple[int, ...]:
+    return BASIC_WIDTHS if depth < 50 else WIDTHS
+
+
 def _body(depth: int, names: dict[str, str]) -> Layout:
     """The ResNet of both PyTorch models; `names` are patterns of `{stage}` (0 to 3), `{block}` and `{i}` (1 to 3)."""
     layout: Layout = {}
+    widths = _widths(depth)
 
     def conv(name: str, norm: str, *shape: int) -> None:
         layout[f"{name}.weight"] = shape
@@ -78,13 +84,15 @@ def _body(depth: int, names: dict[str, str]) -> Layout:
 
     conv(names["stem"], names["stem_norm"], 64, 3, 7, 7)
     for stage, blocks in enumerate(DEPTHS[depth]):
-        outputs, inner = WIDTHS[stage + 1], WIDTHS[stage + 1] // 4
+        outputs, inner = widths[stage + 1], widths[stage + 1] // 4
         for block in range(blocks):
-            inputs = WIDTHS[stage] if block == 0 else outputs
+            inputs = widths[stage] if block == 0 else outputs
             place = names["block"].format(stage=stage + int(names["first_stage"]), block=block)
-            for i, shape in enumerate(((inner, inputs, 1, 1), (inner, inner, 3, 3), (outputs, inner, 1, 1)), 1):
+            basic = ((outputs, inputs, 3, 3), (outputs, outputs, 3, 3))
+            bottleneck = ((inner, inputs, 1, 1), (inner, inner, 3, 3), (outputs, inner, 1, 1))
+            for i, shape in enumerate(basic if depth < 50 else bottleneck, 1):
                 conv(f"{place}.conv{i}", f"{place}.{names['norm'].format(i=i)}", *shape)
-            if block == 0:
+            if block == 0 and (stage > 0 or inputs != outputs):
                 conv(f"{place}.{names['shortcut']}", f"{place}.{names['shortcut_norm']}", outputs, inputs, 1, 1)
     return layout
 
@@ -97,7 +105,7 @@ def _layers(shapes: Layout) -> Layout:
 def torchvision_layout(depth: int, *, old: bool = False) -> Layout:
     """A state dict of torchvision; `old`: under the names of the file published in 2019."""
     block, conv = ("", "") if old else (".0", ".0.0")
-    fpn = {f"inner_blocks.{i}{block}": (256, WIDTHS[i + 1], 1, 1) for i in range(4)}
+    fpn = {f"inner_blocks.{i}{block}": (256, _widths(depth)[i + 1], 1, 1) for i in range(4)}
     fpn |= {f"layer_blocks.{i}{block}": (256, 256, 3, 3) for i in range(4)}
     heads = {f"mask_head.mask_fcn{i + 1}" if old else f"mask_head.{i}.0": (256, 256, 3, 3) for i in range(4)}
     heads |= {

@@ -7,6 +7,7 @@ from typing import Any
 
 from crystal.errors import RunError
 from maskrcnn_jax import checkpoint
+from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.model import MaskRCNN
 
 
@@ -23,6 +24,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def for_this_machine(config: MaskRCNNConfig) -> MaskRCNNConfig:
+    """The config as crystal computes it, whatever the weights were saved with: on CPUs by `maskrcnn_jax/kernels`, and a
+    stage's equal blocks as one loop, which compiles faster.
+    """
+    backbone = dataclasses.replace(config.backbone, scan_blocks=True)
+    return dataclasses.replace(config, backbone=backbone, kernels="cpu")
+
+
 def load_run(run: str | Path) -> MaskRCNN:
     """The model of a checkpoint folder, or the newest one of a run folder.
 
@@ -33,7 +42,7 @@ def load_run(run: str | Path) -> MaskRCNN:
     config = checkpoint.load_config(run)
     if "clahe" not in checkpoint.saved_fields(run, "image") and _clahe_of_old_run(Path(run).resolve()):
         config = dataclasses.replace(config, image=dataclasses.replace(config.image, clahe=True))
-    return checkpoint.load(run, config=config)
+    return checkpoint.load(run, config=for_this_machine(config))
 
 
 def _clahe_of_old_run(path: Path) -> bool:

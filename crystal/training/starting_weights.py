@@ -13,6 +13,7 @@ from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.training.transfer import replace_classes
 
+OF_THE_RUN = ("model.image.clahe", "model.kernels", "model.backbone.scan_blocks")  # no shape depends on them
 SHAPES = Path(__file__).parents[1] / "weights" / "shapes"  # made by `python -m crystal.weights.pretrain`
 
 
@@ -51,7 +52,7 @@ def starting_model(config: TrainConfig, init: str | None) -> tuple[MaskRCNN, str
             model = checkpoint.load(path, config=as_saved)
     except checkpoint.ShapeError as error:
         changed = differences(saved.to_dict(), as_saved.to_dict(), "model")
-        changed = [name for name in changed if name != "model.image.clahe"]  # the run's own, and no shape depends on it
+        changed = [name for name in changed if name not in OF_THE_RUN]
         if not changed:
             raise
         raise checkpoint.CheckpointError(

@@ -14,6 +14,7 @@ from crystal.data.fingerprint import fingerprint
 from crystal.data.loader import training_loader
 from crystal.evaluation.assessment import map_at_50, require_sizes, truth_of
 from crystal.prediction.predictor import Predictor
+from crystal.prediction.trained_model import for_this_machine
 from crystal.training import processes
 from crystal.training.compilation_cache import use_compilation_cache
 from crystal.training.config import PRESETS, TrainConfig, override
@@ -28,12 +29,14 @@ from maskrcnn_jax.model import MaskRCNN
 def resolve(split: Split, options: Train) -> TrainConfig:
     """The preset with the dataset's classes and the command line's changes.
 
-    With --init, architecture and conventions are those of its weights, but for classes and CLAHE.
+    With --init, architecture and conventions are those of its weights, but for classes and CLAHE. How it is computed
+    is crystal's choice, which --set can change.
     """
     config = dataclasses.replace(PRESETS[options.preset](), seed=options.seed)
     model = config.model if options.init is None else starting_config(options.init)
     image = dataclasses.replace(model.image, clahe=options.clahe)
-    config = dataclasses.replace(config, model=dataclasses.replace(model, classes=split.categories, image=image))
+    model = for_this_machine(dataclasses.replace(model, classes=split.categories, image=image))
+    config = dataclasses.replace(config, model=model)
     if options.checkpoint_every is not None:
         config = dataclasses.replace(config, checkpoint_every=options.checkpoint_every)
     if options.steps is not None:

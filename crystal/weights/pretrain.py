@@ -21,12 +21,12 @@ from crystal.data.dataset import load_split
 from crystal.data.images import apply_clahe
 from crystal.data.loader import training_loader
 from crystal.data.outlines import cut, encode_patch
+from crystal.prediction.trained_model import for_this_machine
 from crystal.training.config import Phase, TrainConfig
 from crystal.training.run_folder import claim
 from crystal.training.trainer import Trainer
 from crystal.weights.scenes import draw_scene
 from maskrcnn_jax import checkpoint
-from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.model import MaskRCNN
 
 CLASSES = ((0, "background"), (1, "shape"))
@@ -67,7 +67,7 @@ def main(out: Path, work: Path = Path("runs/shapes"), scenes: int = 6000, steps:
         shutil.rmtree(work / "scenes", ignore_errors=True)
         write_scenes(work / "scenes", scenes, seed=seed)
     preset = TrainConfig.tiny()
-    model_config: MaskRCNNConfig = dataclasses.replace(preset.model, classes=CLASSES)
+    model_config = for_this_machine(dataclasses.replace(preset.model, classes=CLASSES))
     config = dataclasses.replace(
         preset, model=model_config, phases=(Phase("all", steps, 2e-3),), warmup=100, seed=seed, checkpoint_every=200
     )

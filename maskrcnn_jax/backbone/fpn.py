@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from maskrcnn_jax.layers import Conv
+from maskrcnn_jax.layers import XLA, Compute, Conv
 from maskrcnn_jax.structures import Pyramid
 
 
@@ -32,9 +32,9 @@ class FPN(nnx.Module):
     [(16, 8, 6), (8, 4, 6), (4, 2, 6), (2, 1, 6), (1, 1, 6)]
     """
 
-    def __init__(self, inputs: tuple[int, ...], channels: int, *, dtype: str = "float32", rngs: nnx.Rngs):
-        self.laterals = nnx.List(Conv(i, channels, 1, scale=1.0, dtype=dtype, rngs=rngs) for i in inputs)
-        self.outputs = nnx.List(Conv(channels, channels, 3, scale=1.0, dtype=dtype, rngs=rngs) for _ in inputs)
+    def __init__(self, inputs: tuple[int, ...], channels: int, *, compute: Compute = XLA, rngs: nnx.Rngs):
+        self.laterals = nnx.List(Conv(i, channels, 1, scale=1.0, compute=compute, rngs=rngs) for i in inputs)
+        self.outputs = nnx.List(Conv(channels, channels, 3, scale=1.0, compute=compute, rngs=rngs) for _ in inputs)
 
     def __call__(self, maps: tuple[Float[Array, "b _ _ _"], ...]) -> Pyramid:
         merged = [lateral(c) for lateral, c in zip(self.laterals, maps, strict=True)]

@@ -1,9 +1,12 @@
 """ResNet, bottom-up: C1..C5 at strides 2, 4, 8, 16, 32 (He et al. 2015, table 1; FPN section 3).
 
-From top to bottom: the block, the stage, the network. ResNet50 has (3, 4, 6, 3) bottlenecks, ResNet101 (3, 4, 23, 3).
-The weight sources differ in the convolution of a bottleneck that downsamples (the first 1x1 in Matterport and
-Detectron2, the 3x3 in torchvision) and in the padding of the max-pool.
+From top to bottom: the two kinds of block, the stage, the network. ResNet18 and 34 are made of basic blocks, ResNet50
+and 101 of bottlenecks. The weight sources differ in the convolution of a bottleneck that downsamples (the first 1x1 in
+Matterport and Detectron2, the 3x3 in torchvision) and in the padding of the max-pool.
 """
+
+from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,93 +14,156 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from maskrcnn_jax.config import BackboneConfig
-from maskrcnn_jax.layers import Conv, make_norm
+from maskrcnn_jax.kernels import pooling
+from maskrcnn_jax.layers import XLA, Compute, Conv, make_norm
 
 BOTTLENECK_RATIO = 4  # a bottleneck's inner width is a quarter of its output (table 1)
-MIN_SCANNED = 3  # this many blocks of equal structure, or more, are compiled as one loop
 
 
-class Block(nnx.Module):
-    """A residual block: `relu(branch(x) + shortcut(x))`.
+class Shortcut(nnx.Module):
+    """What is added to a block's branch where the block changes the shape: a 1x1 convolution (He et al. 2015, eq. 2).
 
-    "bottleneck": 1x1, 3x3, 1x1; "basic": 3x3, 3x3. The shortcut is a 1x1 convolution where the shape changes. With
-    group norm the branch's last scale is initialised to 0, so that a new block is the identity, which stabilises the
-    training of deep networks (Goyal et al. 2017, section 5.1).
+    >>> shortcut = Shortcut(2, 3, stride=2, config=BackboneConfig(), compute=XLA, rngs=nnx.Rngs(0))
+    >>> shortcut(jnp.ones((1, 4, 6, 2))).shape
+    (1, 2, 3, 3)
+    """
 
-    >>> config = BackboneConfig(block="basic", norm="group", group_size=1)
-    >>> block = Block(2, 2, stride=1, config=config, dtype="float32", rngs=nnx.Rngs(0))
+    def __init__(
+        self, inputs: int, outputs: int, *, stride: int, config: BackboneConfig, compute: Compute, rngs: nnx.Rngs
+    ):
+        self.conv = Conv(inputs, outputs, 1, stride=stride, bias=False, compute=compute, rngs=rngs)
+        self.norm = make_norm(config.norm, outputs, group_size=config.group_size)
+
+    def __call__(self, features: Float[Array, "b h w i"]) -> Float[Array, "b hh ww o"]:
+        return self.norm(self.conv(features))
+
+
+class BasicBlock(nnx.Module):
+    """`relu(branch(x) + shortcut(x))` with a branch of two 3x3 convolutions (He et al. 2015, figure 5 left).
+
+    With group norm the branch's last scale is initialised to 0, so that a new block is the identity, which stabilises
+    the training of deep networks (Goyal et al. 2017, section 5.1).
+
+    >>> config = BackboneConfig(norm="group", group_size=1)
+    >>> block = BasicBlock(2, 2, stride=1, config=config, compute=XLA, rngs=nnx.Rngs(0))
     >>> block(jnp.array([[[[1.0, 2.0]]]])).ravel().tolist()
     [1.0, 2.0]
     """
 
-    def __init__(self, inputs: int, outputs: int, *, stride: int, config: BackboneConfig, dtype: str, rngs: nnx.Rngs):
-        def conv(i, o, size, s=1):
-            return Conv(i, o, size, stride=s, bias=False, dtype=dtype, rngs=rngs)
-
-        def norm(channels, scale=1.0):
-            return make_norm(config.norm, channels, group_size=config.group_size, scale=scale)
-
-        last_scale = 0.0 if config.norm == "group" else 1.0
-        if config.block == "bottleneck":
-            inner = outputs // BOTTLENECK_RATIO
-            first, second = (stride, 1) if config.stride_on == "1x1" else (1, stride)
-            convs = [conv(inputs, inner, 1, first), conv(inner, inner, 3, second), conv(inner, outputs, 1)]
-            norms = [norm(inner), norm(inner), norm(outputs, last_scale)]
-        else:
-            convs = [conv(inputs, outputs, 3, stride), conv(outputs, outputs, 3)]
-            norms = [norm(outputs), norm(outputs, last_scale)]
-        self.convs, self.norms = nnx.List(convs), nnx.List(norms)  # nnx refuses a bare list of layers
-        reshapes = stride != 1 or inputs != outputs
-        self.shortcut = conv(inputs, outputs, 1, stride) if reshapes else None
-        self.shortcut_norm = norm(outputs) if reshapes else None
+    def __init__(
+        self, inputs: int, outputs: int, *, stride: int, config: BackboneConfig, compute: Compute, rngs: nnx.Rngs
+    ):
+        conv = partial(Conv, bias=False, compute=compute, rngs=rngs)
+        norm = partial(make_norm, config.norm, group_size=config.group_size)
+        self.conv1, self.norm1 = conv(inputs, outputs, 3, stride=stride), norm(outputs)
+        self.conv2, self.norm2 = conv(outputs, outputs, 3), norm(outputs, scale=0.0 if config.norm == "group" else 1.0)
+        shortcut = partial(Shortcut, stride=stride, config=config, compute=compute, rngs=rngs)
+        self.shortcut = shortcut(inputs, outputs) if stride != 1 or inputs != outputs else None
 
     def __call__(self, features: Float[Array, "b h w i"]) -> Float[Array, "b hh ww o"]:
-        branch = features
-        for conv, norm in zip(self.convs[:-1], self.norms[:-1], strict=True):
-            branch = jax.nn.relu(norm(conv(branch)))
-        branch = self.norms[-1](self.convs[-1](branch))
-        if self.shortcut is not None and self.shortcut_norm is not None:
-            features = self.shortcut_norm(self.shortcut(features))
-        return jax.nn.relu(branch + features)
+        branch = jax.nn.relu(self.norm1(self.conv1(features)))
+        branch = self.norm2(self.conv2(branch))
+        return jax.nn.relu(branch + (features if self.shortcut is None else self.shortcut(features)))
+
+
+class Bottleneck(nnx.Module):
+    """`relu(branch(x) + shortcut(x))`; the branch narrows to a quarter of the channels (1x1), looks around (3x3) and
+    widens again (1x1) (He et al. 2015, figure 5 right). The last scale is as in `BasicBlock`.
+
+    >>> config = BackboneConfig(norm="group", group_size=1)
+    >>> block = Bottleneck(4, 4, stride=1, config=config, compute=XLA, rngs=nnx.Rngs(0))
+    >>> block(jnp.array([[[[1.0, 2.0, 3.0, 4.0]]]])).ravel().tolist()
+    [1.0, 2.0, 3.0, 4.0]
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, *, stride: int, config: BackboneConfig, compute: Compute, rngs: nnx.Rngs
+    ):
+        conv = partial(Conv, bias=False, compute=compute, rngs=rngs)
+        norm = partial(make_norm, config.norm, group_size=config.group_size)
+        inner = outputs // BOTTLENECK_RATIO
+        first, second = (stride, 1) if config.stride_on == "1x1" else (1, stride)
+        self.conv1, self.norm1 = conv(inputs, inner, 1, stride=first), norm(inner)
+        self.conv2, self.norm2 = conv(inner, inner, 3, stride=second), norm(inner)
+        self.conv3, self.norm3 = conv(inner, outputs, 1), norm(outputs, scale=0.0 if config.norm == "group" else 1.0)
+        shortcut = partial(Shortcut, stride=stride, config=config, compute=compute, rngs=rngs)
+        self.shortcut = shortcut(inputs, outputs) if stride != 1 or inputs != outputs else None
+
+    def __call__(self, features: Float[Array, "b h w i"]) -> Float[Array, "b hh ww o"]:
+        branch = jax.nn.relu(self.norm1(self.conv1(features)))
+        branch = jax.nn.relu(self.norm2(self.conv2(branch)))
+        branch = self.norm3(self.conv3(branch))
+        return jax.nn.relu(branch + (features if self.shortcut is None else self.shortcut(features)))
+
+
+BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
 
 
 class Stage(nnx.Module):
     """Blocks at one resolution; the first one downsamples.
 
-    The others, if three or more have the same structure, run as a `lax.scan` over their stacked weights: XLA compiles
-    one block instead of ResNet101's 22.
+    Two options of the config change how they run, not what they compute. `remat_blocks` keeps only each block's input
+    for the backward pass, which computes the block again (Chen et al. 2016, section 4). `scan_blocks` runs all blocks
+    but the first as one loop over their stacked weights, so that XLA compiles one block instead of ResNet101's 22.
 
     >>> config = BackboneConfig(block="basic", norm="affine")
-    >>> stage = Stage(2, 3, depth=2, stride=2, config=config, dtype="float32", rngs=nnx.Rngs(0))
+    >>> stage = Stage(2, 3, depth=2, stride=2, config=config, compute=XLA, rngs=nnx.Rngs(0))
     >>> stage(jnp.ones((1, 4, 6, 2))).shape
     (1, 2, 3, 3)
     """
 
     def __init__(
-        self, inputs: int, outputs: int, *, depth: int, stride: int, config: BackboneConfig, dtype: str, rngs: nnx.Rngs
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        depth: int,
+        stride: int,
+        config: BackboneConfig,
+        compute: Compute,
+        rngs: nnx.Rngs,
     ):
-        self.blocks = nnx.List(
-            Block(
-                inputs if i == 0 else outputs,
-                outputs,
-                stride=stride if i == 0 else 1,
-                config=config,
-                dtype=dtype,
-                rngs=rngs,
-            )
-            for i in range(depth)
+        block = partial(BLOCKS[config.block], config=config, compute=compute, rngs=rngs)
+        self.blocks = nnx.List(  # nnx refuses a bare list of layers
+            block(inputs if i == 0 else outputs, outputs, stride=stride if i == 0 else 1) for i in range(depth)
         )
+        self.scan_blocks, self.remat_blocks = config.scan_blocks, config.remat_blocks
 
     def __call__(self, features: Float[Array, "b h w i"]) -> Float[Array, "b hh ww o"]:
-        others = [nnx.split(block) for block in self.blocks[1:]]
-        if len(others) < MIN_SCANNED or any(graph != others[0][0] for graph, _ in others):
-            for block in self.blocks:
-                features = block(features)
+        run = nnx.remat(_run) if self.remat_blocks else _run
+        apart = 1 if self.scan_blocks else len(self.blocks)
+        for block in self.blocks[:apart]:
+            features = run(block, features)
+        if len(self.blocks) <= apart:
             return features
-        graph = others[0][0]
-        weights = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state for _, state in others))
-        features = self.blocks[0](features)
-        return jax.lax.scan(lambda features, state: (nnx.merge(graph, state)(features), None), features, weights)[0]
+        graph, weights = stack_blocks(self.blocks[apart:])
+        return jax.lax.scan(lambda x, w: (run(nnx.merge(graph, w), x), None), features, weights)[0]
+
+
+def _run(block: BasicBlock | Bottleneck, features: Float[Array, "b h w i"]) -> Float[Array, "b hh ww o"]:
+    return block(features)
+
+
+def stack_blocks(blocks: Sequence[nnx.Module]) -> tuple[nnx.GraphDef, nnx.State]:
+    """The graph definition that all the blocks have, and their parameters stacked along a new first axis.
+
+    Raises:
+        ValueError: they differ in structure, or hold state besides parameters, which the loop would not carry.
+
+    >>> blocks = [Conv(2, 2, 1, rngs=nnx.Rngs(seed)) for seed in range(3)]
+    >>> stack_blocks(blocks)[1]["kernel"].shape
+    (3, 1, 1, 2, 2)
+    """
+    remedy = "run them one by one: scan_blocks=False"
+    graphs, weights, others = zip(*(nnx.split(block, nnx.Param, ...) for block in blocks), strict=True)
+    for number, other in enumerate(others, 1):
+        if other:
+            kinds = sorted({type(v).__name__ for _, v in nnx.to_flat_state(other)})
+            raise ValueError(f"block {number} holds {', '.join(kinds)} besides parameters, and would lose it; {remedy}")
+    for number, graph in enumerate(graphs, 1):
+        if graph != graphs[0]:
+            raise ValueError(f"block {number} differs in structure from block 1, so no loop can run both; {remedy}")
+    return graphs[0], jax.tree.map(lambda *leaves: jnp.stack(leaves), *weights)
 
 
 def space_to_depth(image: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 4*c"]:
@@ -110,21 +176,18 @@ def space_to_depth(image: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 
     return image.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // 2, w // 2, 4 * c)
 
 
-def max_pool(features: Float[Array, "b h w c"], padding: tuple[int, int]) -> Float[Array, "b h//2 w//2 c"]:
-    """3x3 max-pool, stride 2, of non-negative values; `padding` (before, after) on both axes, (1, 1) or Keras' (0, 1).
-
-    As maxima of shifted slices, first over rows, then over columns: the gradient of XLA's pooling is slow on CPUs.
-    (Equal maxima share the gradient; XLA's pooling gives it to the first.)
+def max_pool(
+    features: Float[Array, "b h w c"], padding: tuple[int, int], kernels: str = "xla"
+) -> Float[Array, "b h//2 w//2 c"]:
+    """3x3 max-pool of stride 2; `padding` (before, after) on both axes, (1, 1) or Keras' (0, 1).
 
     >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), (1, 1))[0, :, :, 0].tolist()
     [[5.0, 7.0], [13.0, 15.0]]
     """
-    padded = jnp.pad(features, ((0, 0), padding, padding, (0, 0)))
-    rows, columns = features.shape[1] // 2, features.shape[2] // 2
-    tall = [padded[:, i : i + 2 * rows - 1 : 2] for i in range(3)]
-    highest = jnp.maximum(jnp.maximum(tall[0], tall[1]), tall[2])
-    wide = [highest[:, :, j : j + 2 * columns - 1 : 2] for j in range(3)]
-    return jnp.maximum(jnp.maximum(wide[0], wide[1]), wide[2])
+    if kernels == "cpu":
+        return pooling.max_pool(features, padding)
+    edges = ((0, 0), padding, padding, (0, 0))
+    return jax.lax.reduce_window(features, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), edges)
 
 
 class ResNet(nnx.Module):
@@ -139,25 +202,24 @@ class ResNet(nnx.Module):
     [(32, 16, 2), (16, 8, 2), (8, 4, 3), (4, 2, 4), (2, 1, 5)]
     """
 
-    def __init__(self, config: BackboneConfig, *, dtype: str = "float32", rngs: nnx.Rngs):
-        kind = config.stem
-        size, inputs, stride = (7, 3, 2) if kind == "conv7" else (3, 12, 1)
-        self.space_to_depth = kind == "space_to_depth"
-        self.stem = Conv(inputs, config.stem_channels, size, stride=stride, bias=False, dtype=dtype, rngs=rngs)
+    def __init__(self, config: BackboneConfig, *, compute: Compute = XLA, rngs: nnx.Rngs):
+        size, inputs, stride = (7, 3, 2) if config.stem == "conv7" else (3, 12, 1)
+        self.space_to_depth = config.stem == "space_to_depth"
+        self.stem = Conv(inputs, config.stem_channels, size, stride=stride, bias=False, compute=compute, rngs=rngs)
         self.stem_norm = make_norm(config.norm, config.stem_channels, group_size=config.group_size)
         self.pool_padding = (1, 1) if config.pool_padding == "both" else (0, 1)
+        stage = partial(Stage, config=config, compute=compute, rngs=rngs)
         widths = (config.stem_channels, *config.channels)
         self.stages = nnx.List(
-            Stage(
-                widths[i], widths[i + 1], depth=depth, stride=1 if i == 0 else 2, config=config, dtype=dtype, rngs=rngs
-            )
+            stage(widths[i], widths[i + 1], depth=depth, stride=1 if i == 0 else 2)
             for i, depth in enumerate(config.depths)
         )
+        self.kernels = compute.kernels
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b _ _ _"], ...]:
         """(C1, C2, C3, C4, C5); C1 is the output of the stem before its max-pool."""
         c1 = jax.nn.relu(self.stem_norm(self.stem(space_to_depth(images) if self.space_to_depth else images)))
-        features = max_pool(c1, self.pool_padding)
+        features = max_pool(c1, self.pool_padding, self.kernels)
         maps = [c1]
         for stage in self.stages:
             features = stage(features)

@@ -10,9 +10,9 @@ from functools import partial
 
 import numpy as np
 
-from maskrcnn_jax.config import MaskRCNNConfig
+from maskrcnn_jax.config import RESNET_DEPTHS, MaskRCNNConfig
 from maskrcnn_jax.convert.pickles import Entry
-from maskrcnn_jax.convert.pytorch import conv, count_blocks, linear, norm, transposed_conv
+from maskrcnn_jax.convert.pytorch import body, conv, linear, norm, resnet_depth, transposed_conv
 from maskrcnn_jax.convert.table import Rule, Shape, classes_of
 
 EPSILON = 1e-5
@@ -33,8 +33,8 @@ def config(names: Mapping[str, Entry]) -> MaskRCNNConfig:
     """`detectron2_coco` with the depth found in the names, and the file's number of classes."""
     preset = MaskRCNNConfig.detectron2_coco()
     preset = dataclasses.replace(preset, classes=classes_of(names.get(CLASS_WEIGHTS), preset.classes, axis=0))
-    backbone = count_blocks(names, "backbone.bottom_up.res4.")
-    return dataclasses.replace(preset, backbone=dataclasses.replace(preset.backbone, depths=backbone.depths))
+    depths = RESNET_DEPTHS[resnet_depth(names, "backbone.bottom_up.res4.")]
+    return dataclasses.replace(preset, backbone=dataclasses.replace(preset.backbone, depths=depths))
 
 
 def background_first(rows: np.ndarray) -> np.ndarray:
@@ -57,22 +57,15 @@ def with_background(rows: np.ndarray, *, classes: int) -> np.ndarray:
 
 def rules(wanted: Mapping[str, Shape], depths: tuple[int, ...], *, epsilon: float) -> list[Rule]:
     """All conversion rules. `wanted`: shapes of our parameters."""
-    body, rpn, heads = "backbone.bottom_up", "proposal_generator.rpn_head", "roi_heads"
+    rpn, heads = "proposal_generator.rpn_head", "roi_heads"
     classes = wanted["box_head.classes.bias"][0] - 1
     padded = partial(with_background, classes=classes)
+    names = {"norm_name": "conv{i}.norm", "shortcut": ("shortcut", "shortcut.norm")}
     table = [
-        *conv(wanted, "backbone.stem", f"{body}.stem.conv1", reverse_inputs=True),
-        *norm(wanted, "backbone.stem_norm", f"{body}.stem.conv1.norm", epsilon),
+        *conv(wanted, "backbone.stem", "backbone.bottom_up.stem.conv1", reverse_inputs=True),
+        *norm(wanted, "backbone.stem_norm", "backbone.bottom_up.stem.conv1.norm", epsilon),
+        *body(wanted, depths, "backbone.bottom_up.res{c}.{block}", **names, epsilon=epsilon),
     ]
-    for stage, depth in enumerate(depths):
-        for block in range(depth):
-            ours, theirs = f"backbone.stages.{stage}.blocks.{block}", f"{body}.res{stage + 2}.{block}"
-            for i in range(3):
-                table += conv(wanted, f"{ours}.convs.{i}", f"{theirs}.conv{i + 1}")
-                table += norm(wanted, f"{ours}.norms.{i}", f"{theirs}.conv{i + 1}.norm", epsilon)
-            if block == 0:
-                table += conv(wanted, f"{ours}.shortcut", f"{theirs}.shortcut")
-                table += norm(wanted, f"{ours}.shortcut_norm", f"{theirs}.shortcut.norm", epsilon)
     for level in range(4):
         table += conv(wanted, f"fpn.laterals.{level}", f"backbone.fpn_lateral{level + 2}")
         table += conv(wanted, f"fpn.outputs.{level}", f"backbone.fpn_output{level + 2}")

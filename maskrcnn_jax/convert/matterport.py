@@ -143,8 +143,8 @@ def rules(wanted: Mapping[str, Shape], depths: tuple[int, ...], *, epsilon: floa
     for stage, depth in enumerate(depths):
         for block in range(depth):
             ours, theirs = f"backbone.stages.{stage}.blocks.{block}", f"{stage + 2}{BLOCK_NAMES[block]}_branch"
-            pairs = [(f"convs.{i}", f"norms.{i}", f"2{'abc'[i]}") for i in range(3)]
-            for conv, norm, branch in pairs + ([("shortcut", "shortcut_norm", "1")] if block == 0 else []):
+            pairs = [(f"conv{i}", f"norm{i}", f"2{'abc'[i - 1]}") for i in (1, 2, 3)]
+            for conv, norm, branch in pairs + ([("shortcut.conv", "shortcut.norm", "1")] if block == 0 else []):
                 table += _backbone_layer(
                     wanted, f"{ours}.{conv}", f"{ours}.{norm}", f"res{theirs}{branch}", f"bn{theirs}{branch}", epsilon
                 )

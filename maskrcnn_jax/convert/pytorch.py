@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from maskrcnn_jax.config import RESNET_DEPTHS, BackboneConfig
+from maskrcnn_jax.config import RESNET_DEPTHS
 from maskrcnn_jax.convert.table import Rule, Shape, fold_norm
 
 Reorder = Callable[[np.ndarray], np.ndarray]  # of the output channels, the first axis in PyTorch
@@ -91,11 +91,42 @@ def norm(wanted: Mapping[str, Shape], target: str, source: str, epsilon: float) 
     ]
 
 
-def count_blocks(names: Mapping[str, object], prefix: str) -> BackboneConfig:
-    """The backbone whose third stage (C4) has as many blocks as the names have numbers after `prefix`.
+def body(
+    wanted: Mapping[str, Shape],
+    depths: tuple[int, ...],
+    theirs: str,
+    *,
+    norm_name: str,
+    shortcut: tuple[str, str],
+    epsilon: float,
+) -> list[Rule]:
+    """The blocks of a ResNet. `theirs`: a block's name, in which {layer} counts the stages from 1, as torchvision does,
+    {c} from 2, as Detectron2 does (C2 to C5), and {block} from 0. Below it, `norm_name` is that of the norm after
+    convolution {i}, and `shortcut` those of the shortcut's convolution and norm.
+    """
+    table = []
+    for stage, depth in enumerate(depths):
+        for block in range(depth):
+            our, their = (
+                f"backbone.stages.{stage}.blocks.{block}",
+                theirs.format(layer=stage + 1, c=stage + 2, block=block),
+            )
+            for i in (1, 2, 3):
+                if f"{our}.conv{i}.kernel" in wanted:  # a basic block has two
+                    table += conv(wanted, f"{our}.conv{i}", f"{their}.conv{i}")
+                    table += norm(wanted, f"{our}.norm{i}", f"{their}.{norm_name.format(i=i)}", epsilon)
+            if f"{our}.shortcut.conv.kernel" in wanted:
+                table += conv(wanted, f"{our}.shortcut.conv", f"{their}.{shortcut[0]}")
+                table += norm(wanted, f"{our}.shortcut.norm", f"{their}.{shortcut[1]}", epsilon)
+    return table
 
-    Any other number counts as ResNet101; the conversion then lists the arrays that are missing.
+
+def resnet_depth(names: Mapping[str, object], prefix: str, *, basic: bool = False) -> int:
+    """Layers of the ResNet whose third stage (C4) has as many blocks as the names have numbers after `prefix`: 50 or
+    101, or with `basic` blocks 18 or 34.
+
+    Any other number counts as the deeper one; the conversion then lists the arrays that are missing.
     """
     blocks = {name[len(prefix) :].split(".")[0] for name in names if name.startswith(prefix)}
-    depths = next((d for d in RESNET_DEPTHS.values() if d[2] == len(blocks)), RESNET_DEPTHS[101])
-    return BackboneConfig(depths=depths)
+    shallow, deep = (18, 34) if basic else (50, 101)
+    return shallow if RESNET_DEPTHS[shallow][2] == len(blocks) else deep

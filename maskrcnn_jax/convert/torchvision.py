@@ -1,4 +1,4 @@
-"""Torchvision's Mask R-CNN v1, ResNet50-FPN (as published in 2019) or ResNet101: names and conversion rules.
+"""Torchvision's Mask R-CNN v1, ResNet50-FPN (as published in 2019) or ResNet18, 34 or 101: names and conversion rules.
 
 Images are RGB, as here; classes are COCO's ids, gaps included, background first, and box and mask outputs have rows for
 the background. The epsilon of frozen batch norm is 0 for the weights of 2019 and 1e-5 otherwise; it is not in the file.
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.convert.pickles import Entry
-from maskrcnn_jax.convert.pytorch import conv, count_blocks, linear, norm, transposed_conv
+from maskrcnn_jax.convert.pytorch import body, conv, linear, norm, resnet_depth, transposed_conv
 from maskrcnn_jax.convert.table import ConversionError, Rule, Shape, classes_of
 
 EPSILON, EPSILON_2019 = 1e-5, 0.0
@@ -60,28 +60,19 @@ def config(names: Mapping[str, Entry]) -> MaskRCNNConfig:
             "of torchvision's v2 models (maskrcnn_resnet50_fpn_v2), another network, with norms in the FPN and more "
             "convolutions in RPN and box head, which is not supported; take maskrcnn_resnet50_fpn"
         )
-    preset = MaskRCNNConfig.torchvision_coco()
-    preset = dataclasses.replace(preset, classes=classes_of(names.get(CLASS_WEIGHTS), preset.classes, axis=0))
-    backbone = count_blocks(names, "backbone.body.layer3.")
-    return dataclasses.replace(preset, backbone=dataclasses.replace(preset.backbone, depths=backbone.depths))
+    basic = "backbone.body.layer1.0.conv3.weight" not in names
+    preset = MaskRCNNConfig.torchvision_coco(resnet_depth(names, "backbone.body.layer3.", basic=basic))
+    return dataclasses.replace(preset, classes=classes_of(names.get(CLASS_WEIGHTS), preset.classes, axis=0))
 
 
 def rules(wanted: Mapping[str, Shape], depths: tuple[int, ...], *, epsilon: float) -> list[Rule]:
     """All conversion rules. `wanted`: shapes of our parameters."""
-    body = "backbone.body"
+    names = {"norm_name": "bn{i}", "shortcut": ("downsample.0", "downsample.1")}
     table = [
-        *conv(wanted, "backbone.stem", f"{body}.conv1"),
-        *norm(wanted, "backbone.stem_norm", f"{body}.bn1", epsilon),
+        *conv(wanted, "backbone.stem", "backbone.body.conv1"),
+        *norm(wanted, "backbone.stem_norm", "backbone.body.bn1", epsilon),
+        *body(wanted, depths, "backbone.body.layer{layer}.{block}", **names, epsilon=epsilon),
     ]
-    for stage, depth in enumerate(depths):
-        for block in range(depth):
-            ours, theirs = f"backbone.stages.{stage}.blocks.{block}", f"{body}.layer{stage + 1}.{block}"
-            for i in range(3):
-                table += conv(wanted, f"{ours}.convs.{i}", f"{theirs}.conv{i + 1}")
-                table += norm(wanted, f"{ours}.norms.{i}", f"{theirs}.bn{i + 1}", epsilon)
-            if block == 0:
-                table += conv(wanted, f"{ours}.shortcut", f"{theirs}.downsample.0")
-                table += norm(wanted, f"{ours}.shortcut_norm", f"{theirs}.downsample.1", epsilon)
     for level in range(4):
         table += conv(wanted, f"fpn.laterals.{level}", f"backbone.fpn.inner_blocks.{level}.0")
         table += conv(wanted, f"fpn.outputs.{level}", f"backbone.fpn.layer_blocks.{level}.0")

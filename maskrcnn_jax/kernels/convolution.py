@@ -1,4 +1,4 @@
-"""A convolution that is fast on CPUs, above all in its gradients.
+"""A convolution that is fast on CPUs, above all in its gradients; `kernels="cpu"` in the config chooses it.
 
 XLA computes the gradient with respect to the kernel as a convolution with a window as large as the map, which is slow
 on CPUs. Here it is a matrix product with unrolled patches (Chellapilla et al. 2006) over all positions n of the map,
@@ -41,6 +41,11 @@ def plain_conv2d(
     return lax.conv_general_dilated(features, kernel, (stride, stride), padding, dimension_numbers=LAYOUT)
 
 
+def _of_sums(features: Array) -> jnp.dtype:
+    """The type of sums over a map: float32 at least."""
+    return jnp.promote_types(features.dtype, jnp.float32)
+
+
 def _tile(images: int, rows: int, row_bytes: int) -> tuple[int, int]:
     """(images, rows) per tile: the largest divisors of both whose patches fit into PATCH_BYTES, at least one row;
     several images only with all their rows.
@@ -72,7 +77,7 @@ def _patches_product(
         gradient.reshape(-1, o),
         patches.reshape(-1, patches.shape[-1]),
         (((0,), (0,)), ((), ())),
-        preferred_element_type=jnp.float32,
+        preferred_element_type=_of_sums(window),
     )
 
 
@@ -83,7 +88,7 @@ def kernel_gradient(
     stride: int,
     padding: Padding,
 ) -> Float[Array, "kh kw i o"]:
-    """Gradient of `plain_conv2d` with respect to its kernel, tile by tile; sums in float32.
+    """Gradient of `plain_conv2d` with respect to its kernel, tile by tile; sums in float32 at least.
 
     Each kernel entry sums the row 0, 1, 2, shifted by its offset, with zeros from the padding:
 
@@ -109,7 +114,7 @@ def kernel_gradient(
             return total + _patches_product(window, part, kernel_size, stride), None
 
         tiles = b // deep * (rows // tall)
-        total, _ = lax.scan(add_tile, jnp.zeros((o, kh * kw * c), jnp.float32), jnp.arange(tiles))
+        total, _ = lax.scan(add_tile, jnp.zeros((o, kh * kw * c), _of_sums(features)), jnp.arange(tiles))
     return total.reshape(o, kh, kw, c).transpose(1, 2, 3, 0)
 
 
@@ -118,6 +123,8 @@ def conv2d(
     features: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], stride: int, padding: Padding
 ) -> Float[Array, "b hh ww o"]:
     """A `plain_conv2d` that is faster on CPUs; larger rounding errors where it uses `winograd`.
+
+    Its gradients are written by hand (`custom_vjp`), so that forward-mode derivatives (`jvp`, `hessian`) are refused.
 
     >>> row, kernel = jnp.array([0.0, 1.0, 2.0]).reshape(1, 1, 3, 1), jnp.ones((1, 3, 1, 1))
     >>> jax.grad(lambda kernel: conv2d(row, kernel, 1, ((0, 0), (1, 1))).sum())(kernel).ravel().tolist()

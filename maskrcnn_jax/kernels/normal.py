@@ -1,13 +1,14 @@
 """Normally distributed weights (He et al. 2015, section 2.2), with few compiled programs for many shapes.
 
-`jax.random.normal` compiles a program per shape. Here the numbers are drawn as a vector whose length is the next power
-of four, and sliced to the shape, so that a network is initialised faster.
+`jax.random.normal` compiles a program per shape, which takes long on CPUs. Here the numbers, the same ones, are drawn
+as a vector whose length is the next power of four, and sliced to the shape.
 """
 
 import math
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 
@@ -20,7 +21,7 @@ def normal(key: Key[Array, ""], shape: tuple[int, ...], deviation: float) -> Flo
     length = 1
     while length < math.prod(shape):
         length *= 4
-    return _reshaped(jax.random.normal(key, (length,)), deviation, shape)
+    return _reshaped(jax.random.normal(key, (length,), jnp.float32), deviation, shape)
 
 
 @partial(jax.jit, static_argnames="shape")

@@ -72,14 +72,16 @@ def _at_points(matrix: np.ndarray, maps: Float[Array, "b hp wp c"], high: int, w
     return by_both.reshape(len(matrix) ** 2, b * high * wide, c)
 
 
-def _kernel_matrix(evaluate: np.ndarray) -> Float[Array, "p 9"]:
-    """`evaluate` [6, 3] for rows and columns of a kernel, as one matrix [36, 9]; points ordered by (column, row)."""
-    return jnp.asarray(np.einsum("xj,yi->xyij", evaluate, evaluate).reshape(-1, 9), jnp.float32)
+def _kernel_matrix(evaluate: np.ndarray, like: Array) -> Float[Array, "p 9"]:
+    """`evaluate` [6, 3] for rows and columns of a kernel, as one matrix [36, 9] of the dtype of `like`; points ordered
+    by (column, row).
+    """
+    return jnp.asarray(np.einsum("xj,yi->xyij", evaluate, evaluate).reshape(-1, 9), like.dtype)
 
 
 def _weights_at_points(evaluate: np.ndarray, kernel: Float[Array, "3 3 i o"]) -> Float[Array, "p i o"]:
     i, o = kernel.shape[2:]
-    return (_kernel_matrix(evaluate) @ kernel.reshape(9, i * o)).reshape(-1, i, o)
+    return (_kernel_matrix(evaluate, kernel) @ kernel.reshape(9, i * o)).reshape(-1, i, o)
 
 
 def _inputs_at_points(features: Float[Array, "b h w c"]) -> tuple[Float[Array, "p n c"], int, int]:
@@ -135,4 +137,4 @@ def kernel_gradient(features: Float[Array, "b h w i"], gradient: Float[Array, "b
     padded = jnp.pad(gradient, ((0, 0), (0, TILE * high - h), (0, TILE * wide - w), (0, 0)))
     products = jnp.einsum("pni,pno->pio", inputs, _at_points(A_T.T, padded, high, wide))
     p, i, o = products.shape
-    return (_kernel_matrix(G).T @ products.reshape(p, i * o)).reshape(3, 3, i, o)
+    return (_kernel_matrix(G, products).T @ products.reshape(p, i * o)).reshape(3, 3, i, o)

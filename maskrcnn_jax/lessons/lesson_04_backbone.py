@@ -13,7 +13,7 @@ with app.setup:
     import numpy as np
 
     from maskrcnn_jax.backbone.fpn import FPN, upsample
-    from maskrcnn_jax.backbone.resnet import Block, ResNet
+    from maskrcnn_jax.backbone.resnet import BasicBlock, ResNet
     from maskrcnn_jax.boxes.coding import decode
     from maskrcnn_jax.boxes.geometry import iou
     from maskrcnn_jax.lessons.drops import scene
@@ -140,7 +140,7 @@ def _():
                 """
             ),
             panels(dict(zip(("P5", "P2", "P2 without its top-down part"), map(bright, views()), strict=True))),
-            source(Block, ResNet, FPN, upsample),
+            source(BasicBlock, ResNet, FPN, upsample),
         ]
     )
     return

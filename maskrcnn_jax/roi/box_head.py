@@ -13,12 +13,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from maskrcnn_jax.config import BoxHeadConfig
-from maskrcnn_jax.kernels.normal import normal
+from maskrcnn_jax.layers import XLA, Compute, random_weights
 
 
 # At module level, not a closure: heads of equal shape then have equal graph definitions, and share a compiled program.
 def _promote(arrays: Any, /, *, dtype: Any = None) -> Any:
-    """The bias stays float32: its gradient sums over all RoIs (see layers.add_bias)."""
+    """The bias keeps its type: its gradient sums over all RoIs (see layers.add_bias)."""
     features, kernel, bias = arrays
     return features.astype(dtype), kernel.astype(dtype), bias
 
@@ -35,12 +35,12 @@ class BoxHead(nnx.Module):
     """
 
     def __init__(
-        self, channels: int, config: BoxHeadConfig, *, num_classes: int, dtype: str = "float32", rngs: nnx.Rngs
+        self, channels: int, config: BoxHeadConfig, *, num_classes: int, compute: Compute = XLA, rngs: nnx.Rngs
     ):
         def normal_init(deviation):
-            return lambda key, shape, _: normal(key, shape, deviation)
+            return lambda key, shape, _: random_weights(key, shape, deviation, compute.kernels)
 
-        linear = partial(nnx.Linear, dtype=jnp.dtype(dtype), promote_dtype=cast(Any, _promote), rngs=rngs)
+        linear = partial(nnx.Linear, dtype=jnp.dtype(compute.dtype), promote_dtype=cast(Any, _promote), rngs=rngs)
         inputs, hidden = channels * config.size**2, config.hidden
         # Standard deviations of He et al. 2015 before a ReLU, and of Fast R-CNN section 3.1 for the outputs.
         self.first = linear(inputs, hidden, kernel_init=normal_init(math.sqrt(2 / inputs)))
@@ -53,5 +53,5 @@ class BoxHead(nnx.Module):
         r, rows, columns, c = pooled.shape
         features = jax.nn.relu(self.first(pooled.reshape(r, rows * columns * c)))  # -1 would be ambiguous for r = 0
         features = jax.nn.relu(self.second(features))
-        logits, deltas = self.classes(features), self.deltas(features)  # float32, like the biases
+        logits, deltas = self.classes(features), self.deltas(features)  # of the biases' type
         return logits, jnp.broadcast_to(deltas.reshape(r, self.deltas.out_features // 4, 4), (r, self.num_classes, 4))

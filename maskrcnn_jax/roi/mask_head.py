@@ -12,14 +12,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from maskrcnn_jax.config import MaskHeadConfig
-from maskrcnn_jax.kernels.convolution import conv2d
-from maskrcnn_jax.kernels.normal import normal
-from maskrcnn_jax.layers import Conv, add_bias
+from maskrcnn_jax.layers import XLA, Compute, Conv, add_bias, at_least_float32, random_weights
 
 
 class Deconv2x2(nnx.Module):
-    """Transposed convolution, 2x2 with stride 2. Its windows do not overlap, so it equals a 1x1 convolution to four
-    times the channels and a depth-to-space, which is much faster. Kernel [2, 2, in, out].
+    """Transposed convolution, 2x2 with stride 2. Its windows do not overlap, so it is a product of each cell with the
+    kernel's four entries, and a depth-to-space. Kernel [2, 2, in, out].
 
     Each cell becomes 2x2 cells, its value times the kernel's four entries:
 
@@ -29,32 +27,30 @@ class Deconv2x2(nnx.Module):
     [[1.0, 2.0, 10.0, 20.0], [3.0, 4.0, 30.0, 40.0]]
     """
 
-    def __init__(self, inputs: int, outputs: int, *, dtype: str = "float32", rngs: nnx.Rngs):
+    def __init__(self, inputs: int, outputs: int, *, compute: Compute = XLA, rngs: nnx.Rngs):
         # He et al. 2015: each output cell sees one kernel entry, so the fan-in is the number of input channels.
-        self.kernel = nnx.Param(normal(rngs.params(), (2, 2, inputs, outputs), math.sqrt(2 / inputs)))
-        self.bias = nnx.Param(jnp.zeros(outputs))
-        self.dtype = dtype
+        deviation = math.sqrt(2 / inputs)
+        self.kernel = nnx.Param(random_weights(rngs.params(), (2, 2, inputs, outputs), deviation, compute.kernels))
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+        self.dtype = compute.dtype
 
     def __call__(self, features: Float[Array, "r h w i"]) -> Float[Array, "r 2*h 2*w o"]:
         return depth_to_space(self.cells(features))
 
-    def cells(self, features: Float[Array, "r h w i"]) -> Float[Array, "r h w 4 o"]:
-        """The output before depth-to-space: the 2x2 cells that each cell becomes, row by row."""
-        kernel: Float[Array, "2 2 i o"] = self.kernel[...].astype(self.dtype)
-        i, o = kernel.shape[2:]
-        as_1x1 = kernel.transpose(2, 0, 1, 3).reshape(1, 1, i, 4 * o)
-        cells: Array = conv2d(features.astype(self.dtype), as_1x1, 1, ((0, 0), (0, 0)))
-        return add_bias(cells.reshape(*features.shape[:3], 4, o), self.bias[...])
+    def cells(self, features: Float[Array, "r h w i"]) -> Float[Array, "r h w 2 2 o"]:
+        """The output before depth-to-space: the 2x2 cells that each cell becomes."""
+        features, kernel = features.astype(self.dtype), self.kernel[...].astype(self.dtype)
+        return add_bias(jnp.einsum("rhwi,yxio->rhwyxo", features, kernel), self.bias[...])
 
 
-def depth_to_space(cells: Float[Array, "r h w 4 c"]) -> Float[Array, "r 2*h 2*w c"]:
-    """Arrange the four output cells of each cell as 2x2.
+def depth_to_space(cells: Float[Array, "r h w 2 2 c"]) -> Float[Array, "r 2*h 2*w c"]:
+    """Put the 2x2 output cells of each cell in their place.
 
-    >>> depth_to_space(jnp.arange(8.0).reshape(1, 1, 2, 4, 1))[0, :, :, 0].tolist()
+    >>> depth_to_space(jnp.arange(8.0).reshape(1, 1, 2, 2, 2, 1))[0, :, :, 0].tolist()
     [[0.0, 1.0, 4.0, 5.0], [2.0, 3.0, 6.0, 7.0]]
     """
-    r, h, w, _, c = cells.shape
-    return cells.reshape(r, h, w, 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(r, 2 * h, 2 * w, c)
+    r, h, w, _, _, c = cells.shape
+    return cells.transpose(0, 1, 3, 2, 4, 5).reshape(r, 2 * h, 2 * w, c)
 
 
 class MaskHead(nnx.Module):
@@ -66,14 +62,14 @@ class MaskHead(nnx.Module):
     """
 
     def __init__(
-        self, inputs: int, config: MaskHeadConfig, *, num_classes: int, dtype: str = "float32", rngs: nnx.Rngs
+        self, inputs: int, config: MaskHeadConfig, *, num_classes: int, compute: Compute = XLA, rngs: nnx.Rngs
     ):
         channels = config.channels
         self.convs = nnx.List(
-            Conv(inputs if i == 0 else channels, channels, 3, dtype=dtype, rngs=rngs) for i in range(config.layers)
+            Conv(inputs if i == 0 else channels, channels, 3, compute=compute, rngs=rngs) for i in range(config.layers)
         )
-        self.double = Deconv2x2(channels, channels, dtype=dtype, rngs=rngs)
-        self.masks = Conv(channels, num_classes, 1, scale=0.1, dtype=dtype, rngs=rngs)
+        self.double = Deconv2x2(channels, channels, compute=compute, rngs=rngs)
+        self.masks = Conv(channels, num_classes, 1, scale=0.1, compute=compute, rngs=rngs)
 
     def __call__(self, pooled: Float[Array, "r o o c"]) -> Float[Array, "r m m k"]:
         features = pooled
@@ -81,6 +77,6 @@ class MaskHead(nnx.Module):
             features = jax.nn.relu(conv(features))
         # Depth-to-space commutes with ReLU and 1x1 convolutions; k masks are less to rearrange than all the channels.
         cells = jax.nn.relu(self.double.cells(features))
-        r, h, w, _, c = cells.shape
+        r, h, w, _, _, c = cells.shape
         logits = self.masks(cells.reshape(r, h, 4 * w, c))
-        return depth_to_space(logits.reshape(r, h, w, 4, logits.shape[-1])).astype(jnp.float32)
+        return at_least_float32(depth_to_space(logits.reshape(r, h, w, 2, 2, logits.shape[-1])))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from maskrcnn_jax.layers import Conv
+from maskrcnn_jax.layers import XLA, Compute, Conv, at_least_float32
 from maskrcnn_jax.structures import Pyramid
 
 
@@ -25,11 +25,11 @@ class RPNHead(nnx.Module):
     ((1, 69), (1, 69, 4))
     """
 
-    def __init__(self, inputs: int, channels: int, *, anchors_per_cell: int, dtype: str = "float32", rngs: nnx.Rngs):
-        self.shared = Conv(inputs, channels, 3, dtype=dtype, rngs=rngs)
+    def __init__(self, inputs: int, channels: int, *, anchors_per_cell: int, compute: Compute = XLA, rngs: nnx.Rngs):
+        self.shared = Conv(inputs, channels, 3, compute=compute, rngs=rngs)
         # Small weights, so that the first proposals are the anchors and the first objectness is about 0.5.
-        self.objectness = Conv(channels, anchors_per_cell, 1, scale=0.01, dtype=dtype, rngs=rngs)
-        self.deltas = Conv(channels, 4 * anchors_per_cell, 1, scale=0.01, dtype=dtype, rngs=rngs)
+        self.objectness = Conv(channels, anchors_per_cell, 1, scale=0.01, compute=compute, rngs=rngs)
+        self.deltas = Conv(channels, 4 * anchors_per_cell, 1, scale=0.01, compute=compute, rngs=rngs)
 
     def __call__(self, pyramid: Pyramid) -> tuple[Float[Array, "b a"], Float[Array, "b a 4"]]:
         b = pyramid.p2.shape[0]
@@ -38,7 +38,4 @@ class RPNHead(nnx.Module):
             shared = jax.nn.relu(self.shared(level))
             logits.append(self.objectness(shared).reshape(b, -1))
             deltas.append(self.deltas(shared).reshape(b, -1, 4))
-        return (
-            jnp.concatenate(logits, 1).astype(jnp.float32),
-            jnp.concatenate(deltas, 1).astype(jnp.float32),
-        )
+        return at_least_float32(jnp.concatenate(logits, 1)), at_least_float32(jnp.concatenate(deltas, 1))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from maskrcnn_jax.layers import Affine, Conv, GroupNorm, make_norm
+from maskrcnn_jax.layers import Affine, Compute, Conv, GroupNorm, make_norm, random_weights
 from tests import oracles, recorded
 from tests.traced import assert_finite_gradients, assert_jit_changes_nothing
 
@@ -68,12 +68,30 @@ def test_jit_one_trace_finite_gradients_and_images_alone(kind):
 def test_choice_of_norm_and_its_refusal():
     assert isinstance(make_norm("affine", 4, group_size=3), Affine)
     assert isinstance(make_norm("group", 4, group_size=2), GroupNorm)
-    with pytest.raises(ValueError, match="group_size 3 does not divide 4"):
+    with pytest.raises(ValueError, match="group_size is 3; give a divisor of the 4 channels"):
         make_norm("group", 4, group_size=3)
+    with pytest.raises(ValueError, match="kind is 'batch'; give one of 'affine', 'group'"):
+        make_norm("batch", 4, group_size=2)
+
+
+def test_what_cannot_be_computed_is_refused():
+    with pytest.raises(ValueError, match="kernels is 'gpu'; give one of 'xla', 'cpu'"):
+        Compute(kernels="gpu")
+    with pytest.raises(ValueError, match="dtype is 'float16'; give one of"):
+        Compute("float16")
+    with pytest.raises(ValueError, match="jax_enable_x64"):
+        Compute("float64")
+
+
+def test_random_weights_by_both_kernels():
+    """The same numbers: a seed is a network, however it is computed."""
+    key = jax.random.key(3)
+    plain, fast = (random_weights(key, (3, 3, 5, 7), 0.3, kernels) for kernels in ("xla", "cpu"))
+    np.testing.assert_allclose(plain, fast, rtol=1e-6)
 
 
 def test_dtypes_and_initial_spread():
-    conv = Conv(64, 32, 3, dtype="bfloat16", rngs=nnx.Rngs(0))
+    conv = Conv(64, 32, 3, compute=Compute("bfloat16"), rngs=nnx.Rngs(0))
     assert conv.kernel[...].dtype == jnp.float32
     assert conv(jnp.ones((1, 4, 4, 64))).dtype == jnp.bfloat16
     assert float(conv.kernel[...].std()) == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.05)

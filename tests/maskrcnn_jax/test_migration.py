@@ -1,9 +1,11 @@
-"""A config as version 0.2 wrote it, flat, is read as today's."""
+"""A config as version 0.2 wrote it, flat, and its names of parameters are read as today's."""
 
 import dataclasses
+import re
 
+from maskrcnn_jax import checkpoint
 from maskrcnn_jax.config import MaskRCNNConfig
-from maskrcnn_jax.migration import RPN, grouped_config
+from maskrcnn_jax.migration import RPN, grouped_config, renamed_parameters
 
 # What 0.2 wrote for `torchvision_coco()`, where it differs from today.
 FLAT_RPN = {
@@ -37,3 +39,19 @@ def test_every_field_has_a_place():
     groups = {f.name for f in dataclasses.fields(MaskRCNNConfig().rpn)}
     assert set(FLAT_RPN) == {*RPN, "channels"}
     assert {group for group, _ in RPN.values()} == groups - {"channels"}
+
+
+def name_of_version_0_2(name):
+    """Convolutions and norms of a block were lists counted from 0, and the shortcut's stood side by side."""
+    name = re.sub(r"(blocks\.\d+)\.(conv|norm)(\d)", lambda m: f"{m[1]}.{m[2]}s.{int(m[3]) - 1}", name)
+    return name.replace("shortcut.conv.", "shortcut.").replace("shortcut.norm.", "shortcut_norm.")
+
+
+def test_every_parameter_finds_its_name():
+    for config in (MaskRCNNConfig.tiny(), MaskRCNNConfig.torchvision_coco(50)):
+        names = list(checkpoint.named_shapes(config))
+        old = {name_of_version_0_2(name): name for name in names}
+        assert len(old) == len(names)
+        assert sum(name not in names for name in old) > 50
+        assert renamed_parameters(old) == {name: name for name in names}
+        assert list(renamed_parameters(dict.fromkeys(names))) == names

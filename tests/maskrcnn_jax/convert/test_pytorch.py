@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from maskrcnn_jax.config import RESNET_DEPTHS
-from maskrcnn_jax.convert.pytorch import conv, count_blocks, linear, norm, transposed_conv
+from maskrcnn_jax.convert.pytorch import conv, linear, norm, resnet_depth, transposed_conv
 
 
 def made(rules, **arrays):
@@ -75,4 +74,10 @@ def test_norm():
 @pytest.mark.parametrize(("blocks", "depth"), [(6, 50), (23, 101), (36, 101), (0, 101)])
 def test_depth_is_read_off_the_names(blocks, depth):
     names = {f"body.layer3.{block}.conv{i}.weight": None for block in range(blocks) for i in (1, 2, 3)}
-    assert count_blocks(names, "body.layer3.").depths == RESNET_DEPTHS[depth]
+    assert resnet_depth(names, "body.layer3.") == depth
+
+
+@pytest.mark.parametrize(("blocks", "depth"), [(2, 18), (6, 34), (3, 34)])
+def test_depth_of_basic_blocks(blocks, depth):
+    names = {f"body.layer3.{block}.conv{i}.weight": None for block in range(blocks) for i in (1, 2)}
+    assert resnet_depth(names, "body.layer3.", basic=True) == depth

@@ -179,6 +179,27 @@ def test_all_gradients(step, model):
     assert rounded == ["backbone.body.layer3.7.conv1.weight"]  # 1.65e-4
 
 
+def test_basic_blocks(tmp_path):
+    """ResNet18: its blocks' layers under our names, and a map that goes through all of them."""
+    arrays = {name: pytorch_weight(name, shape) for name, shape in torchvision_layout(18).items()}
+    write_zip(tmp_path / "resnet18.pth", arrays)
+    model = convert.load(tmp_path / "resnet18.pth")
+    assert model.config == MaskRCNNConfig.torchvision_coco(18)
+    block = model.backbone.stages[2].blocks[0]
+    for ours, theirs in ((block.conv2, "conv2"), (block.shortcut.conv, "downsample.0")):
+        weight = arrays[f"backbone.body.layer3.0.{theirs}.weight"]
+        np.testing.assert_array_equal(ours.kernel[...], weight.transpose(2, 3, 1, 0))
+    assert model.backbone.stages[0].blocks[0].shortcut is None
+    assert checkpoint.named_shapes(MaskRCNNConfig.torchvision_coco(34))["fpn.laterals.3.kernel"].shape == (
+        1,
+        1,
+        512,
+        256,
+    )
+    with pytest.raises(ValueError, match="depth 152: choose 18, 34, 50, 101"):
+        MaskRCNNConfig.torchvision_coco(152)
+
+
 def test_the_file_of_2019_is_read_under_its_old_names(tmp_path):
     """ResNet50, the legacy format, names of 2019: the same network as today's file and names, but epsilon 0."""
     new = {name: pytorch_weight(name, shape) for name, shape in torchvision_layout(50).items()}

@@ -4,6 +4,7 @@ import numpy as np
 from flax import nnx
 
 from maskrcnn_jax.config import BoxHeadConfig
+from maskrcnn_jax.layers import Compute
 from maskrcnn_jax.roi.box_head import BoxHead
 from tests.traced import assert_finite_gradients, assert_jit_changes_nothing
 
@@ -46,7 +47,7 @@ def test_starts_undecided_and_without_moving():
 
 
 def test_bfloat16_inside_float32_outside():
-    head = BoxHead(2, BoxHeadConfig(3, 8), num_classes=4, dtype="bfloat16", rngs=nnx.Rngs(0))
+    head = BoxHead(2, BoxHeadConfig(3, 8), num_classes=4, compute=Compute("bfloat16"), rngs=nnx.Rngs(0))
     same = BoxHead(2, BoxHeadConfig(3, 8), num_classes=4, rngs=nnx.Rngs(0))
     assert head.first.kernel[...].dtype == jnp.float32
     pooled = jax.random.normal(jax.random.key(0), (5, 3, 3, 2))
