@@ -224,6 +224,13 @@ def test_every_component_has_an_example_and_names_its_source(module):
         assert SOURCE.search(head + text), f"{module}.{node.name} does not say where it comes from"
 
 
+def test_every_component_has_a_page():
+    """The site shows its docstrings (`::: module`), so that they are written once."""
+    shown = {name for page in DOCS for name in re.findall(r"^::: (\S+)$", (ROOT / page).read_text(), re.MULTILINE)}
+    components = {module for module in COMPONENTS if ".kernels." not in module}
+    assert components | {"maskrcnn_jax.model", "maskrcnn_jax.config", "maskrcnn_jax.structures"} <= shown
+
+
 def without_shape(annotation: ast.expr) -> list[str]:
     """What in an annotation leaves shapes open: an array outside `Float[Array, "b 4"]` and its like, or `Any`."""
     if isinstance(annotation, ast.Subscript) and isinstance(annotation.slice, ast.Tuple):
