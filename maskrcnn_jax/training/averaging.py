@@ -37,6 +37,12 @@ def average_weights(decay: float) -> optax.GradientTransformation:
     Args:
         decay: from 0 to 1; 0.999 averages over about a thousand updates.
 
+    Returns:
+        A transformation whose state is an `AverageState`.
+
+    Raises:
+        ValueError: a decay outside that range.
+
     The weight goes from 0 to 1, 2 and 3; the decays are 1/10, 2/11 and 3/12:
 
     >>> rule = optax.chain(optax.sgd(1.0), average_weights(0.999))
@@ -65,7 +71,13 @@ def swap_average(state: TrainState) -> TrainState:
     """The state with the average for its parameters, and the parameters where the average was; its own inverse.
 
     Whoever validates, saves or exports a model takes the parameters of the swapped state; the next step needs the
-    state as it was. Without an average in the optimizer's state this is the state itself.
+    state as it was. No array is copied.
+
+    Args:
+        state: of an optimizer with `average_weights`, anywhere in it.
+
+    Returns:
+        The swapped state; the state itself if its optimizer keeps no average.
 
     >>> rule = optax.chain(optax.sgd(1.0), average_weights(0.9))
     >>> params = {"bias": jnp.zeros(1)}

@@ -24,6 +24,12 @@ def make_schedule(learning_rate: float, *, steps: int, warmup: int = 0, decay: S
         warmup: updates until the peak (Goyal et al. 2017, section 2.2).
         decay: "constant", or "cosine" down to 0 at `steps` (Loshchilov and Hutter 2017, eq. 5, without restarts).
 
+    Returns:
+        A function from the number of updates made to the learning rate.
+
+    Raises:
+        ValueError: a `decay` that does not exist.
+
     >>> rate = make_schedule(1.0, steps=110, warmup=10)
     >>> [round(float(rate(step)), 3) for step in (0, 5, 10, 60, 110)]
     [0.0, 0.5, 1.0, 0.5, 0.0]
@@ -37,7 +43,7 @@ def make_schedule(learning_rate: float, *, steps: int, warmup: int = 0, decay: S
 
 
 def is_kernel(params: Any) -> Any:
-    """A tree of booleans: True for kernels (rank 2 or 4), False for norms and biases.
+    """Which parameters weight decay is for: True for kernels (rank 2 or 4), False for norms and biases.
 
     >>> is_kernel({"kernel": jnp.zeros((3, 3, 1, 1)), "bias": jnp.zeros(1)})
     {'bias': False, 'kernel': True}
@@ -68,7 +74,13 @@ def make_optimizer(
         accumulate: steps whose gradients are averaged for one update (`optax.MultiSteps`); the steps in between change
             nothing. This equals one step of a batch that many times as large where all batches have as many positives
             and samples: the losses are means over those of a batch, so each batch counts the same, whatever it holds.
-        average_decay: above 0, of an average of the weights (`averaging.average_weights`).
+        average_decay: of an average of the weights (`averaging.average_weights`); 0: none.
+
+    Returns:
+        A transformation of gradients, for `create_state` and `make_step`.
+
+    Raises:
+        ValueError: a `kind` that does not exist, or a number out of range.
 
     A gradient of norm 50 is scaled to norm 5, at a learning rate of 0.1:
 

@@ -48,6 +48,9 @@ def trainable_filter(part: Part = "all", *, norms: bool = True) -> Callable[[tup
     Returns:
         A function of a variable's path and value; it ignores the value.
 
+    Raises:
+        ValueError: a `part` that does not exist.
+
     >>> trained = trainable_filter("heads")
     >>> trained(("fpn", "laterals", 0, "kernel"), None), trained(("backbone", "stem", "kernel"), None)
     (True, False)
@@ -82,6 +85,17 @@ def create_state(
 
     Raises:
         TypeError: the model has variables that are not parameters (`maskrcnn_jax.checkpoint.parameters_of`).
+        ValueError: a `part` that does not exist.
+
+    The tiny network, of which everything but the backbone is trained; `eval_shape` computes shapes without weights:
+
+    >>> from maskrcnn_jax.config import MaskRCNNConfig
+    >>> def start():
+    ...     model = MaskRCNN(MaskRCNNConfig.tiny(), rngs=nnx.Rngs(0))
+    ...     return create_state(model, optax.sgd(0.1), part="heads")[1]
+    >>> state = jax.eval_shape(start)
+    >>> sorted(state.params), sorted(state.frozen)
+    (['box_head', 'fpn', 'mask_head', 'rpn'], ['backbone'])
     """
     parameters_of(model)
     graph, params, frozen = nnx.split(model, trainable_filter(part, norms=norms), ...)
@@ -96,5 +110,20 @@ def _initial_state(optimizer: optax.GradientTransformation, params: Any, frozen:
 
 
 def to_model(graph: nnx.GraphDef, params: Any, frozen: Any) -> MaskRCNN:
-    """The model of a graph definition and its trained and frozen parameters, the inverse of `create_state`."""
+    """The inverse of `create_state`: a model that shares the arrays of the parameters.
+
+    A step deletes the arrays of the state that it is passed; a model that is to outlive it needs copies.
+
+    Args:
+        graph: from `create_state`.
+        params: trained parameters, such as `state.params`, or `swap_average(state).params`.
+        frozen: `state.frozen`.
+
+    >>> from maskrcnn_jax.config import MaskRCNNConfig
+    >>> def there_and_back():
+    ...     graph, state = create_state(MaskRCNN(MaskRCNNConfig.tiny(), rngs=nnx.Rngs(0)), optax.sgd(0.1))
+    ...     return to_model(graph, state.params, state.frozen)
+    >>> nnx.eval_shape(there_and_back).box_head.classes.kernel.shape
+    (128, 2)
+    """
     return nnx.merge(graph, params, frozen)

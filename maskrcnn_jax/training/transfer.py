@@ -47,6 +47,9 @@ def replace_classes(model: MaskRCNN, classes: tuple[tuple[int, str], ...], *, rn
     Returns:
         The model, and a sentence for the user about what was kept.
 
+    Raises:
+        TypeError: the model has variables that are not parameters.
+
     The tiny network, which has two classes, with three; `eval_shape` computes shapes without weights:
 
     >>> three = ((0, "background"), (1, "crystal"), (2, "drop"))
