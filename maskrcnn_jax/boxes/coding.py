@@ -104,7 +104,8 @@ def decode(
     deltas = deltas / jnp.asarray(weights, deltas.dtype)
     log_scale = deltas[..., 2:]
     if max_log_scale is not None:
-        checks.in_range("decode: max_log_scale", max_log_scale, -math.inf)
+        remedy = "give a number, or None for no bound"
+        checks.in_range("decode: max_log_scale", max_log_scale, -math.inf, remedy=remedy)
         log_scale = jnp.minimum(log_scale, max_log_scale)
     new_centres = centres + deltas[..., :2] * sizes
     half = 0.5 * jnp.exp(log_scale) * sizes

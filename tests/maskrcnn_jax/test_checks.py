@@ -77,6 +77,10 @@ SLIPS = {
         (lambda: m.encode(BOXES, BOXES, (0, 1, 1, 1)), "encode: one of weights is 0; give a number above 0"),
         (lambda: m.decode(FIVE, BOXES), "decode: deltas has shape [3, 5]; give an array [..., 4]"),
         (lambda: m.decode(BOXES, BOXES, (1, 1, -1, 1)), "decode: one of weights is -1; give a number above 0"),
+        (
+            lambda: m.decode(BOXES, BOXES, max_log_scale=NAN),
+            "decode: max_log_scale is nan; give a number, or None for no bound",
+        ),
     ],
     "nms": [
         (lambda: nms(FIVE), "nms: boxes has shape [3, 5]; give an array [n, 4]"),
