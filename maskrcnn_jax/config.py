@@ -395,8 +395,8 @@ class MaskRCNNConfig:
 
 
 def _from_dict(cls: Any, values: dict, path: str) -> Any:
-    names = {f.name for f in dataclasses.fields(cls)}
-    unknown = sorted(set(values) - names)
+    names = [f.name for f in dataclasses.fields(cls)]
+    unknown = sorted(set(values) - set(names))
     if unknown:
         raise ValueError(f"unknown config keys {', '.join(path + k for k in unknown)}; known: {', '.join(names)}")
     kinds, parts = get_type_hints(cls), {}

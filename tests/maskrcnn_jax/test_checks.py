@@ -5,17 +5,21 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from flax import nnx
 
 import maskrcnn_jax as m
 from maskrcnn_jax import checks
 from maskrcnn_jax.boxes.geometry import clip_to_window, intersection
 from maskrcnn_jax.boxes.sampling import sample_balanced
 from maskrcnn_jax.image.lab import lab_to_rgb, rgb_to_lab
+from maskrcnn_jax.image.normalise import as_batch
+from maskrcnn_jax.layers import Compute, make_norm
 from maskrcnn_jax.losses import masked_mean, smooth_l1
 
 BOXES, SCORES, TABLE = np.tile(np.float32([0, 0, 4, 4]), (3, 1)), np.zeros(3, np.float32), np.zeros((2, 3), np.float32)
 BOX, MASK, GREY, COLOUR = BOXES[0], np.ones((2, 2)), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.uint8)
 FIVE, COARSE = np.zeros((3, 5)), jnp.zeros((3, 4), jnp.bfloat16)
+BATCH, from_dict = np.zeros((1, 64, 64, 3)), m.MaskRCNNConfig.from_dict
 NAN, KEY, LABEL = float("nan"), jax.random.key(0), np.zeros(3, int)
 
 
@@ -199,6 +203,55 @@ SLIPS = {
             lambda: m.letterbox(COLOUR, 8)[1].to_original(FIVE),
             "to_original: boxes has shape [3, 5]; give an array [..., 4]",
         ),
+    ],
+    "network": [
+        (
+            lambda: m.MaskRCNN("tiny", rngs=nnx.Rngs(0)),
+            "MaskRCNN: config is 'tiny'; give a MaskRCNNConfig, such as MaskRCNNConfig.tiny()",
+        ),
+        (lambda: as_batch(COLOUR), "images has shape [4, 4, 3]; give RGB images as [b, height, width, 3]"),
+        (lambda: as_batch(BATCH[..., :1]), "images has shape [1, 64, 64, 1]; give RGB images as [b, height, width, 3]"),
+        (
+            lambda: as_batch(np.zeros((1, 96, 96, 3))),
+            "images are 96 x 96 pixels; height and width must be multiples of 64: see letterbox",
+        ),
+        (
+            lambda: as_batch(np.zeros((1, 100, 130, 3))),
+            "images are 100 x 130 pixels; height and width must be multiples of 64: see letterbox",
+        ),
+        (lambda: as_batch(BATCH + 0.75), "images have values up to 0.75; give 0 to 255, not 0 to 1"),
+        (lambda: as_batch(BATCH, BOXES[:2]), "detect: images has 1 rows but windows has 2; give as many of both"),
+        (lambda: as_batch(BATCH, FIVE[:1]), "windows has shape [1, 5]; give an array [b, 4]"),
+        (lambda: make_norm("batch", 4, group_size=2), "make_norm: kind is 'batch'; give one of 'affine', 'group'"),
+        (
+            lambda: make_norm("group", 4, group_size=3),
+            "GroupNorm: group_size is 3; give a divisor of the 4 channels",
+        ),
+        (lambda: Compute(kernels="gpu"), "Compute: kernels is 'gpu'; give one of 'xla', 'cpu'"),
+        (lambda: Compute("float16"), "Compute: dtype is 'float16'; give one of 'float32', 'bfloat16', 'float64'"),
+        (
+            lambda: Compute("float64"),
+            "Compute: dtype is 'float64'; first call jax.config.update('jax_enable_x64', True)",
+        ),
+    ],
+    "config": [
+        (
+            lambda: from_dict({"rpn": {"channel": 3, "a": 1}}),
+            "unknown config keys rpn.a, rpn.channel; known: channels, coding, targets, loss, proposals",
+        ),
+        (
+            lambda: from_dict({"roi": {"pooling": {"reduce": "avg"}}}),
+            "config key roi.pooling.reduce: 'avg' is none of 'mean', 'max'",
+        ),
+        (
+            lambda: from_dict({"roi": {"pooling": "bins"}}),
+            "config key roi.pooling: 'bins' is not of type Sampling",
+        ),
+        (
+            lambda: from_dict({"rpn": {"proposals": {"nms_iou": "high"}}}),
+            "config key rpn.proposals.nms_iou: 'high' is not of type float",
+        ),
+        (lambda: from_dict({"fpn_channels": 2.5}), "config key fpn_channels: 2.5 is not of type int"),
     ],
     "losses": [
         (lambda: smooth_l1(SCORES, -1.0), "smooth_l1: beta is -1.0; give a number of at least 0"),

@@ -55,31 +55,8 @@ def test_what_sets_the_presets_apart():
     assert PRESETS["torchvision_coco 101"].backbone.depths == (3, 4, 23, 3)
 
 
-@pytest.mark.parametrize(
-    ("values", "named"),
-    [({"colour": 1}, "colour"), ({"rpn": {"channel": 3}}, "rpn.channel"), ({"roi": {"a": 1, "b": 2}}, "roi.a, roi.b")],
-)
-def test_unknown_keys_are_refused_by_name(values, named):
-    with pytest.raises(ValueError, match=f"unknown config keys {named}; known:"):
-        MaskRCNNConfig.from_dict(values)
-
-
 def test_partial_dict_keeps_the_defaults():
     config = MaskRCNNConfig.from_dict({"rpn": {"channels": 7}, "classes": [[0, "background"], [5, "needle"]]})
     assert config.rpn.channels == 7
     assert config.rpn.targets == MaskRCNNConfig().rpn.targets
     assert config.classes == ((0, "background"), (5, "needle"))
-
-
-@pytest.mark.parametrize(
-    ("values", "text"),
-    [
-        ({"roi": {"pooling": {"reduce": "avg"}}}, "config key roi.pooling.reduce: 'avg' is none of 'mean', 'max'"),
-        ({"roi": {"pooling": "bins"}}, "config key roi.pooling: 'bins' is not of type Sampling"),
-        ({"rpn": {"proposals": {"nms_iou": "high"}}}, "config key rpn.proposals.nms_iou: 'high' is not of type float"),
-        ({"fpn_channels": 2.5}, "config key fpn_channels: 2.5 is not of type int"),
-    ],
-)
-def test_values_of_another_kind_are_refused(values, text):
-    with pytest.raises(ValueError, match=text):
-        MaskRCNNConfig.from_dict(values)
