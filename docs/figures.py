@@ -136,6 +136,66 @@ def fpn() -> Figure:
     return figure
 
 
+def rpn() -> Figure:
+    """One level through the RPN's head."""
+    figure, axes = diagram(7.2, 1.7)
+    block(axes, 0.9, 0.85, "a level\n[h, w, 256]", width=1.2, colour=GREY)
+    block(axes, 2.8, 0.85, "3x3, 256\nReLU", width=1.2)
+    block(axes, 4.7, 1.3, "1x1, a", width=1.2, height=0.5)
+    block(axes, 4.7, 0.4, "1x1, 4a", width=1.2, height=0.5)
+    for start, end in (
+        ((1.5, 0.85), (2.2, 0.85)),
+        ((3.4, 0.95), (4.1, 1.25)),
+        ((3.4, 0.75), (4.1, 0.45)),
+        ((5.3, 1.3), (5.65, 1.3)),
+        ((5.3, 0.4), (5.65, 0.4)),
+    ):
+        arrow(axes, start, end)
+    axes.text(5.75, 1.3, "a scores a cell", va="center", fontsize=8.5)
+    axes.text(5.75, 0.4, "a times 4 deltas", va="center", fontsize=8.5)
+    return figure
+
+
+def box_head() -> Figure:
+    """Pooled features to classes and deltas."""
+    figure, axes = diagram(8.2, 1.7)
+    block(axes, 0.9, 0.85, "a RoI\n[7, 7, 256]", width=1.2, colour=GREY)
+    block(axes, 2.6, 0.85, "dense 1024\nReLU", width=1.2)
+    block(axes, 4.3, 0.85, "dense 1024\nReLU", width=1.2)
+    block(axes, 6.1, 1.3, "dense k", width=1.2, height=0.5)
+    block(axes, 6.1, 0.4, "dense 4k", width=1.2, height=0.5)
+    for start, end in (
+        ((1.5, 0.85), (2.0, 0.85)),
+        ((3.2, 0.85), (3.7, 0.85)),
+        ((4.9, 0.95), (5.5, 1.25)),
+        ((4.9, 0.75), (5.5, 0.45)),
+        ((6.7, 1.3), (7.05, 1.3)),
+        ((6.7, 0.4), (7.05, 0.4)),
+    ):
+        arrow(axes, start, end)
+    axes.text(7.13, 1.3, "class logits", va="center", fontsize=8.5)
+    axes.text(7.13, 0.4, "deltas a class", va="center", fontsize=8.5)
+    return figure
+
+
+def mask_head() -> Figure:
+    """Pooled features to a mask a class."""
+    figure, axes = diagram(8.2, 1.0)
+    block(axes, 0.8, 0.5, "a RoI\n[14, 14, 256]", width=1.3, colour=GREY)
+    block(axes, 2.6, 0.5, "four times\n3x3, 256, ReLU", width=1.4)
+    block(axes, 4.5, 0.5, "2x2 transposed\nReLU", width=1.4)
+    block(axes, 6.1, 0.5, "1x1, k", width=0.9)
+    for start, end in (
+        ((1.45, 0.5), (1.9, 0.5)),
+        ((3.3, 0.5), (3.8, 0.5)),
+        ((5.2, 0.5), (5.65, 0.5)),
+        ((6.55, 0.5), (6.9, 0.5)),
+    ):
+        arrow(axes, start, end)
+    axes.text(6.98, 0.5, "[28, 28] a class", va="center", fontsize=8.5)
+    return figure
+
+
 def letterbox() -> Figure:
     """An image of 1000x800 pixels in a square of 512."""
     figure = Figure(figsize=(6.6, 2.7))
@@ -318,16 +378,19 @@ def pasting() -> Figure:
 FIGURES: dict[str, Callable[[], Figure]] = {
     "anchors": anchors,
     "bottleneck": bottleneck,
+    "box_head": box_head,
     "coding": coding,
     "fpn": fpn,
     "letterbox": letterbox,
     "levels": levels,
     "losses": losses,
+    "mask_head": mask_head,
     "matching": matching,
     "network": network,
     "nms": suppression,
     "pasting": pasting,
     "roi_align": roi_align,
+    "rpn": rpn,
 }
 
 if __name__ == "__main__":
