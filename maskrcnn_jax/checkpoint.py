@@ -35,10 +35,14 @@ class ShapeError(CheckpointError):
 
 
 def parameters_of(model: MaskRCNN) -> dict[str, Any]:
-    """The parameters as a nested dict.
+    """The parameters of a model.
 
-    Raises TypeError if the model has other variables (BatchNorm's statistics, the random state of Dropout): a training
-    step would lose their updates, and a checkpoint their values.
+    Returns:
+        A nested dict of arrays.
+
+    Raises:
+        TypeError: the model has other variables (BatchNorm's statistics, the random state of Dropout): a training step
+            would lose their updates, and a checkpoint their values.
     """
     parameters, others = nnx.split_state(nnx.state(model), nnx.Param, ...)
     if others:
@@ -51,7 +55,7 @@ def parameters_of(model: MaskRCNN) -> dict[str, Any]:
 
 
 def named_parameters(model: MaskRCNN) -> dict[str, Any]:
-    """All parameters by dotted name, such as `backbone.stem.kernel`. Raises as `parameters_of`."""
+    """The same as a flat dict by dotted name, such as `backbone.stem.kernel`. Raises as `parameters_of`."""
     return _by_name(parameters_of(model))
 
 
@@ -61,9 +65,18 @@ def named_shapes(config: MaskRCNNConfig) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def build(config: MaskRCNNConfig, parameters: Mapping[str, Any], *, name: str) -> MaskRCNN:
-    """The model of `config` with these parameters, by dotted name, as float32. `name` is what errors call them.
+    """A model with given parameters.
 
-    Raises ShapeError, which lists all parameters that are missing, unknown or of another shape.
+    Args:
+        config: the model's.
+        parameters: arrays by dotted name, as of `named_parameters`; converted to float32.
+        name: what errors call them, such as the file they come from.
+
+    Returns:
+        The model.
+
+    Raises:
+        ShapeError: lists all parameters that are missing, unknown or of another shape.
     """
     graph, wanted = _structure(config)
     shapes = _by_name(wanted)
@@ -92,10 +105,17 @@ def _structure(config: MaskRCNNConfig) -> tuple[nnx.GraphDef, Any]:
 
 
 def save(model: MaskRCNN, path: str | Path, *, dtype: Any = None, origin: Mapping[str, Any] | None = None) -> None:
-    """Write parameters and config to the new folder `path`. `dtype` is the parameters' (float16 halves the size);
-    `origin`, plain values, describes where the weights come from. One of several processes may call this alone.
+    """Write a model's parameters and config. One of several processes may call this alone.
 
-    Raises CheckpointError if `path` exists, and as `parameters_of`.
+    Args:
+        model: without variables other than parameters.
+        path: the folder to make.
+        dtype: of the parameters in the file; default: their own. float16 halves the size.
+        origin: where the weights come from, in plain values; kept beside them.
+
+    Raises:
+        CheckpointError: `path` exists.
+        TypeError: as `parameters_of`.
     """
     path = Path(path).absolute()
     if path.exists():
@@ -110,7 +130,17 @@ def save(model: MaskRCNN, path: str | Path, *, dtype: Any = None, origin: Mappin
 
 
 def newest_step(run: str | Path) -> Path:
-    """The newest complete checkpoint folder RUN/checkpoints/<step>. Raises CheckpointError if there is none."""
+    """The newest complete checkpoint folder of a run.
+
+    Args:
+        run: the folder that `crystal train` writes.
+
+    Returns:
+        RUN/checkpoints/<step>.
+
+    Raises:
+        CheckpointError: there is none.
+    """
     folder = Path(run) / "checkpoints"
     steps = [p for p in folder.glob("*") if p.name.isdigit() and (p / "model").is_dir()]
     if not steps:
@@ -119,8 +149,16 @@ def newest_step(run: str | Path) -> Path:
 
 
 def load_config(path: str | Path) -> MaskRCNNConfig:
-    """The config of a checkpoint folder, or of the newest one of a run. Fields that were added since it was saved have
-    their defaults. Raises CheckpointError.
+    """The config of a checkpoint, without its arrays.
+
+    Args:
+        path: as in `load`.
+
+    Returns:
+        The config; fields that were added since it was saved have their defaults.
+
+    Raises:
+        CheckpointError: there is no config, or it cannot be read.
     """
     return _read_config(path)[0]
 
@@ -140,10 +178,18 @@ def _read_config(path: str | Path) -> tuple[MaskRCNNConfig, dict[str, Any]]:
 
 
 def load(path: str | Path, *, config: MaskRCNNConfig | None = None) -> MaskRCNN:
-    """The model of a checkpoint folder, or of the newest checkpoint of a run folder; parameters as float32.
+    """The model of a checkpoint.
 
-    `config` replaces the one saved with the weights. Raises CheckpointError, which lists all parameters whose shapes
-    differ; errors of the system and of the device, which say nothing about the checkpoint, as they are.
+    Args:
+        path: a checkpoint folder, or a run folder, whose newest checkpoint is taken.
+        config: replaces the one saved with the weights.
+
+    Returns:
+        The model, with parameters as float32.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or shapes differ from those of the config, which are listed.
+            Errors of the system and of the device, which say nothing about the checkpoint, are raised as they are.
     """
     path = _checkpoint_folder(path)
     config = config or load_config(path)

@@ -56,7 +56,17 @@ class Comparison(NamedTuple):
 
 
 def read_golden(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz`. Raises ConversionError if it is not a golden with an image."""
+    """A recorded run of the original program.
+
+    Args:
+        path: an `.npz`, see the module docstring.
+
+    Returns:
+        Its arrays by name.
+
+    Raises:
+        ConversionError: it is not an `.npz`, or it has no image.
+    """
     try:
         with np.load(path, allow_pickle=False) as arrays:
             golden = dict(arrays)
@@ -68,7 +78,15 @@ def read_golden(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def compare(model: MaskRCNN, golden: Mapping[str, np.ndarray]) -> list[Comparison]:
-    """Run the model on the golden's image and compare every recorded stage."""
+    """Run the model on a recorded image, and compare every stage.
+
+    Args:
+        model: the converted model.
+        golden: of `read_golden`.
+
+    Returns:
+        The error of each stage that was recorded, and its limit.
+    """
     model = nnx.clone(model)
     model.config = dataclasses.replace(model.config, detection=_detection(model.config.detection, golden))
     graph, state = nnx.split(model)
