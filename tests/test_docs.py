@@ -1,6 +1,7 @@
 """The README and the pages of the site: their Python runs, and what it says it prints, it prints."""
 
 import contextlib
+import functools
 import io
 import re
 from pathlib import Path
@@ -55,6 +56,14 @@ def test_the_python_of_a_page_runs(page, folder, monkeypatch):
         assert said in printed.getvalue()
     for mask in names.get("masks", ()):
         assert mask.shape == names["photo"].shape[:2]
+
+
+def test_settings_that_pages_name_exist():
+    names = re.compile(r"`((?:image|backbone|anchors|rpn|roi|detection)\.[a-z_.]+)")
+    found = {name for page in PAGES for name in names.findall(page.read_text())}
+    assert found
+    for name in found:
+        functools.reduce(getattr, name.split("."), MaskRCNNConfig())
 
 
 def test_the_site_loads_nothing_from_the_network():
