@@ -55,7 +55,7 @@ class BackboneConfig:
             ValueError: for another `depth`.
         """
         if depth not in RESNET_DEPTHS:
-            raise ValueError(f"depth {depth}: choose {', '.join(map(str, RESNET_DEPTHS))}")
+            raise ValueError(f"BackboneConfig: depth is {depth}; give one of {', '.join(map(str, RESNET_DEPTHS))}")
         kind = ("basic", (64, 128, 256, 512)) if depth < 50 else ("bottleneck", (256, 512, 1024, 2048))
         return cls(block=kind[0], depths=RESNET_DEPTHS[depth], channels=kind[1], **options)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from maskrcnn_jax.checks import one_of, whole
+from maskrcnn_jax import checks
 from maskrcnn_jax.kernels.convolution import Padding, conv2d
 from maskrcnn_jax.kernels.normal import normal
 
@@ -37,8 +37,8 @@ class Compute:
     kernels: str = "xla"
 
     def __post_init__(self) -> None:
-        one_of("Compute: kernels", self.kernels, ("xla", "cpu"))
-        one_of("Compute: dtype", self.dtype, ("float32", "bfloat16", "float64"))
+        checks.one_of("Compute: kernels", self.kernels, ("xla", "cpu"))
+        checks.one_of("Compute: dtype", self.dtype, ("float32", "bfloat16", "float64"))
         if self.dtype == "float64" and jax.dtypes.canonicalize_dtype("float64") != jnp.float64:
             raise ValueError("Compute: dtype is 'float64'; first call jax.config.update('jax_enable_x64', True)")
 
@@ -58,7 +58,16 @@ def at_least_float32(values: Float[Array, "*n"]) -> Float[Array, "*n"]:
 def random_weights(
     key: Key[Array, ""], shape: tuple[int, ...], deviation: float, kernels: str = "xla"
 ) -> Float[Array, "..."]:
-    """Independent float32 samples of mean 0 and standard deviation `deviation` (He et al. 2015, section 2.2).
+    """Independent, normally distributed weights of mean 0 (He et al. 2015, section 2.2).
+
+    Args:
+        key: random key; a key is a draw, whatever the `kernels`.
+        shape: of the weights, static under `jit`.
+        deviation: standard deviation.
+        kernels: as in `Compute`.
+
+    Returns:
+        float32 of that shape.
 
     >>> random_weights(jax.random.key(0), (3, 3, 16, 8), 0.01).shape
     (3, 3, 16, 8)
@@ -69,8 +78,10 @@ def random_weights(
 
 
 def add_bias(features: Float[Array, "*n c"], bias: Float[Array, " c"]) -> Float[Array, "*n c"]:
-    """Features plus bias, in the features' dtype; added in float32 at least, so that the bias's gradient, a sum over
-    a whole map, is too: 256 + 1 is 256 in bfloat16.
+    """Features plus a bias per channel, in the features' dtype.
+
+    They are added in float32 at least, so that the bias's gradient, a sum over a whole map, is too: 256 + 1 is 256 in
+    bfloat16.
 
     >>> ones = jnp.ones((64, 64, 1), jnp.bfloat16)
     >>> jax.grad(lambda bias: add_bias(ones, bias).astype(jnp.float32).sum())(jnp.zeros(1)).tolist()
@@ -80,7 +91,7 @@ def add_bias(features: Float[Array, "*n c"], bias: Float[Array, " c"]) -> Float[
 
 
 class Conv(nnx.Module):
-    """2-D convolution with or without bias: `features` [b, h, w, inputs] -> [b, h / stride, w / stride, outputs].
+    """2-D convolution with or without bias, in the layout NHWC.
 
     A 3x3 kernel of ones counts the neighbours of each cell, including itself:
 
@@ -126,6 +137,15 @@ class Conv(nnx.Module):
         self.compute = compute
 
     def __call__(self, features: Float[Array, "b h w i"]) -> Float[Array, "b hh ww o"]:
+        """The maps after the convolution, in the type of `compute`.
+
+        Args:
+            features: [b, h, w, inputs]. With the default padding and an odd kernel, sides are divided by the stride.
+
+        Raises:
+            ValueError: the features have another number of channels.
+        """
+        checks.shape("Conv: features", features, f"b h w {self.kernel.shape[2]}")
         features, kernel = features.astype(self.compute.dtype), self.kernel[...].astype(self.compute.dtype)
         if self.compute.kernels == "cpu":
             out: Array = conv2d(features, kernel, self.stride, self.padding)
@@ -136,8 +156,8 @@ class Conv(nnx.Module):
 
 
 class Affine(nnx.Module):
-    """Scale and shift per channel: frozen batch norm with its statistics, epsilon and the convolution's bias folded in
-    by the weight converters.
+    """Scale and shift per channel, [b, h, w, c] -> [b, h, w, c]: a batch norm that is not trained (Ioffe and Szegedy
+    2015), into which the weight converters fold its statistics, its epsilon and the convolution's bias.
 
     >>> norm = Affine(2)
     >>> norm.scale[...], norm.shift[...] = jnp.array([2.0, 1.0]), jnp.array([1.0, 0.0])
@@ -146,16 +166,21 @@ class Affine(nnx.Module):
     """
 
     def __init__(self, channels: int, *, scale: float = 1.0):
+        """`scale` is the initial value of the scales; shifts start at 0."""
         self.scale = nnx.Param(jnp.full(channels, scale, jnp.float32))
         self.shift = nnx.Param(jnp.zeros(channels, jnp.float32))
 
     def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        checks.shape("Affine: features", features, f"b h w {self.scale.shape[0]}")
         return (at_least_float32(features) * self.scale[...] + self.shift[...]).astype(features.dtype)
 
 
 class GroupNorm(nnx.Module):
-    """Wu and He 2018, eq. 1-4: mean and variance over rows, columns and the channels of a group, separately for each
-    image. Unlike batch norm it allows training from scratch with a few images per step.
+    """Each group of channels of an image less its mean, divided by its standard deviation; then scale and shift per
+    channel (Wu and He 2018, eq. 1-4). Mean and variance are taken over rows, columns and the channels of a group.
+
+    [b, h, w, c] -> [b, h, w, c]. Images do not influence each other, so that, unlike with batch norm, a few images a
+    step are enough to train from scratch.
 
     One cell with a group of two channels, 1 and 3: mean 2, standard deviation 1.
 
@@ -164,12 +189,18 @@ class GroupNorm(nnx.Module):
     """
 
     def __init__(self, channels: int, *, group_size: int, scale: float = 1.0, epsilon: float = 1e-5):
-        """Scale and shift per channel; `group_size` is the number of channels in a group.
+        """Scales of `scale` and shifts of 0.
+
+        Args:
+            channels: of the features.
+            group_size: channels of a group.
+            scale: initial value of the scales; 0 makes a residual branch start as nothing.
+            epsilon: added to the variance.
 
         Raises:
             ValueError: `group_size` does not divide `channels`.
         """
-        whole("GroupNorm: group_size", group_size, least=1)
+        checks.whole("GroupNorm: group_size", group_size, least=1)
         if channels % group_size:
             raise ValueError(f"GroupNorm: group_size is {group_size}; give a divisor of the {channels} channels")
         self.scale = nnx.Param(jnp.full(channels, scale, jnp.float32))
@@ -177,6 +208,7 @@ class GroupNorm(nnx.Module):
         self.group_size, self.epsilon = group_size, epsilon
 
     def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        checks.shape("GroupNorm: features", features, f"b h w {self.scale.shape[0]}")
         b = features.shape[0]
         values = at_least_float32(features)
         # First over rows and columns per channel, which vectorises, then over the few channels of a group.
@@ -203,7 +235,7 @@ def make_norm(kind: str, channels: int, *, group_size: int, scale: float = 1.0) 
     >>> type(make_norm("group", 8, group_size=4)).__name__
     'GroupNorm'
     """
-    one_of("make_norm: kind", kind, ("affine", "group"))
+    checks.one_of("make_norm: kind", kind, ("affine", "group"))
     if kind == "affine":
         return Affine(channels, scale=scale)
     return GroupNorm(channels, group_size=group_size, scale=scale)

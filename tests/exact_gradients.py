@@ -4,6 +4,7 @@ with our network in float64, where no ReLU falls on the wrong side of 0. Three m
     python -m tests.exact_gradients
 """
 
+import dataclasses
 import tempfile
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from maskrcnn_jax.layers import Conv
 from maskrcnn_jax.model import MaskRCNN
 from tests.maskrcnn_jax.convert import test_torchvision
 
@@ -21,18 +21,16 @@ OUT = Path(__file__).parent / "goldens" / "torchvision_exact_norms.npz"
 
 def in_float64(model: MaskRCNN) -> MaskRCNN:
     """The same network with float64 parameters and arithmetic."""
-    for _, layer in nnx.iter_modules(model):
-        if isinstance(layer, Conv):
-            layer.dtype = "float64"
-    graph, state = nnx.split(model)
-    return nnx.merge(graph, jax.tree.map(lambda p: p.astype(jnp.float64), state))
+    config = dataclasses.replace(model.config, compute_dtype="float64")
+    graph, _ = nnx.split(nnx.eval_shape(lambda: MaskRCNN(config, rngs=nnx.Rngs(0))))
+    return nnx.merge(graph, jax.tree.map(lambda p: p.astype(jnp.float64), nnx.state(model)))
 
 
 def main() -> None:
     jax.config.update("jax_enable_x64", True)
     with tempfile.TemporaryDirectory() as folder:
         model = test_torchvision.converted(Path(folder))
-    _, gradients = test_torchvision.training_step(in_float64(model))
+    _, gradients = test_torchvision.training_step(in_float64(model), np.float64)
     names = sorted(gradients)
     np.savez_compressed(OUT, names=np.array(names), norms=np.array([np.linalg.norm(gradients[n]) for n in names]))
 

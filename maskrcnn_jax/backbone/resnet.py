@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from maskrcnn_jax import checks
 from maskrcnn_jax.config import BackboneConfig
 from maskrcnn_jax.kernels import pooling
 from maskrcnn_jax.layers import XLA, Compute, Conv, make_norm
@@ -97,6 +98,12 @@ class Bottleneck(nnx.Module):
 
 
 BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
+CHOICES = {
+    "block": tuple(BLOCKS),
+    "stem": ("conv7", "space_to_depth"),
+    "stride_on": ("1x1", "3x3"),
+    "pool_padding": ("both", "end"),
+}
 
 
 class Stage(nnx.Module):
@@ -179,7 +186,12 @@ def space_to_depth(image: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 
 def max_pool(
     features: Float[Array, "b h w c"], padding: tuple[int, int], kernels: str = "xla"
 ) -> Float[Array, "b h//2 w//2 c"]:
-    """3x3 max-pool of stride 2; `padding` (before, after) on both axes, (1, 1) or Keras' (0, 1).
+    """3x3 max-pool of stride 2 (He et al. 2015, table 1).
+
+    Args:
+        features: the maps; height and width are even.
+        padding: cells (before, after) on both axes: (1, 1), or (0, 1) as Keras has it.
+        kernels: as in `Compute`.
 
     >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), (1, 1))[0, :, :, 0].tolist()
     [[5.0, 7.0], [13.0, 15.0]]
@@ -191,7 +203,7 @@ def max_pool(
 
 
 class ResNet(nnx.Module):
-    """Normalised images -> C1..C5; height and width divisible by 32.
+    """Normalised images -> five maps, C1..C5, of strides 2, 4, 8, 16 and 32.
 
     The stem is a 7x7 convolution of stride 2 ("conv7"), or a cheaper 3x3 one over blocks of 2x2 pixels
     ("space_to_depth", which sees 6x6 pixels); then a 3x3 max-pool of stride 2.
@@ -203,6 +215,18 @@ class ResNet(nnx.Module):
     """
 
     def __init__(self, config: BackboneConfig, *, compute: Compute = XLA, rngs: nnx.Rngs):
+        """A network with random weights.
+
+        Args:
+            config: kind, number and channels of the blocks, and the conventions of a weight source.
+            compute: in which type, and by which kernels.
+            rngs: random keys.
+
+        Raises:
+            ValueError: a field of the config has a value that it cannot have.
+        """
+        for name, allowed in CHOICES.items():
+            checks.one_of(f"BackboneConfig: {name}", getattr(config, name), allowed)
         size, inputs, stride = (7, 3, 2) if config.stem == "conv7" else (3, 12, 1)
         self.space_to_depth = config.stem == "space_to_depth"
         self.stem = Conv(inputs, config.stem_channels, size, stride=stride, bias=False, compute=compute, rngs=rngs)
@@ -217,7 +241,18 @@ class ResNet(nnx.Module):
         self.kernels = compute.kernels
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """(C1, C2, C3, C4, C5); C1 is the output of the stem before its max-pool."""
+        """The maps (C1, C2, C3, C4, C5); C1 is the output of the stem before its max-pool.
+
+        Args:
+            images: [b, h, w, 3], normalised; height and width are multiples of 32.
+
+        Raises:
+            ValueError: for images of another shape.
+        """
+        checks.shape("ResNet: images", images, "b h w 3")
+        if images.shape[1] % 32 or images.shape[2] % 32:
+            size = f"{images.shape[1]} x {images.shape[2]}"
+            raise ValueError(f"ResNet: images are {size} pixels; height and width must be multiples of 32")
         c1 = jax.nn.relu(self.stem_norm(self.stem(space_to_depth(images) if self.space_to_depth else images)))
         features = max_pool(c1, self.pool_padding, self.kernels)
         maps = [c1]

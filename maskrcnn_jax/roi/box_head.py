@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from maskrcnn_jax import checks
 from maskrcnn_jax.config import BoxHeadConfig
 from maskrcnn_jax.layers import XLA, Compute, random_weights
 
@@ -24,7 +25,7 @@ def _promote(arrays: Any, /, *, dtype: Any = None) -> Any:
 
 
 class BoxHead(nnx.Module):
-    """[r, o, o, c] -> (class logits [r, k], deltas [r, k, 4]); flattened as (row, column, channel).
+    """Two hidden linear layers, and one each for class logits and box deltas.
 
     Each class has deltas of its own, or, with `config.class_agnostic`, all have the same (R-FCN section 2; Detectron2).
 
@@ -37,6 +38,16 @@ class BoxHead(nnx.Module):
     def __init__(
         self, channels: int, config: BoxHeadConfig, *, num_classes: int, compute: Compute = XLA, rngs: nnx.Rngs
     ):
+        """A head with random weights.
+
+        Args:
+            channels: of the pooled features.
+            config: bins per side, and neurons of a hidden layer.
+            num_classes: k, background included.
+            compute: in which type, and by which kernels.
+            rngs: random keys.
+        """
+
         def normal_init(deviation):
             return lambda key, shape, _: random_weights(key, shape, deviation, compute.kernels)
 
@@ -47,9 +58,18 @@ class BoxHead(nnx.Module):
         self.second = linear(hidden, hidden, kernel_init=normal_init(math.sqrt(2 / hidden)))
         self.classes = linear(hidden, num_classes, kernel_init=normal_init(0.01))
         self.deltas = linear(hidden, 4 * (1 if config.class_agnostic else num_classes), kernel_init=normal_init(0.001))
-        self.num_classes = num_classes
+        self.num_classes, self.pooled_shape = num_classes, f"r {config.size} {config.size} {channels}"
 
     def __call__(self, pooled: Float[Array, "r o o c"]) -> tuple[Float[Array, "r k"], Float[Array, "r k 4"]]:
+        """Class logits and box deltas of every RoI, in the order (dx, dy, dw, dh) of `boxes/coding.py`.
+
+        Args:
+            pooled: [r, size, size, channels], flattened here as (row, column, channel).
+
+        Raises:
+            ValueError: for another shape.
+        """
+        checks.shape("BoxHead: pooled", pooled, self.pooled_shape)
         r, rows, columns, c = pooled.shape
         features = jax.nn.relu(self.first(pooled.reshape(r, rows * columns * c)))  # -1 would be ambiguous for r = 0
         features = jax.nn.relu(self.second(features))

@@ -54,7 +54,7 @@ def depth_to_space(cells: Float[Array, "r h w 2 2 c"]) -> Float[Array, "r 2*h 2*
 
 
 class MaskHead(nnx.Module):
-    """[r, o, o, c] -> mask logits [r, 2 * o, 2 * o, k].
+    """Convolutions, a doubling of the resolution, and a mask for each class: [r, o, o, c] -> [r, 2 o, 2 o, k].
 
     >>> head = MaskHead(2, MaskHeadConfig(channels=4, layers=1), num_classes=3, rngs=nnx.Rngs(0))
     >>> nnx.eval_shape(lambda head: head(jnp.ones((5, 14, 14, 2))), head).shape
@@ -64,6 +64,15 @@ class MaskHead(nnx.Module):
     def __init__(
         self, inputs: int, config: MaskHeadConfig, *, num_classes: int, compute: Compute = XLA, rngs: nnx.Rngs
     ):
+        """A head with random weights.
+
+        Args:
+            inputs: channels of the pooled features.
+            config: channels and number of the 3x3 convolutions.
+            num_classes: k, background included.
+            compute: in which type, and by which kernels.
+            rngs: random keys.
+        """
         channels = config.channels
         self.convs = nnx.List(
             Conv(inputs if i == 0 else channels, channels, 3, compute=compute, rngs=rngs) for i in range(config.layers)
@@ -72,6 +81,11 @@ class MaskHead(nnx.Module):
         self.masks = Conv(channels, num_classes, 1, scale=0.1, compute=compute, rngs=rngs)
 
     def __call__(self, pooled: Float[Array, "r o o c"]) -> Float[Array, "r m m k"]:
+        """Mask logits of every RoI; the sigmoid of one is a probability.
+
+        Args:
+            pooled: [r, size, size, inputs].
+        """
         features = pooled
         for conv in self.convs:
             features = jax.nn.relu(conv(features))

@@ -14,7 +14,7 @@ from maskrcnn_jax.structures import Pyramid
 
 
 class RPNHead(nnx.Module):
-    """Pyramid -> (objectness logits [b, a], deltas [b, a, 4]), in the order of `pyramid_anchors`.
+    """An objectness logit and four deltas for every anchor, in the order of `pyramid_anchors`.
 
     Levels of 4x4, 2x2 and three of 1x1 cells, with three anchors per cell: 69 in all.
 
@@ -26,12 +26,22 @@ class RPNHead(nnx.Module):
     """
 
     def __init__(self, inputs: int, channels: int, *, anchors_per_cell: int, compute: Compute = XLA, rngs: nnx.Rngs):
+        """A head with random weights.
+
+        Args:
+            inputs: channels of the pyramid.
+            channels: of the shared convolution.
+            anchors_per_cell: as many as there are aspect ratios.
+            compute: in which type, and by which kernels.
+            rngs: random keys.
+        """
         self.shared = Conv(inputs, channels, 3, compute=compute, rngs=rngs)
         # Small weights, so that the first proposals are the anchors and the first objectness is about 0.5.
         self.objectness = Conv(channels, anchors_per_cell, 1, scale=0.01, compute=compute, rngs=rngs)
         self.deltas = Conv(channels, 4 * anchors_per_cell, 1, scale=0.01, compute=compute, rngs=rngs)
 
     def __call__(self, pyramid: Pyramid) -> tuple[Float[Array, "b a"], Float[Array, "b a 4"]]:
+        """Objectness logits [b, a] and deltas (dx, dy, dw, dh) [b, a, 4] of the anchors of all five levels."""
         b = pyramid.p2.shape[0]
         logits, deltas = [], []
         for level in pyramid:

@@ -9,12 +9,15 @@ from flax import nnx
 
 import maskrcnn_jax as m
 from maskrcnn_jax import checks
+from maskrcnn_jax.backbone.fpn import FPN
+from maskrcnn_jax.backbone.resnet import ResNet
 from maskrcnn_jax.boxes.geometry import clip_to_window, intersection
 from maskrcnn_jax.boxes.sampling import sample_balanced
 from maskrcnn_jax.image.lab import lab_to_rgb, rgb_to_lab
 from maskrcnn_jax.image.normalise import as_batch
-from maskrcnn_jax.layers import Compute, make_norm
+from maskrcnn_jax.layers import Compute, Conv, make_norm
 from maskrcnn_jax.losses import masked_mean, smooth_l1
+from maskrcnn_jax.roi.box_head import BoxHead
 
 BOXES, SCORES, TABLE = np.tile(np.float32([0, 0, 4, 4]), (3, 1)), np.zeros(3, np.float32), np.zeros((2, 3), np.float32)
 BOX, MASK, GREY, COLOUR = BOXES[0], np.ones((2, 2)), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.uint8)
@@ -45,6 +48,11 @@ def anchors(image_size=(8, 8), strides=(4, 8), sizes=(8, 16), ratios=(1.0,)):
 
 def sample(label=LABEL, total=3, max_positive=1, **options):
     return sample_balanced(KEY, label, total=total, max_positive=max_positive, **options)
+
+
+def resnet(**options):
+    config = m.config.BackboneConfig(depths=(0, 0, 0, 0), stem_channels=1, **options)
+    return ResNet(config, rngs=nnx.Rngs(0))
 
 
 def paste(mask=MASK, box=BOX, height=8, width=8, **options):
@@ -226,6 +234,39 @@ SLIPS = {
         (
             lambda: make_norm("group", 4, group_size=3),
             "GroupNorm: group_size is 3; give a divisor of the 4 channels",
+        ),
+        (
+            lambda: Conv(3, 2, 1, rngs=nnx.Rngs(0))(np.zeros((1, 3, 4, 4))),
+            "Conv: features has shape [1, 3, 4, 4]; give an array [b, h, w, 3]",
+        ),
+        (
+            lambda: make_norm("affine", 8, group_size=1)(BATCH[..., :1]),
+            "Affine: features has shape [1, 64, 64, 1]; give an array [b, h, w, 8]",
+        ),
+        (
+            lambda: make_norm("group", 8, group_size=4)(BATCH),
+            "GroupNorm: features has shape [1, 64, 64, 3]; give an array [b, h, w, 8]",
+        ),
+        (
+            lambda: resnet(stem="conv3"),
+            "BackboneConfig: stem is 'conv3'; give one of 'conv7', 'space_to_depth'",
+        ),
+        (
+            lambda: m.config.BackboneConfig.resnet(152),
+            "BackboneConfig: depth is 152; give one of 18, 34, 50, 101",
+        ),
+        (lambda: resnet()(BATCH[..., 0]), "ResNet: images has shape [1, 64, 64]; give an array [b, h, w, 3]"),
+        (
+            lambda: resnet()(BATCH[:, :48]),
+            "ResNet: images are 48 x 64 pixels; height and width must be multiples of 32",
+        ),
+        (
+            lambda: FPN((3, 3), 2, rngs=nnx.Rngs(0))((BATCH, BATCH[:, ::3, ::2])),
+            "FPN: C3 has 22 x 32 cells, C2 64 x 64; give twice as many of C2",
+        ),
+        (
+            lambda: BoxHead(3, m.config.BoxHeadConfig(7, 4), num_classes=2, rngs=nnx.Rngs(0))(BATCH),
+            "BoxHead: pooled has shape [1, 64, 64, 3]; give an array [r, 7, 7, 3]",
         ),
         (lambda: Compute(kernels="gpu"), "Compute: kernels is 'gpu'; give one of 'xla', 'cpu'"),
         (lambda: Compute("float16"), "Compute: dtype is 'float16'; give one of 'float32', 'bfloat16', 'float64'"),

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from maskrcnn_jax import checkpoint
+from maskrcnn_jax.image.normalise import normalise
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.roi.loss import roi_losses
 from maskrcnn_jax.roi.targets import RoITargets
@@ -33,7 +34,8 @@ def losses_and_gradients(
     def run(state, images, windows, for_rpn, for_heads, class_boxes):
         def total(state):
             ours = nnx.merge(graph, state)
-            _, pyramid = ours.features(images, windows)
+            # Not `features`, which refuses the 352 rows that torchvision pads two images to: they are no multiple of 64.
+            pyramid = ours.fpn(ours.backbone(normalise(images, windows, config=ours.config.image))[1:])
             objectness, deltas = ours.rpn(pyramid)
             class_logits, box_deltas = ours.classify(pyramid, class_boxes)
             mask_logits = ours.outline(pyramid, for_heads.boxes[:, : for_heads.masks.shape[1]])
