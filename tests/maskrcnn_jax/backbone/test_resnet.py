@@ -174,13 +174,13 @@ def test_stem_and_pool(padding):
     """Padding "both" is torch's, "end" Keras' SAME on an even side; checked by where one bright cell ends up."""
     config = dataclasses.replace(SMALL, depths=(0, 0, 0, 0), pool_padding=padding)
     net = ResNet(config, rngs=nnx.Rngs(0))
-    images = jax.random.normal(jax.random.key(1), (1, 16, 16, 3))
+    images = jax.random.normal(jax.random.key(1), (1, 32, 32, 3))
     c1, c2, *_ = run(net, images)
     stem = oracles.conv2d(np.asarray(images[0]), np.asarray(net.stem.kernel[...]), 2, ((3, 3), (3, 3)))
     np.testing.assert_allclose(c1[0], np.maximum(stem, 0), atol=1e-4)
     before = 1 if padding == "both" else 0
     padded = np.pad(np.asarray(c1[0]), ((before, 1), (before, 1), (0, 0)))
-    expected = [[padded[2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max((0, 1)) for j in range(4)] for i in range(4)]
+    expected = [[padded[2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max((0, 1)) for j in range(8)] for i in range(8)]
     np.testing.assert_array_equal(c2[0], expected)
 
 

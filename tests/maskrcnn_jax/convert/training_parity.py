@@ -34,7 +34,7 @@ def losses_and_gradients(
     def run(state, images, windows, for_rpn, for_heads, class_boxes):
         def total(state):
             ours = nnx.merge(graph, state)
-            # Not `features`, which refuses the 352 rows that torchvision pads two images to: they are no multiple of 64.
+            # Not `features`, which refuses the 352 rows that torchvision pads two images to: no multiple of 64.
             pyramid = ours.fpn(ours.backbone(normalise(images, windows, config=ours.config.image))[1:])
             objectness, deltas = ours.rpn(pyramid)
             class_logits, box_deltas = ours.classify(pyramid, class_boxes)
