@@ -222,11 +222,15 @@ def test_the_papers_architecture_overfits_one_drop():
 
 
 def test_the_step_of_the_paper_preset_fits_together():
-    """ResNet101 with frozen norms, 512x512, SGD: shapes only, nothing is computed."""
+    """ResNet101 with frozen norms, 512x512, SGD: shapes only, nothing is computed. Equal blocks as a loop: it is traced
+    in half the time.
+    """
+    paper = MaskRCNNConfig.paper()
+    paper = dataclasses.replace(paper, backbone=dataclasses.replace(paper.backbone, scan_blocks=True))
     optimizer, graphs = make_optimizer(optax.constant_schedule(1e-3)), []
 
     def fresh():
-        graph, state = create_state(MaskRCNN(MaskRCNNConfig.paper(), rngs=nnx.Rngs(0)), optimizer, norms=False)
+        graph, state = create_state(MaskRCNN(paper, rngs=nnx.Rngs(0)), optimizer, norms=False)
         graphs.append(graph)
         return state
 
