@@ -1,4 +1,4 @@
-"""Lesson 01: boxes, their overlap, and the four numbers that move one onto another."""
+"""Lesson 01: boxes, intersection over union, and the four deltas that turn one box into another."""
 
 import marimo
 
@@ -23,17 +23,17 @@ def _():
         r"""
         # 01 Boxes and IoU
 
-        **What it is for.** Everything in Mask R-CNN is asked in terms of boxes: does this anchor cover that crystal,
-        are these two detections the same one, was the crystal found? One number answers all three, *intersection over
-        union* (Crystals 2021, eq. 5):
+        **What it is for.** Mask R-CNN compares boxes at every stage. Does this anchor cover that crystal? Do these two
+        detections show the same crystal? Was the crystal found? One number answers all three questions, *intersection
+        over union* (IoU; Crystals 2021, eq. 5):
 
         $$\mathrm{IoU}(A, B) = \frac{|A \cap B|}{|A \cup B|} = \frac{|A \cap B|}{|A| + |B| - |A \cap B|}$$
 
-        It is 1 for equal boxes and 0 for boxes that do not touch, and it does not care about scale: two boxes twice as
-        large and twice as far apart overlap as much.
+        It is 1 for equal boxes and 0 for boxes that do not overlap. It does not depend on scale: enlarge an image, and
+        the IoU of two boxes in it stays the same.
 
-        **A box** is `[x1, y1, x2, y2]` in *continuous* pixels: pixel *i* covers [i, i + 1), so a box over the pixels 2,
-        3 and 4 is [2, 5] and 3 wide. Width is simply `x2 - x1`.
+        **A box** is `[x1, y1, x2, y2]` in *continuous* pixels. Pixel *i* covers the interval [i, i + 1), so the pixels
+        2, 3 and 4 reach from 2 to 5. The width of a box is simply `x2 - x1`, here 3.
         """
     )
     return
@@ -43,11 +43,11 @@ def _():
 def _():
     right = mo.ui.slider(-40, 40, step=1, value=8, label="moved right", show_value=True)
     down = mo.ui.slider(-40, 40, step=1, value=-5, label="moved down", show_value=True)
-    wider = mo.ui.slider(0.4, 2.5, step=0.05, value=1.2, label="times as wide", show_value=True)
-    taller = mo.ui.slider(0.4, 2.5, step=0.05, value=0.9, label="times as tall", show_value=True)
+    wider = mo.ui.slider(0.4, 2.5, step=0.05, value=1.2, label="width times", show_value=True)
+    taller = mo.ui.slider(0.4, 2.5, step=0.05, value=0.9, label="height times", show_value=True)
     mo.vstack(
         [
-            mo.md("## Move a box off a crystal\n\nBlue is the crystal's own box, orange yours."),
+            mo.md("## Move a box off a crystal\n\nBlue: the crystal's bounding box. Orange: the box that you move."),
             mo.hstack([right, down, wider, taller], wrap=True, justify="start"),
         ]
     )
@@ -70,7 +70,7 @@ def moved_box(box, right, down, wider, taller):
 
 @app.function(hide_code=True)
 def picture(right, down, wider, taller):
-    """Both boxes over the drop, what they share, how IoU falls with distance, and the four deltas."""
+    """Both boxes and their intersection over the drop, IoU against the shift, and the four deltas."""
     drop = scene(4, crystals=5)
     truth = drop.boxes[np.argmax((drop.boxes[:, 2:] - drop.boxes[:, :2]).prod(1))]
     box = moved_box(truth, right, down, wider, taller)
@@ -89,7 +89,11 @@ def picture(right, down, wider, taller):
     curve = measure_row(jnp.asarray(truth[None], jnp.float32), jnp.asarray(slid, jnp.float32))
     axes.plot(shifts, curve[0], color=BLUE)
     axes.plot([right], [float(overlap.item())], "o", color=ORANGE, ms=8, mec="black")
-    for threshold, text in ((0.7, "positive anchor"), (0.5, "found, at mAP@.50"), (0.3, "background below")):
+    for threshold, text in (
+        (0.7, "above: positive anchor"),
+        (0.5, "above: true positive at AP50"),
+        (0.3, "below: negative anchor"),
+    ):
         axes.axhline(threshold, color=GREY, lw=0.8, ls=":")
         axes.text(-60, threshold + 0.01, text, fontsize=7, color=GREY)
     axes.set(xlabel="moved right, pixels", ylabel="IoU", ylim=(0, 1.02))
@@ -101,9 +105,9 @@ def picture(right, down, wider, taller):
     axes.axhline(0, color="black", lw=0.8)
     axes.set(ylim=(-1.4, 1.4))
     return {
-        f"IoU {overlap.item():.3f}; shared (shaded): {shared.item():.0f} square pixels": over,
-        "IoU as the orange box slides sideways, and thresholds you will meet again": distance,
-        "Deltas that move the blue box onto the orange one: shifts in box sizes, scales as logarithms": bars,
+        f"IoU {overlap.item():.3f}; intersection (shaded): {shared.item():.0f} square pixels": over,
+        "IoU as the orange box moves sideways; dotted: thresholds of later lessons": distance,
+        "The deltas that turn the blue box into the orange one: shifts in units of the box, logarithms of scale": bars,
     }
 
 
@@ -126,17 +130,19 @@ def _():
         [
             mo.md(
                 r"""
-                IoU is strict. Halve the width about the centre and it is 0.5; move a square by a third of its side and
-                it is 0.5 as well. For a crystal of 12 pixels that third is 4 pixels, one cell of the finest map.
+                IoU is strict. Halve the width of a box about its centre, and its IoU with the old box is 0.5. Move a
+                square by a third of its side, and the IoU is 0.5 again. For a crystal 12 pixels wide, that third is 4
+                pixels: one cell of the finest feature map (lesson 04).
 
-                **Deltas.** The network never says where a box *is*, only how to move one it was given (R-CNN appendix
-                C; Faster R-CNN, eq. 2). With centre $x_a, y_a$ and size $w_a, h_a$ of the given box,
+                **Deltas.** The network does not predict the coordinates of a box. It predicts how to move and resize a
+                box that it is given (R-CNN, appendix C; Faster R-CNN, eq. 2). With centre $x_a, y_a$ and size
+                $w_a, h_a$ of the given box,
 
                 $$d_x = \frac{x - x_a}{w_a}, \quad d_w = \log \frac{w}{w_a},$$
 
-                and the same for $y$ and $h$. Large and small crystals then ask for numbers of the same size, which is
-                what a shared set of weights can learn. The logarithm keeps sizes positive and treats twice and half
-                alike.
+                and the same for $y$ and $h$. The deltas of large and of small crystals have the same magnitude, so one
+                set of weights can predict both. The logarithm keeps predicted sizes positive and treats doubling and
+                halving alike.
                 """
             ),
             source(area, intersection, iou, encode, decode),
@@ -153,12 +159,23 @@ def inclusive_iou(box, other):
 
 
 @app.function(hide_code=True)
+def a_third_apart(side):
+    """A square, and the same square moved by a third of its side: an IoU of 0.5."""
+    return np.array([0.0, 0, side, side]), np.array([side / 3, 0, side + side / 3, side])
+
+
+@app.function(hide_code=True)
 def what_the_extra_pixel_costs():
-    """Two conventions, one pair of boxes; and deltas taken in pixels instead of box sizes."""
+    """IoU of the same boxes by both conventions; and the same shifts in pixels and in units of the box."""
     sides = np.arange(3, 65)
     apart, axes = canvas()
-    pairs = [(np.array([0.0, 0, s, s]), np.array([s / 3, 0, s + s / 3, s])) for s in sides]
-    axes.plot(sides, [inclusive_iou(*pair) for pair in pairs], color=VERMILLION, ls=(0, (4, 1.5)), label="x2 - x1 + 1")
+    axes.plot(
+        sides,
+        [inclusive_iou(*a_third_apart(s)) for s in sides],
+        color=VERMILLION,
+        ls=(0, (4, 1.5)),
+        label="x2 - x1 + 1",
+    )
     axes.plot(sides, [0.5] * len(sides), color=BLUE, label="x2 - x1")
     axes.set(xlabel="side of the box in pixels", ylabel="IoU", ylim=(0.45, 0.65))
     axes.legend(frameon=False)
@@ -169,11 +186,11 @@ def what_the_extra_pixel_costs():
     shift = rng.normal(0, 0.15, 300) * size
     axes.scatter(size, shift, s=8, color=VERMILLION, marker="x", label="in pixels")
     axes.scatter(size, 10 * shift / size, s=8, color=BLUE, label="dx, times 10")
-    axes.set(xlabel="side of the box in pixels", ylabel="what must be predicted")
+    axes.set(xlabel="side of the box in pixels", ylabel="number to predict")
     axes.legend(frameon=False, loc="upper left")
     return {
-        "A square and itself moved by a third: counting the last pixel in makes small boxes overlap more": apart,
-        "The same errors as shifts in pixels, and as dx with the weight 10 that Matterport gives it": spread,
+        "IoU of a square with itself moved by a third of its side, by both conventions": apart,
+        "The same random shifts in pixels, and as dx times 10 (the weight in Matterport's configuration)": spread,
     }
 
 
@@ -182,18 +199,21 @@ def _():
     mo.vstack(
         [
             mo.md(
-                """
+                f"""
                 ## What goes wrong without it
 
-                Codebases differ by one pixel: some count a box's last pixel in (`x2 - x1 + 1`). On an object of 200
-                pixels nobody notices. On a crystal of 8 it moves IoU by several hundredths, and anchors change sides at
-                a threshold. Converting boxes between the two without knowing is a steady, small, invisible loss.
+                Codebases differ by one pixel: in some a box includes its last pixel, and its width is `x2 - x1 + 1`.
+                Take two equal squares, a third of their side apart: their IoU is 0.5. With the extra pixel it is
+                {inclusive_iou(*a_third_apart(200)):.3f} if they are 200 pixels wide, which nobody notices, but
+                {inclusive_iou(*a_third_apart(8)):.2f} if they are 8 pixels wide, which can change the label of an
+                anchor. Code that reads boxes of one convention as the other loses a little accuracy on every small
+                crystal, and raises no error.
 
-                And without deltas in units of the box, a large crystal's error would drown a small one's.
+                Deltas in pixels would have another fault: errors on large crystals would dominate the loss.
                 """
             ),
             panels(what_the_extra_pixel_costs()),
-            mo.md("## Exercises\n\n**1.** `my_area(box)`: 0 where a side is negative."),
+            mo.md("## Exercises\n\n**1.** `my_area(box)`: the area of a box, and 0 if a side is negative."),
         ]
     )
     return
@@ -213,13 +233,18 @@ def check_area(attempt):
     """Exercise 1 against `area`."""
     boxes = [[0.0, 0.0, 4.0, 2.0], [1.5, 1.0, 2.0, 9.0], [3.0, 3.0, 3.0, 9.0], [5.0, 5.0, 2.0, 1.0]]
     right = np.asarray(area(jnp.array(boxes))).tolist()
-    hint = "A box whose x2 lies left of its x1 has no area, even if both of its sides are negative."
+    hint = "A box with x2 < x1 has no area, even if its height is negative too."
     return grade(attempt, [((box,), value) for box, value in zip(boxes, right, strict=True)], hint=hint)
 
 
 @app.cell(hide_code=True)
 def _(my_area):
-    mo.vstack([show(check_area(my_area)), mo.md("**2.** `my_iou(box, other)`, for plain lists of four numbers.")])
+    mo.vstack(
+        [
+            show(check_area(my_area)),
+            mo.md("**2.** `my_iou(box, other)`: the IoU of two boxes, each a list of four numbers."),
+        ]
+    )
     return
 
 
@@ -244,7 +269,7 @@ def check_iou(attempt):
         [40.0, 30.0, 50.0, 40.0],
     ]
     right = np.asarray(iou(jnp.array([box]), jnp.array(others)))[0].tolist()
-    hint = "Shared width = min of the right edges - max of the left ones, and not below 0; count the shared area once."
+    hint = "Width of the intersection: min of the x2 - max of the x1, at least 0. The union counts it once."
     return grade(attempt, [((box, other), value) for other, value in zip(others, right, strict=True)], hint=hint)
 
 
@@ -253,9 +278,7 @@ def _(my_iou):
     mo.vstack(
         [
             show(check_iou(my_iou)),
-            mo.md(
-                "**3.** `my_decode(anchor, deltas)`: the box that an anchor becomes when it is moved by four deltas."
-            ),
+            mo.md("**3.** `my_decode(anchor, deltas)`: the box that four deltas turn an anchor into."),
         ]
     )
     return
@@ -264,7 +287,7 @@ def _(my_iou):
 @app.cell
 def _():
     def my_decode(anchor, deltas):
-        """[x1, y1, x2, y2] of the anchor moved by (dx, dy, dw, dh)."""
+        """[x1, y1, x2, y2] of the anchor after the deltas (dx, dy, dw, dh)."""
         return None  # your turn
 
     return (my_decode,)
@@ -276,14 +299,14 @@ def check_decode(attempt):
     anchor = [10.0, 20.0, 30.0, 60.0]
     moves = [[0.0, 0.0, 0.0, 0.0], [0.5, -0.25, 0.0, 0.0], [0.0, 0.0, 0.7, -0.3], [0.1, 0.2, 0.3, 0.4]]
     right = np.asarray(decode(jnp.array(moves), jnp.array([anchor]))).tolist()
-    hint = "Move the centre by dx * width and dy * height first; then scale the sides by exp(dw) and exp(dh) about it."
+    hint = "Move the centre by dx * width and dy * height, then multiply width and height by exp(dw) and exp(dh)."
     return grade(attempt, [((anchor, d), value) for d, value in zip(moves, right, strict=True)], hint=hint)
 
 
 @app.cell(hide_code=True)
 def _(my_decode):
     mo.vstack(
-        [show(check_decode(my_decode)), mo.md("**Next:** lesson 02, the boxes that are there before the image is.")]
+        [show(check_decode(my_decode)), mo.md("**Next:** lesson 02, anchors: the boxes that the network starts from.")]
     )
     return
 

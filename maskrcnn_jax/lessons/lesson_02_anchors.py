@@ -1,4 +1,4 @@
-"""Lesson 02: anchors, and which crystals they reach."""
+"""Lesson 02: anchors, and how well they fit the crystals."""
 
 import marimo
 
@@ -37,20 +37,20 @@ def _():
         r"""
         # 02 Anchors
 
-        **What it is for.** A network with a fixed number of outputs must find any number of crystals. So the question
-        is turned round: a fixed set of boxes, the *anchors*, covers the image before it is seen, and for each the RPN
-        says whether a crystal is there and how to move the anchor onto it (Faster R-CNN, section 3.1.1; Crystals 2021,
-        section 2.3).
+        **What it is for.** A network has a fixed number of outputs, but an image holds any number of crystals. So a
+        fixed set of boxes, the *anchors*, is laid over every image. For each anchor the region proposal network (RPN)
+        predicts whether a crystal is there, and the deltas that turn the anchor into the crystal's box (Faster R-CNN,
+        section 3.1.1; Crystals 2021, section 2.3).
 
-        At every cell of each pyramid level stand a few anchors of one size $s$ and ratios $r = h / w$ (FPN, section
+        Each cell of a pyramid level has a few anchors, of one size $s$ and several ratios $r = h / w$ (FPN, section
         4.1):
 
         $$w = \frac{s}{\sqrt{r}}, \qquad h = s \sqrt{r}, \qquad w h = s^2.$$
 
-        The paper has sizes 32, 64, 128, 256, 512 on P2 to P6 and ratios 1/2, 1, 2. Matterport's configuration, from
-        which it starts, was made for people and cars in photographs; crystals are smaller, and needles are none of
-        these shapes. So anchors are what to look at before the first day of training: `crystal check` does it for your
-        data.
+        The sizes are 32, 64, 128, 256 and 512 on P2 to P6, and the ratios 1/2, 1 and 2, in the paper as in Matterport's
+        configuration, which it starts from. These were chosen for the people and cars of COCO's photographs. Crystals
+        are often smaller, and needles are longer and thinner. So compare the anchors with your crystals before you
+        train: `crystal check` does this for your data.
         """
     )
     return
@@ -58,16 +58,14 @@ def _():
 
 @app.cell(hide_code=True)
 def _():
-    smallest = mo.ui.slider(
-        6, 64, step=2, value=32, label="smallest size, on P2; doubles with each level", show_value=True
-    )
+    smallest = mo.ui.slider(6, 64, step=2, value=32, label="size on P2; doubles at each level", show_value=True)
     ratios = mo.ui.dropdown(list(RATIO_SETS), value="2, 1, 1/2", label="ratios (height / width)")
     seed = mo.ui.slider(0, 20, value=3, label="drop", show_value=True)
     mo.vstack(
         [
             mo.md(
-                "## Reach every crystal\n\nGreen: an anchor overlaps it by 0.7 or more; orange: by 0.5; vermillion: "
-                "less."
+                "## Fit the anchors to the crystals\n\nColours: the IoU of a crystal's best anchor. Green: 0.7 or "
+                "more; orange: 0.5 to 0.7; vermillion: below 0.5."
             ),
             mo.hstack([smallest, ratios, seed], wrap=True, justify="start"),
         ]
@@ -85,7 +83,7 @@ def best_anchor(boxes, anchors):
 
 @app.function(hide_code=True)
 def reach(boxes, anchors, slots=40):
-    """As `best_anchor`, through a fixed number of slots, so that another drop does not compile again."""
+    """As `best_anchor`, with boxes padded to a fixed number of slots, so that another drop compiles nothing new."""
     padded = np.zeros((slots, 4), np.float32)
     padded[: len(boxes)] = boxes
     overlap, which = best_anchor(jnp.asarray(padded), jnp.asarray(anchors))
@@ -119,13 +117,25 @@ def picture(smallest, ratios, seed):
     axes.bar(range(len(order)), overlap[order], color=colours[order], width=0.8)
     for threshold in (0.5, 0.7):
         axes.axhline(threshold, color=GREY, lw=0.9, ls=":")
-    axes.set(xlabel="crystals, worst first", ylabel="IoU with its best anchor", ylim=(0, 1), xticks=[])
+    axes.set(xlabel="crystals, lowest IoU first", ylabel="IoU with the best anchor", ylim=(0, 1), xticks=[])
     good = int((overlap >= 0.7).sum())
     return {
-        f"{good} of {len(overlap)} crystals have an anchor at 0.7; {int((overlap < 0.5).sum())} have none at 0.5": over,
-        "The anchors of one cell, a colour a level; white: each crystal's best anchor": shapes,
-        f"{len(anchors)} anchors: the best IoU of each crystal": bars,
+        f"{good} of {len(overlap)} crystals have an anchor with an IoU of 0.7 or more; "
+        f"{int((overlap < 0.5).sum())} have none above 0.5": over,
+        "The anchors of one cell, one colour per level; white: the best anchor of each crystal": shapes,
+        f"The best IoU of each crystal with any of the {len(anchors):,} anchors": bars,
     }
+
+
+@app.function(hide_code=True)
+def fitted(smallest):
+    """For a size of the anchors on P2: how many crystals the first drop has, how many of them have an anchor with an IoU
+    of 0.5 or more, and how many one with 0.7 or more.
+    """
+    boxes = scene(3, crystals=16).boxes
+    sizes = tuple(smallest * 2.0**level for level in range(5))
+    overlap, _ = reach(boxes, pyramid_anchors((256, 320), strides=STRIDES, sizes=sizes, ratios=(2.0, 1.0, 0.5)))
+    return len(boxes), int((overlap >= 0.5).sum()), int((overlap >= 0.7).sum())
 
 
 @app.cell(hide_code=True)
@@ -136,16 +146,21 @@ def _(ratios, seed, smallest):
 
 @app.cell(hide_code=True)
 def _():
+    _of_32, _of_12 = fitted(32), fitted(12)
     mo.vstack(
         [
             mo.md(
-                """
-                At 32 most crystals of this drop (256x320) find no anchor: the smallest is larger than they are. Bring
-                it down to 12, as the `tiny` preset has it, and they turn green.
+                f"""
+                With size 32 on P2, {_of_32[1]} of the {_of_32[0]} crystals of the first drop (256x320 pixels) have an
+                anchor with an IoU of 0.5 or more: even the smallest anchors are larger than the crystals. With size 12,
+                as in the `tiny` preset, {_of_12[1]} have one, and {_of_12[2]} have one with 0.7 or more. The others
+                fall short because sizes double from level to level and centres lie at least 4 pixels apart. Try other
+                sizes: none suits all crystals.
 
-                Two details of convention. Centres lie at `cell * stride`, without half a cell: so in all three sources
-                of weights, whose weights have learnt it. And Matterport writes ratios as width / height, torchvision
-                and Detectron2 as height / width; a set that is not symmetric would be turned by 90 degrees.
+                Two conventions to know. Anchor centres lie at `cell * stride`, not in the middle of the cell; all three
+                sources of pretrained weights do it so, and their weights depend on it. And Matterport writes ratios as
+                width / height, torchvision and Detectron2 as height / width: a set of ratios that is not symmetric,
+                read by the other convention, gives anchors turned by 90 degrees.
                 """
             ),
             source(base_anchors, pyramid_anchors),
@@ -156,9 +171,9 @@ def _():
 
 @app.function(hide_code=True)
 def needles():
-    """Best IoU over all anchors for centred boxes of growing length, for each set of ratios; and for growing stride."""
+    """Best IoU of boxes of growing length for each set of ratios, and of squares of growing side for two strides."""
     by_ratio, axes = canvas()
-    lengths = np.linspace(1, 10, 37)
+    lengths, longest = np.linspace(1, 10, 37), {}
     for (name, ratios), colour, dash in zip(
         RATIO_SETS.items(), (VERMILLION, BLUE, GREEN), (":", "-", (0, (4, 1.5))), strict=True
     ):
@@ -166,9 +181,11 @@ def needles():
         boxes = np.array(
             [[160, 128, 160, 128] + 14 * np.array([-1, -1, 1, 1]) * np.sqrt([k, 1 / k] * 2) for k in lengths]
         )
-        axes.plot(lengths, reach(boxes, anchors)[0], color=colour, ls=dash, label=name)
+        overlap = reach(boxes, anchors)[0]
+        longest[name] = lengths[(overlap < 0.7).argmax() - 1]
+        axes.plot(lengths, overlap, color=colour, ls=dash, label=name)
     axes.axhline(0.7, color=GREY, lw=0.8, ls=":")
-    axes.set(xlabel="length / width of the crystal's box", ylabel="IoU with its best anchor", ylim=(0, 1))
+    axes.set(xlabel="length / width of the crystal's box", ylabel="IoU with the best anchor", ylim=(0, 1))
     axes.legend(frameon=False, title="ratios", fontsize=8)
 
     by_stride, axes = canvas()
@@ -183,11 +200,13 @@ def needles():
             means.append(reach(boxes, anchors)[0].mean())
         axes.plot(sides, means, color=colour, ls=dash, label=f"stride {stride}")
     axes.axhline(0.7, color=GREY, lw=0.8, ls=":")
-    axes.set(xlabel="side of a square crystal, its size known", ylabel="mean IoU with its best anchor", ylim=(0, 1))
+    axes.set(xlabel="side of crystal and anchor, pixels", ylabel="mean IoU with the best anchor", ylim=(0, 1))
     axes.legend(frameon=False)
     return {
-        "Squares alone lose a needle at a length of 1.5; 2:1 anchors reach to about 3": by_ratio,
-        "Even of the right size: a grid of stride 16 is too coarse for small crystals": by_stride,
+        f"An IoU of 0.7 is reached up to a length of {longest['1 (squares)']:.2g} times the width by squares, and of "
+        f"{longest['2, 1, 1/2']:.2g} by anchors with ratios of 1/2 to 2": by_ratio,
+        "Square crystals and anchors of exactly their size: with a stride of 16, centres are too far apart for small "
+        "crystals": by_stride,
     }
 
 
@@ -199,13 +218,15 @@ def _():
                 """
                 ## What goes wrong without it
 
-                A crystal without a good anchor still gets its best one (lesson 05), but the deltas have far to go, and
-                few anchors speak for it. Needles are the usual victims, and they vanish without an error message: the
-                loss falls nicely, over the crystals that are left.
+                A crystal without a well-fitting anchor is still assigned its best one (lesson 05). But the deltas are
+                then large, and a single anchor is trained on it instead of several. Needles suffer most, and no error
+                message tells you: the loss falls all the same, because the other crystals dominate it.
                 """
             ),
             panels(needles()),
-            mo.md("## Exercises\n\n**1.** `my_anchor(size, ratio)`: one anchor `[x1, y1, x2, y2]` about the origin."),
+            mo.md(
+                "## Exercises\n\n**1.** `my_anchor(size, ratio)`: the anchor `[x1, y1, x2, y2]` centred at the origin."
+            ),
         ]
     )
     return
@@ -224,7 +245,7 @@ def _():
 def check_anchor(attempt):
     """Exercise 1 against `base_anchors`."""
     cases = [(8.0, 1.0), (8.0, 4.0), (32.0, 0.5), (12.0, 2.0)]
-    hint = "Width = size / sqrt(ratio), height = size * sqrt(ratio); half of each lies on either side of the origin."
+    hint = "Width = size / sqrt(ratio), height = size * sqrt(ratio); half of each lies on either side of 0."
     return grade(attempt, [(case, base_anchors(case[0], (case[1],))[0]) for case in cases], hint=hint)
 
 
@@ -233,7 +254,9 @@ def _(my_anchor):
     mo.vstack(
         [
             show(check_anchor(my_anchor)),
-            mo.md("**2.** `my_count(height, width, strides, ratios)`: how many anchors an image has in all."),
+            mo.md(
+                "**2.** `my_count(height, width, strides, ratios)`: the number of anchors of an image on all levels."
+            ),
         ]
     )
     return
@@ -242,7 +265,7 @@ def _(my_anchor):
 @app.cell
 def _():
     def my_count(height, width, strides, ratios):
-        """Number of anchors; the last column and row of cells may reach over the border."""
+        """Number of anchors; the last row and column of cells may extend beyond the image."""
         return None  # your turn
 
     return (my_count,)
@@ -266,9 +289,9 @@ def _(my_count):
         [
             show(check_count(my_count)),
             mo.md(
-                "**3.** `my_index(row, column, ratio, columns, ratios)`: the place of an anchor in its level's list, "
-                "whose "
-                "order is row, column, ratio; `ratio` counts from 0 to `ratios - 1`."
+                "**3.** `my_index(row, column, ratio, columns, ratios)`: the index of an anchor in the list of its "
+                "level. The list goes row by row, in a row column by column, and in a cell ratio by ratio; `ratio` "
+                "counts from 0 to `ratios - 1`."
             ),
         ]
     )
@@ -286,7 +309,7 @@ def _():
 
 @app.function(hide_code=True)
 def check_index(attempt):
-    """Exercise 3: the anchor found there by its coordinates in `pyramid_anchors`."""
+    """Exercise 3: the expected index is found by coordinates in `pyramid_anchors`."""
     shapes = (2.0, 1.0, 0.5)
     anchors = pyramid_anchors((32, 48), strides=(8,), sizes=(8.0,), ratios=shapes)
     cases = []
@@ -298,7 +321,9 @@ def check_index(attempt):
 
 @app.cell(hide_code=True)
 def _(my_index):
-    mo.vstack([show(check_index(my_index)), mo.md("**Next:** lesson 03, what happens to the pixels before all this.")])
+    mo.vstack(
+        [show(check_index(my_index)), mo.md("**Next:** lesson 03, contrast enhancement, the first step of the chain.")]
+    )
     return
 
 

@@ -1,4 +1,4 @@
-"""Lesson 03: CLAHE, contrast where the light is bad."""
+"""Lesson 03: CLAHE, local contrast under uneven light."""
 
 import marimo
 
@@ -24,23 +24,24 @@ def _():
         r"""
         # 03 CLAHE
 
-        **What it is for.** Under a microscope the light is dim at one side and the crystals are nearly as bright as the
-        drop around them. Qin et al. (Crystals 2021, section 2.2 and figure 2) put *contrast-limited adaptive histogram
-        equalisation* before the network and report that mask mAP rises, from 0.302 to 0.430 on their hundred images at
-        an IoU of 0.65.
+        **What it is for.** Under a microscope the light is often uneven, and crystals are nearly as bright as the drop
+        around them. Qin et al. (Crystals 2021, section 2.1 and figure 2) enhance the contrast of each image by
+        *contrast-limited adaptive histogram equalisation* (CLAHE) before the network sees it. They report that the mask
+        mAP on 100 images, at an IoU threshold of 0.65, rises from 0.302 to 0.430 (table 1).
 
-        **Equalising** maps each grey level $v$ to the share of pixels that are at most as bright:
+        **Histogram equalisation** maps each grey level $v$ to the share of pixels that are at most as bright:
 
         $$v \mapsto \frac{255}{N} \sum_{u \le v} h(u)$$
 
-        with $h$ the histogram of $N$ pixels. Where many pixels share few levels the curve is steep, and contrast grows.
-        *Adaptive*: each tile of the image gets a curve of its own, and a pixel blends those of the four nearest tiles.
-        *Contrast-limited*: the histogram is cut first (Zuiderveld 1994), at
+        with $h$ the histogram of $N$ pixels. Where many pixels share a few grey levels, this curve is steep, and the
+        contrast between those levels grows. *Adaptive*: each tile of the image has its own curve, and a pixel is mapped
+        by interpolating between the curves of the four nearest tiles. *Contrast-limited*: each bin of the histogram is
+        first limited (Zuiderveld 1994) to
 
         $$c = \max\left(\left\lfloor \lambda N / 256 \right\rfloor, 1\right)$$
 
-        with $\lambda$ the clip limit, and what is cut off is spread over all levels. No curve is then much steeper than
-        $\lambda$.
+        pixels, with $\lambda$ the clip limit. The pixels above the limit are distributed evenly over all levels. The
+        slope of the curve, and with it the gain in contrast, is then limited to about $\lambda$.
         """
     )
     return
@@ -50,8 +51,8 @@ def _():
 def _():
     clip = mo.ui.slider(0, 12, step=0.5, value=2.0, label="clip limit (0: none)", show_value=True)
     tiles = mo.ui.dropdown({f"{n} x {n}": n for n in (1, 2, 4, 8, 16)}, value="8 x 8", label="tiles")
-    light = mo.ui.slider(0, 1, step=0.1, value=0.9, label="how bad the light is", show_value=True)
-    mo.vstack([mo.md("## Turn the two knobs"), mo.hstack([clip, tiles, light], wrap=True, justify="start")])
+    light = mo.ui.slider(0, 1, step=0.1, value=0.9, label="unevenness of the light", show_value=True)
+    mo.vstack([mo.md("## Choose clip limit and tiles"), mo.hstack([clip, tiles, light], wrap=True, justify="start")])
     return clip, light, tiles
 
 
@@ -64,23 +65,27 @@ def grey_drop(light):
 
 @app.function(hide_code=True)
 def picture(clip, tiles, light):
-    """The drop as it is, equalised as a whole, and by CLAHE; and the histograms of the three."""
+    """The original drop, equalised as a whole, and by CLAHE; and the three histograms."""
     grey = grey_drop(light)
     versions = {
-        "As the camera saw it": grey,
-        "Equalised as a whole: one curve for bright and dark sides": np.asarray(equalize(grey)),
-        f"CLAHE, clip limit {clip:g}, {tiles}x{tiles} tiles": np.asarray(
+        "The original image": grey,
+        "Equalised as a whole: one curve for all pixels": np.asarray(equalize(grey)),
+        f"CLAHE with clip limit {clip:g} and {tiles}x{tiles} tiles": np.asarray(
             clahe(grey, clip_limit=float(clip), tiles=(tiles, tiles))
         ),
     }
     histogram, axes = canvas(4.2, 4.2 * HEIGHT / WIDTH)
     looks = ((GREY, ":"), (VERMILLION, (0, (4, 1.5))), (BLUE, "-"))
-    for image, (colour, dash), name in zip(versions.values(), looks, ("as it is", "whole", "CLAHE"), strict=True):
+    for image, (colour, dash), name in zip(
+        versions.values(), looks, ("original", "equalised as a whole", "CLAHE"), strict=True
+    ):
         counts = np.bincount(image.ravel(), minlength=256).reshape(64, 4).sum(1)
         axes.plot(np.arange(64) * 4, 100 * counts / counts.sum(), color=colour, ls=dash, label=name)
     axes.set(xlabel="grey level", ylabel="% of the pixels", xlim=(0, 255), ylim=(0, None))
     axes.legend(frameon=False)
-    return versions | {"Histograms: a peak is many pixels in few levels, that is, little contrast": histogram}
+    return versions | {
+        "The histograms: in a high, narrow peak many pixels share a few grey levels, so contrast is low": histogram
+    }
 
 
 @app.cell(hide_code=True)
@@ -101,13 +106,14 @@ def _():
         [
             mo.md(
                 """
-                Set the tiles to 1x1: that is one curve for the whole image, and the dark side stays dark. Set them to
-                16x16: each tile is hardly larger than a crystal, and a crystal that fills its tile is equalised away.
-                8x8 at a clip limit of 2 is the common middle.
+                With 1x1 tiles, one curve serves the whole image, and the dark side stays dark. With 16x16 tiles, a tile
+                is hardly larger than a crystal; a crystal that fills its tile is equalised like background and loses
+                its contrast with it. 8x8 tiles and a clip limit of 2 are a common choice, and the package's default.
 
-                CLAHE belongs *before* the letterbox: its black edges would enter the histograms of the outer tiles. And
-                it belongs into training and prediction alike: a network that learnt with it is lost without.
-                Colour images are equalised in their lightness only (L of LAB), so that the tint stays.
+                CLAHE is applied *before* the letterbox (lesson 09), whose black edges would otherwise enter the
+                histograms of the outer tiles. It must be applied in training and in prediction alike: a network trained
+                on enhanced images does worse on others. In colour images only the lightness (L of the LAB colour space)
+                is equalised, so that hues do not change.
                 """
             ),
             source(clahe, clahe_rgb, equalize),
@@ -124,10 +130,10 @@ def enlarged(image):
 
 @app.function(hide_code=True)
 def noise_without_a_limit():
-    """A flat part of the picture, with and without the limit, and how its noise grows with the limit."""
+    """A region without crystals after CLAHE with and without a limit, and its noise against the limit."""
     grey = grey_drop(0.9)
     drop = scene(11, crystals=7, light=0.9, height=HEIGHT, width=WIDTH)
-    # The window of 96 pixels with the least variation that no crystal touches.
+    # Of the windows of 96 pixels without crystals, the one with the least variation.
     corners = [(y, x) for y in range(0, HEIGHT - 95, 24) for x in range(0, WIDTH - 95, 24)]
     empty = [(y, x) for y, x in corners if not drop.masks[:, y : y + 96, x : x + 96].any()]
     y, x = min(empty, key=lambda c: grey[c[0] : c[0] + 96, c[1] : c[1] + 96].std())
@@ -139,15 +145,17 @@ def noise_without_a_limit():
     axes.plot(limits, noise, "o-", color=BLUE, ms=4)
     axes.axhline(unlimited[window].std(), color=VERMILLION, ls=(0, (4, 1.5)))
     axes.axhline(grey[window].std(), color=GREY, ls=":")
-    axes.text(40, unlimited[window].std(), "no limit", color=VERMILLION, ha="right", va="bottom", fontsize=8)
-    axes.text(40, grey[window].std(), "as it is", color=GREY, ha="right", va="bottom", fontsize=8)
-    axes.set(xlabel="clip limit", ylabel="standard deviation, empty part", ylim=(0, 1.12 * unlimited[window].std()))
+    axes.text(
+        40, unlimited[window].std(), "CLAHE without a limit", color=VERMILLION, ha="right", va="bottom", fontsize=8
+    )
+    axes.text(40, grey[window].std(), "original", color=GREY, ha="right", va="bottom", fontsize=8)
+    axes.set(xlabel="clip limit", ylabel="standard deviation, grey levels", ylim=(0, 1.12 * unlimited[window].std()))
     return {
-        "An empty part of the picture after CLAHE with a clip limit of 2": enlarged(
+        "A region without crystals after CLAHE with a clip limit of 2": enlarged(
             np.asarray(clahe(grey, clip_limit=2.0))[window]
         ),
-        "The same part without a limit: noise, blown up to look like something": enlarged(unlimited[window]),
-        "Its noise against the clip limit": curve,
+        "The same region without a limit: noise that looks like texture": enlarged(unlimited[window]),
+        "Noise in this region against the clip limit": curve,
     }
 
 
@@ -159,15 +167,14 @@ def _():
                 """
                 ## What goes wrong without a clip limit
 
-                A tile without anything in it holds a few grey levels of camera noise. Equalised, they are spread over
-                all 256, and a detector is shown texture where there is none.
+                An empty tile holds a few grey levels of camera noise. Equalisation without a limit spreads them over
+                all 256 levels, and the network sees texture where there is none.
                 """
             ),
             panels(noise_without_a_limit()),
             mo.md(
-                "## Exercises\n\n**1.** `my_clip_count(clip_limit, area)`: how many pixels of a tile of `area` "
-                "pixels one "
-                "grey level may keep. A limit of 0 or less means no limit: the whole area."
+                "## Exercises\n\n**1.** `my_clip_count(clip_limit, area)`: to how many pixels a bin of the histogram "
+                "is limited, in a tile of `area` pixels. A clip limit of 0 or less means no limit: return `area`."
             ),
         ]
     )
@@ -185,7 +192,7 @@ def _():
 
 @app.function(hide_code=True)
 def check_clip_count(attempt):
-    """Exercise 1; the package keeps this rule inside `clahe`, so the cases are worked by hand."""
+    """Exercise 1, with cases computed by hand: in the package this rule is part of `clahe`."""
     cases = [
         ((2.0, 2560), 20),
         ((2.0, 1000), 7),
@@ -203,9 +210,8 @@ def _(my_clip_count):
         [
             show(check_clip_count(my_clip_count)),
             mo.md(
-                "**2.** `my_curve(levels)`: equalise a flat list of grey levels as one tile without a limit, by the "
-                "first "
-                "equation; round halves to the even side, as Python's `round` and `numpy.round` do."
+                "**2.** `my_curve(levels)`: equalise a list of grey levels by the first equation, as one tile without "
+                "a clip limit. Round halves to the even number, as Python's `round` and `numpy.round` do."
             ),
         ]
     )
@@ -237,9 +243,9 @@ def _(my_curve):
         [
             show(check_curve(my_curve)),
             mo.md(
-                "**3.** `my_blend(top_left, top_right, low_left, low_right, down, right)`: the four nearest tiles' "
-                "answers "
-                "for one pixel, blended bilinearly; `down` and `right` say how far it is on its way, from 0 to 1."
+                "**3.** `my_blend(top_left, top_right, low_left, low_right, down, right)`: interpolate bilinearly "
+                "between the values that the curves of the four nearest tiles give a pixel. `down` and `right` are its "
+                "position between their centres, from 0 to 1."
             ),
         ]
     )
@@ -249,7 +255,7 @@ def _(my_curve):
 @app.cell
 def _():
     def my_blend(top_left, top_right, low_left, low_right, down, right):
-        """The bilinear mean of four numbers."""
+        """The four numbers, interpolated bilinearly."""
         return None  # your turn
 
     return (my_blend,)
@@ -264,12 +270,16 @@ def check_blend(attempt):
         ((10, 20, 30, 40, 1.0, 0.0), 30),
         ((10, 20, 30, 40, 0.5, 0.25), 22.5),
     ]
-    return grade(attempt, cases, hint="Blend the upper two by `right`, the lower two by `right`, then those by `down`.")
+    return grade(
+        attempt,
+        cases,
+        hint="Interpolate the upper two and the lower two by `right`, then between the results by `down`.",
+    )
 
 
 @app.cell(hide_code=True)
 def _(my_blend):
-    mo.vstack([show(check_blend(my_blend)), mo.md("**Next:** lesson 04, the network that reads the pixels.")])
+    mo.vstack([show(check_blend(my_blend)), mo.md("**Next:** lesson 04, from pixels to feature maps.")])
     return
 
 
