@@ -129,8 +129,8 @@ def picture(smallest, ratios, seed):
 
 @app.function(hide_code=True)
 def fitted(smallest):
-    """For a size of the anchors on P2: how many crystals the first drop has, how many of them have an anchor with an IoU
-    of 0.5 or more, and how many one with 0.7 or more.
+    """For a size of the anchors on P2: the number of crystals of the first drop, and how many have an anchor with an
+    IoU of 0.5 or more, and of 0.7 or more.
     """
     boxes = scene(3, crystals=16).boxes
     sizes = tuple(smallest * 2.0**level for level in range(5))

@@ -1,4 +1,4 @@
-"""Lesson 05: which anchors the RPN learns from, and its loss."""
+"""Lesson 05: the RPN head, the anchors it is trained on, and its loss."""
 
 import marimo
 
@@ -18,9 +18,22 @@ with app.setup:
     from maskrcnn_jax.boxes.sampling import sample_balanced
     from maskrcnn_jax.lessons.drops import scene
     from maskrcnn_jax.lessons.exercise import grade, show
-    from maskrcnn_jax.lessons.show import BLUE, GREY, ORANGE, VERMILLION, boxes_over, canvas, panels, photo, source
+    from maskrcnn_jax.lessons.network import compiled, pretrained, rpn_outputs
+    from maskrcnn_jax.lessons.show import (
+        BLUE,
+        GREY,
+        ORANGE,
+        VERMILLION,
+        boxes_over,
+        canvas,
+        panels,
+        photo,
+        source,
+        table,
+    )
     from maskrcnn_jax.losses import smooth_l1
     from maskrcnn_jax.rpn.anchors import pyramid_anchors
+    from maskrcnn_jax.rpn.head import RPNHead
     from maskrcnn_jax.rpn.loss import rpn_losses
     from maskrcnn_jax.rpn.targets import label_anchors, rpn_targets
 
@@ -34,34 +47,117 @@ def _():
         r"""
         # 05 RPN: targets and loss
 
-        **What it is for.** Of twenty thousand anchors a handful lie on crystals. The *region proposal network* must say
-        which, and how to move each onto its crystal. To train it, every anchor needs an answer (Faster R-CNN, section
-        3.1.2; Crystals 2021, section 2.3):
+        **What it is for.** Only a few of the twenty thousand anchors of an image lie on crystals. The *region proposal
+        network* (RPN) predicts for each anchor $i$ the probability $p_i$ that it shows a crystal, its *objectness*, and
+        four deltas $t_i$ (lesson 01) that turn it into the crystal's box. For training, every anchor gets a label
+        (Faster R-CNN, section 3.1.2; Crystals 2021, section 2.3):
 
-        - *positive* if its IoU with some crystal is 0.7 or more, **or** if it is the best anchor that a crystal has;
-        - *negative* if its IoU with every crystal is under 0.3;
-        - *ignored* between: neither answer would be fair.
+        - *positive*, $p_i^* = 1$, if its IoU with some crystal is 0.7 or more, **or** if no other anchor has a higher
+          IoU with some crystal;
+        - *negative*, $p_i^* = 0$, if its IoU with every crystal is below 0.3;
+        - *ignored* otherwise: it takes no part in the loss.
 
-        Then 256 are drawn, at most half of them positive, and the loss (Crystals 2021, eq. 2; Faster R-CNN, eq. 1) is
+        Of the positive and negative anchors, 256 are sampled at random, at most half of them positive. The loss over
+        the sampled anchors is (Crystals 2021, eq. 2; Faster R-CNN, eq. 1)
 
-        $$L = \frac{1}{N_c} \sum_i L_c(p_i, p_i^*) + \frac{\lambda}{N_r} \sum_i p_i^* L_r(t_i, t_i^*)$$
+        $$L = \frac{1}{N_{cls}} \sum_i L_{cls}(p_i, p_i^*) + \frac{\lambda}{N_{reg}} \sum_i p_i^* L_{reg}(t_i, t_i^*)$$
 
-        with $p$ the objectness, $p^*$ 1 for positives, $t$ the deltas of lesson 01. $L_c$ is the binary cross entropy,
-        and $L_r$ smooth L1: $0.5 d^2 / \beta$ for $|d| < \beta$, else $|d| - \beta / 2$.
+        $L_{cls}$ is the binary cross entropy. $L_{reg}$ is smooth L1, summed over the four deltas: of the difference
+        $d$ between a predicted and a target delta it is $d^2 / (2 \beta)$ for $|d| < \beta$, else $|d| - \beta / 2$.
+        $N_{cls}$ is the number of sampled anchors. $N_{reg}$ and the weight $\lambda$ set the balance of the two terms:
+        Faster R-CNN takes the number of positions in the map, about 2400, and $\lambda = 10$. With $\lambda = 1$,
+        Matterport divides by four times the number of positives, torchvision and Detectron2 by the number of sampled
+        anchors.
         """
+    )
+    return
+
+
+@app.function(hide_code=True)
+def head_shapes():
+    """The layers of the RPN head of the `tiny` preset, with their outputs on P2."""
+    config = pretrained().config
+    (height, width), ratios = config.image.size, len(config.anchors.ratios)
+    cells, stride = (
+        f"{height // config.anchors.strides[0]}x{width // config.anchors.strides[0]}",
+        config.anchors.strides[0],
+    )
+    return table(
+        ["layer", f"output on P2 (stride {stride})", "meaning"],
+        [
+            ["input: P2", f"{cells}x{config.fpn_channels}", "feature map (lesson 04)"],
+            ["3x3 convolution, ReLU", f"{cells}x{config.rpn.channels}", "shared by the two outputs"],
+            ["1x1 convolution of it", f"{cells}x{ratios}", "objectness: one logit per anchor"],
+            ["1x1 convolution of it", f"{cells}x{4 * ratios}", "four deltas per anchor"],
+        ],
+    )
+
+
+@app.function(hide_code=True)
+def objectness_maps():
+    """The drop, and the highest objectness of each cell of P2 and P3."""
+    drop, config = scene(9, crystals=10), pretrained().config
+    logits, *_ = jax.device_get(compiled(rpn_outputs)(drop.image[None]))
+    (height, width), ratios, start = config.image.size, len(config.anchors.ratios), 0
+    pictures = {"The drop and the boxes of its crystals": photo(drop.image)}
+    boxes_over(pictures["The drop and the boxes of its crystals"][1], drop.boxes, "white", width=1.2)
+    for level, stride, size in zip((2, 3), config.anchors.strides, config.anchors.sizes, strict=False):
+        rows, columns = height // stride, width // stride
+        of_level = logits[0, start : start + rows * columns * ratios].reshape(rows, columns, ratios)
+        start += rows * columns * ratios
+        best = jax.nn.sigmoid(of_level.max(-1))
+        name = f"P{level}: highest objectness of each cell, dark 0, bright 1; anchors of size {size:g}"
+        pictures[name] = photo(np.asarray(best), cmap="cividis", vmin=0, vmax=1)
+    return {name: figure for name, (figure, _) in pictures.items()}
+
+
+@app.function(hide_code=True)
+def median_objectness():
+    """Of the drop above: the median objectness of positive and of negative anchors of the trained network."""
+    drop, model = scene(9, crystals=10), pretrained()
+    logits = np.asarray(compiled(rpn_outputs)(drop.image[None])[0])[0]
+    overlap = iou(jnp.asarray(drop.boxes, jnp.float32), jnp.asarray(model.anchors(*model.config.image.size)))
+    label = np.asarray(match(overlap, positive_iou=0.7, negative_iou=0.3, allow_low_quality=True).label)
+    chance = 1 / (1 + np.exp(-logits))
+    return float(np.median(chance[label == Label.POSITIVE])), float(np.median(chance[label == Label.NEGATIVE]))
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.vstack(
+        [
+            mo.md(
+                """
+                ## The head
+
+                The same three convolutions run over every level, P2 to P6. Each cell has an anchor for each ratio
+                (lesson 02), so a map with three ratios gets three logits and twelve deltas per cell.
+                """
+            ),
+            head_shapes(),
+            panels(objectness_maps()),
+            mo.md(
+                f""" This network was trained on drawn shapes and has never seen a drop. Still, objectness tells
+                crystals from background: its median is {median_objectness()[0]:.2f} for the positive anchors of this
+                drop (defined above) and {median_objectness()[1]:.2f} for the negative ones. Specks and the rim raise it
+                too; training on drops corrects that (lesson 10).
+                """
+            ),
+            source(RPNHead),
+        ]
     )
     return
 
 
 @app.cell(hide_code=True)
 def _():
-    positive = mo.ui.slider(0.3, 0.9, step=0.05, value=0.7, label="positive from an IoU of", show_value=True)
-    negative = mo.ui.slider(0.05, 0.5, step=0.05, value=0.3, label="negative below", show_value=True)
-    low_quality = mo.ui.checkbox(value=True, label="each crystal's best anchor counts, however poor")
+    positive = mo.ui.slider(0.3, 0.9, step=0.05, value=0.7, label="positive: IoU of at least", show_value=True)
+    negative = mo.ui.slider(0.05, 0.5, step=0.05, value=0.3, label="negative: IoU below", show_value=True)
+    low_quality = mo.ui.checkbox(value=True, label="the best anchor of each crystal is positive too")
     seed = mo.ui.slider(0, 15, value=9, label="drop", show_value=True)
     mo.vstack(
         [
-            mo.md("## Who answers for which crystal?"),
+            mo.md("## Which anchors are trained on which crystal?"),
             mo.hstack([positive, negative, low_quality, seed], wrap=True, justify="start"),
         ]
     )
@@ -71,7 +167,7 @@ def _():
 @app.function(hide_code=True)
 @partial(jax.jit, static_argnames="allow_low_quality")
 def answers(boxes, valid, positive_iou, negative_iou, key, *, allow_low_quality):
-    """Labels of all anchors, the crystal each answers for, and a draw of 256."""
+    """Labels of all anchors, the crystal each is matched to, and a sample of 256."""
     overlap = iou(boxes, jnp.asarray(ANCHORS))
     found = match(
         overlap,
@@ -85,7 +181,7 @@ def answers(boxes, valid, positive_iou, negative_iou, key, *, allow_low_quality)
 
 @app.function(hide_code=True)
 def picture(positive, negative, low_quality, seed):
-    """The positives over their crystals, the draw, and how many anchors each crystal has."""
+    """The positive anchors and their crystals, the sample, and the number of positive anchors per crystal."""
     drop = scene(seed, crystals=10)
     n = len(drop.boxes)
     boxes, valid = np.zeros((SLOTS, 4), np.float32), np.arange(SLOTS) < n
@@ -114,11 +210,36 @@ def picture(positive, negative, low_quality, seed):
     axes.set(xlabel="crystals", ylabel="positive anchors", xticks=[], ylim=(-0.6, max(8, mine.max() * 1.1)))
     numbers = [int((found.label == label).sum()) for label in (Label.POSITIVE, Label.NEGATIVE, Label.IGNORE)]
     return {
-        f"{numbers[0]} positive anchors (blue); dashed: {int((mine == 0).sum())} crystals that no anchor answers "
-        f"for": over,
-        f"The 256 drawn: {int(drawn.positive.sum())} positive (blue), the rest negative (orange)": spread,
-        f"Positives of each crystal. In all {numbers[0]} positive, {numbers[1]} negative, {numbers[2]} ignored": counts,
+        f"{numbers[0]} positive anchors (blue). Crystals without one (dashed): {int((mine == 0).sum())}": over,
+        f"The {int(drawn.valid.sum())} sampled anchors: {int(drawn.positive.sum())} positive (blue), the others "
+        f"negative (orange)": spread,
+        f"Positive anchors per crystal. In all: {numbers[0]} positive, {numbers[1]} negative, "
+        f"{numbers[2]} ignored": counts,
     }
+
+
+@app.function(hide_code=True)
+def matches_of(seed, *, low_quality=True):
+    """Labels of all anchors and their crystals, at 0.7 and 0.3; and the number of crystals of the drop."""
+    real = scene(seed, crystals=10).boxes
+    boxes = np.zeros((SLOTS, 4), np.float32)
+    boxes[: len(real)] = real
+    valid, key = np.arange(SLOTS) < len(real), jax.random.key(0)
+    return answers(boxes, valid, 0.7, 0.3, key, allow_low_quality=low_quality)[0], len(real)
+
+
+@app.function(hide_code=True)
+def without_rule(seed):
+    """How many crystals have no positive anchor when only an IoU of 0.7 makes one positive."""
+    found, n = matches_of(seed, low_quality=False)
+    return n - len(set(np.asarray(found.gt_index)[np.asarray(found.label) == Label.POSITIVE].tolist()))
+
+
+@app.function(hide_code=True)
+def labelled(seed):
+    """How many anchors are positive, and how many negative."""
+    label = np.asarray(matches_of(seed)[0].label)
+    return int((label == Label.POSITIVE).sum()), int((label == Label.NEGATIVE).sum())
 
 
 @app.cell(hide_code=True)
@@ -132,13 +253,15 @@ def _():
     mo.vstack(
         [
             mo.md(
-                """
-                Untick the box: crystals turn dashed. No anchor reaches 0.7 with them, so all their anchors are negative
-                or ignored, and the network is taught, with 256 examples a step, that they are *background*.
+                f"""
+                Untick the box: {without_rule(9)} of {len(scene(9, crystals=10).boxes)} crystals turn dashed. None of
+                their anchors reaches an IoU of 0.7, so no anchor is trained to find them. Their better anchors, from
+                0.3 to 0.7, are ignored; those below 0.3 are trained as background.
 
-                Why draw at all? With twenty thousand negatives and twenty positives, "never" is right 99.9 % of the
-                time. The draw makes the question worth asking. Anchors that overlap a *crowd*, a region that nobody
-                outlined one by one, are ignored too.
+                Why sample? On this drop {labelled(9)[0]} anchors are positive and {labelled(9)[1]:,} are negative. A
+                network that always answers "background" is right for {labelled(9)[1] / sum(labelled(9)):.1%} of them,
+                and the mean loss over all would hardly reward it for finding crystals. Anchors on a *crowd*, a region
+                with crystals that were not outlined one by one, are ignored too, unless they are positive.
                 """
             ),
             source(match, label_anchors, sample_balanced, rpn_targets, rpn_losses),
@@ -149,25 +272,26 @@ def _():
 
 @app.function(hide_code=True)
 def loss_shapes():
-    """Smooth L1 for three betas, and how sure of "background" an undecided network gets without the balanced draw."""
+    """Smooth L1 for three betas, and the share of positives among all anchors and in the sample."""
     shape, axes = canvas()
     d = jnp.linspace(-2, 2, 201)
-    for beta, colour, dash in ((1.0, BLUE, "-"), (1 / 9, VERMILLION, (0, (4, 1.5))), (0.0, GREY, ":")):
-        axes.plot(d, smooth_l1(d, beta), color=colour, ls=dash, label=f"beta = {beta:.2g}")
-    axes.set(xlabel="error of a delta", ylabel="loss")
+    looks = (("1", 1.0, BLUE, "-"), ("1/9", 1 / 9, VERMILLION, (0, (4, 1.5))), ("0", 0.0, GREY, ":"))
+    for name, beta, colour, dash in looks:
+        axes.plot(d, smooth_l1(d, beta), color=colour, ls=dash, label=f"beta = {name}")
+    axes.set(xlabel="difference of predicted and target delta", ylabel="loss")
     axes.legend(frameon=False)
 
     share, axes = canvas()
     positives = np.array([1, 2, 5, 10, 20, 50, 128])
     all_anchors = positives / len(ANCHORS)
     drawn = positives / 256
-    axes.loglog(positives, drawn, "o-", color=BLUE, label="among the 256 drawn")
-    axes.loglog(positives, all_anchors, "x", color=VERMILLION, ls=(0, (4, 1.5)), label="among all anchors")
-    axes.set(xlabel="positive anchors in the image", ylabel="best constant answer", ylim=(3e-5, 1))
+    axes.loglog(positives, drawn, "o-", color=BLUE, label="of the 256 sampled anchors")
+    axes.loglog(positives, all_anchors, "x", color=VERMILLION, ls=(0, (4, 1.5)), label="of all anchors")
+    axes.set(xlabel="positive anchors in the image", ylabel="share of positives", ylim=(3e-5, 1))
     axes.legend(frameon=False)
     return {
-        "Smooth L1: beta 1 is Matterport's, 1/9 torchvision's, 0 (plain L1) Detectron2's": shape,
-        "The objectness that a network which looks at nothing should give": share,
+        "Smooth L1: beta is 1 in Matterport's code, 1/9 in torchvision's, 0 (L1) in Detectron2's": shape,
+        "Share of positive anchors. If every anchor gets the same objectness, this value has the lowest loss": share,
     }
 
 
@@ -179,17 +303,18 @@ def _():
                 """
                 ## What goes wrong without it
 
-                Without the low-quality rule small crystals and needles go untrained, see above. Without the draw, the
-                cheapest answer is a constant close to zero; **proposals that are all alike** are what a collapsed RPN
-                looks like. The square near zero in smooth L1 gives small errors small gradients; the straight part
-                keeps one wild anchor from ruling the step, which a plain square would allow.
+                Without the rule of the best anchor, the network is not trained on small crystals and needles, see
+                above. Without a balanced sample, an objectness close to zero everywhere already has a low loss. The RPN
+                can get stuck there; you notice it by **proposals that all look alike**.
+
+                Smooth L1 is quadratic near zero, so that small errors have small gradients, and linear further out, so
+                that one large error cannot dominate the gradient, as it would with a squared error.
                 """
             ),
             panels(loss_shapes()),
             mo.md(
                 "## Exercises\n\n**1.** `my_labels(table)`: `table[g][a]` is the IoU of crystal g with anchor a. "
-                "Answer 1, 0 "
-                "or -1 (ignore) for each anchor, at 0.7 and 0.3, with the low-quality rule."
+                "Return the label of each anchor: 1 (positive), 0 (negative) or -1 (ignored), by the rules above."
             ),
         ]
     )
@@ -199,7 +324,7 @@ def _():
 @app.cell
 def _():
     def my_labels(table):
-        """One of 1, 0, -1 for each column of the table."""
+        """A list with 1, 0 or -1 for each column of the table."""
         return None  # your turn
 
     return (my_labels,)
@@ -211,20 +336,22 @@ def check_labels(attempt):
     rule = partial(match, positive_iou=0.7, negative_iou=0.3, allow_low_quality=True)
     tables = [[[0.8, 0.5, 0.1]], [[0.8, 0.3, 0.0], [0.0, 0.4, 0.1]], [[0.2, 0.2, 0.1]], [[0.0, 0.0], [0.9, 0.2]]]
     cases = [((table,), np.asarray(rule(jnp.array(table)).label)) for table in tables]
-    hint = "Ties at a crystal's best IoU are all positive; a crystal whose best IoU is 0 claims none."
+    hint = "All anchors with a crystal's best IoU are positive, unless that IoU is 0."
     return grade(attempt, cases, hint=hint)
 
 
 @app.cell(hide_code=True)
 def _(my_labels):
-    mo.vstack([show(check_labels(my_labels)), mo.md("**2.** `my_smooth_l1(d, beta)` for one number d, beta > 0.")])
+    mo.vstack(
+        [show(check_labels(my_labels)), mo.md("**2.** `my_smooth_l1(d, beta)`: smooth L1 of one number, for beta > 0.")]
+    )
     return
 
 
 @app.cell
 def _():
     def my_smooth_l1(d, beta):
-        """The loss of one error."""
+        """The loss of one difference d."""
         return None  # your turn
 
     return (my_smooth_l1,)
@@ -235,7 +362,7 @@ def check_smooth_l1(attempt):
     """Exercise 2 against `smooth_l1`."""
     cases = [(d, beta) for beta in (1.0, 1 / 9) for d in (0.0, 0.05, -0.5, 2.0, -3.0)]
     right = [float(smooth_l1(jnp.array(d), beta)) for d, beta in cases]
-    return grade(attempt, list(zip(cases, right, strict=True)), hint="The two parts must meet at |d| = beta.")
+    return grade(attempt, list(zip(cases, right, strict=True)), hint="The two parts have the same value at |d| = beta.")
 
 
 @app.cell(hide_code=True)
@@ -245,8 +372,7 @@ def _(my_smooth_l1):
             show(check_smooth_l1(my_smooth_l1)),
             mo.md(
                 "**3.** `my_entropy(logit, positive)`: the binary cross entropy of one anchor. It must not overflow "
-                "for a "
-                "logit of -1000: a loss that is **NaN at step 1** often comes from here."
+                "for a logit of -1000: such an overflow is a common cause of a loss that is **NaN at step 1**."
             ),
         ]
     )
@@ -256,7 +382,7 @@ def _(my_smooth_l1):
 @app.cell
 def _():
     def my_entropy(logit, positive):
-        """- log of the probability that the sigmoid of the logit gives to the right answer."""
+        """Minus the logarithm of the probability of the true label; the sigmoid of the logit is that of 1."""
         return None  # your turn
 
     return (my_entropy,)
@@ -267,13 +393,13 @@ def check_entropy(attempt):
     """Exercise 3 against optax, which `rpn_losses` calls."""
     cases = [(0.0, True), (2.0, True), (2.0, False), (-3.0, True), (-1000.0, True), (1000.0, False), (1000.0, True)]
     right = [float(optax.sigmoid_binary_cross_entropy(jnp.array(z), jnp.array(float(p)))) for z, p in cases]
-    hint = "log(1 + exp(z)) for large z is z: write it as max(z, 0) + log1p(exp(-|z|)), with z = -logit for positives."
+    hint = "It is log(1 + exp(z)), with z = -logit for positives: write max(z, 0) + log1p(exp(-|z|))."
     return grade(attempt, list(zip(cases, right, strict=True)), hint=hint)
 
 
 @app.cell(hide_code=True)
 def _(my_entropy):
-    mo.vstack([show(check_entropy(my_entropy)), mo.md("**Next:** lesson 06, from all these anchors to proposals.")])
+    mo.vstack([show(check_entropy(my_entropy)), mo.md("**Next:** lesson 06, from anchors to proposals.")])
     return
 
 

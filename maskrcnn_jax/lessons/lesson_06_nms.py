@@ -16,10 +16,11 @@ with app.setup:
     from maskrcnn_jax.boxes.nms import nms
     from maskrcnn_jax.lessons.drops import scene
     from maskrcnn_jax.lessons.exercise import grade, show
+    from maskrcnn_jax.lessons.network import compiled, rpn_outputs
     from maskrcnn_jax.lessons.show import BLUE, GREY, ORANGE, VERMILLION, boxes_over, canvas, panels, photo, source
     from maskrcnn_jax.rpn.proposals import propose
 
-    N = 96  # boxes before suppression
+    N = 96  # boxes before NMS
 
 
 @app.cell(hide_code=True)
@@ -28,18 +29,20 @@ def _():
         r"""
         # 06 NMS and proposals
 
-        **What it is for.** Where there is a crystal, a dozen anchors say so. *Non-maximum suppression* (R-CNN, section
-        2.2) keeps the best of each bunch: go through the boxes from the best score down, and keep a box unless it
-        overlaps one that was kept by more than a threshold. The RPN does so before it hands over its proposals (Faster
-        R-CNN, section 3.3: at 0.7), and the box head once more at the end (at 0.3 in the paper's base, lesson 09).
+        **What it is for.** Several anchors around a crystal get a high objectness, so the RPN predicts the same crystal
+        several times. *Non-maximum suppression* (NMS; R-CNN, section 2.2) removes the duplicates: go through the boxes
+        by falling score, and keep a box unless its IoU with a box already kept exceeds a threshold. It is applied
+        twice: to the proposals of the RPN (Faster R-CNN, section 3.3, with threshold 0.7), and to the final detections
+        (lesson 09; Matterport's configuration has 0.3).
 
-        A loop over boxes is slow on an accelerator, and its length depends on the data. Here the loop is gone. With the
-        boxes sorted by score and $S_{ij} = 1$ if $i < j$ and their IoU is over the threshold, what greedy NMS keeps is
-        the only solution of
+        A loop over boxes is slow on an accelerator, and the number of its steps depends on the data. This package has
+        no such loop. Sort the boxes by score, let $S_{ij}$ be true if $i < j$ and the IoU of boxes $i$ and $j$ exceeds
+        the threshold, and let $k_j$ be true if box $j$ is kept. Then what the loop keeps is the only solution of
 
         $$k_j = \neg \bigvee_i (S_{ij} \wedge k_i)$$
 
-        Start from "all are kept" and apply the equation until nothing changes: a few rounds of one matrix product each.
+        Start with all boxes kept and apply the equation until nothing changes. This takes a few rounds, each of them
+        one product of a matrix and a vector.
         """
     )
     return
@@ -48,41 +51,35 @@ def _():
 @app.cell(hide_code=True)
 def _():
     threshold = mo.ui.slider(0.05, 1.0, step=0.05, value=0.5, label="IoU threshold", show_value=True)
-    score = mo.ui.slider(0.0, 0.95, step=0.05, value=0.0, label="least score", show_value=True)
+    score = mo.ui.slider(0.0, 0.95, step=0.05, value=0.0, label="score threshold", show_value=True)
     seed = mo.ui.slider(0, 15, value=6, label="drop", show_value=True)
-    mo.vstack([mo.md("## Thin them out"), mo.hstack([threshold, score, seed], wrap=True, justify="start")])
+    mo.vstack([mo.md("## Choose the thresholds"), mo.hstack([threshold, score, seed], wrap=True, justify="start")])
     return score, seed, threshold
 
 
 @app.function(hide_code=True)
 @lru_cache(maxsize=32)
 def candidates(seed):
-    """Boxes as an RPN gives them: many about each crystal, the nearer the surer, and some on nothing."""
-    drop, rng = scene(seed, crystals=8), np.random.default_rng(seed)
-    truth = drop.boxes[rng.integers(len(drop.boxes), size=N)]
-    sides = np.tile(truth[:, 2:] - truth[:, :2], 2)
-    boxes = truth + rng.normal(0, 0.13, (N, 4)) * sides
-    stray = rng.random(N) < 0.12
-    corner = rng.uniform(0, [270, 210], (N, 2))
-    boxes[stray] = np.concatenate([corner, corner + rng.uniform(12, 50, (N, 2))], 1)[stray]
-    boxes = np.clip(boxes, 0, [320, 256, 320, 256]).astype(np.float32)
-    best = np.asarray(iou(jnp.asarray(boxes), jnp.asarray(drop.boxes, jnp.float32))).max(1)
-    scores = np.clip(0.25 + 0.7 * best + rng.normal(0, 0.07, N), 0.01, 0.99).astype(np.float32)
-    return boxes, scores
+    """What the trained RPN predicts for a drop: the N anchors of highest objectness, moved by their deltas, [N, 4]; and
+    their objectness.
+    """
+    _, boxes, logits = jax.device_get(compiled(rpn_outputs)(scene(seed, crystals=8).image[None]))
+    best = np.argsort(-logits[0], kind="stable")[:N]
+    return boxes[0][best], (1 / (1 + np.exp(-logits[0][best]))).astype(np.float32)
 
 
 @app.function(hide_code=True)
 @jax.jit
-def suppress(boxes, scores, threshold, least):
-    """The package's `nms`, and the suppression matrix of the sorted boxes."""
-    kept, filled = nms(boxes, scores, iou_threshold=threshold, max_outputs=N, valid=scores >= least)
+def suppress(boxes, scores, threshold, lowest):
+    """The package's `nms` of the boxes from the lowest score up, and the matrix S of the sorted boxes."""
+    kept, filled = nms(boxes, scores, iou_threshold=threshold, max_outputs=N, valid=scores >= lowest)
     ranked = boxes[jnp.argsort(-scores)]
     return kept, filled, jnp.triu(iou(ranked, ranked) > threshold, 1)
 
 
 @app.function(hide_code=True)
 def rounds_of(matrix):
-    """How many boxes are kept after each round of the fixed point, until nothing changes."""
+    """How many boxes are kept after each application of the equation, until nothing changes."""
     keep, counts = np.ones(len(matrix), bool), [len(matrix)]
     while True:
         refined = ~np.any(matrix & keep[:, None], axis=0)
@@ -95,7 +92,7 @@ def rounds_of(matrix):
 @app.function(hide_code=True)
 @lru_cache(maxsize=32)
 def covers(seed):
-    """IoU of each crystal with each candidate, once a drop; zeros fill up to eight crystals (lesson 12 says why)."""
+    """IoU of each crystal with each candidate; padded with zeros to eight crystals (lesson 12 says why)."""
     truth, boxes = scene(seed, crystals=8).boxes, candidates(seed)[0]
     padded = np.zeros((8, 4), np.float32)
     padded[: len(truth)] = truth
@@ -104,7 +101,7 @@ def covers(seed):
 
 @app.function(hide_code=True)
 def found_and_double(seed, chosen):
-    """How many crystals the chosen boxes cover by half, and how many of the boxes cover one that another covers too."""
+    """How many crystals have an IoU of 0.5 or more with a chosen box, and how many such boxes are duplicates."""
     overlap = covers(seed)[:, chosen]
     hits = overlap.max(0) >= 0.5
     owners = set(overlap.argmax(0)[hits].tolist())
@@ -113,25 +110,28 @@ def found_and_double(seed, chosen):
 
 @app.function(hide_code=True)
 def picture(threshold, score, seed):
-    """All candidates, the survivors, and the rounds of the fixed point."""
+    """All candidates, those that NMS keeps, and the rounds it takes."""
     drop, (boxes, scores) = scene(seed, crystals=8), candidates(seed)
     kept, filled, matrix = jax.device_get(suppress(boxes, scores, threshold, score))
     alive, taking_part = kept[filled], scores >= score
     before, axes = photo(drop.image)
     boxes_over(axes, boxes[taking_part], ORANGE, width=0.9, halo=False)
     after, axes = photo(drop.image)
-    boxes_over(axes, boxes[alive], BLUE, width=1.8)
+    on_crystal = (covers(seed)[:, alive] >= 0.5).any(0)
+    boxes_over(axes, boxes[alive][~on_crystal], ORANGE, width=1.0, dash=(0, (4, 1.5)), halo=False)
+    boxes_over(axes, boxes[alive][on_crystal], BLUE, width=1.8)
     part = matrix[np.ix_(np.sort(scores)[::-1] >= score, np.sort(scores)[::-1] >= score)]
     counts = rounds_of(part)
     settling, axes = canvas()
     axes.plot(range(len(counts)), counts, "o-", color=BLUE)
     axes.axhline(len(alive), color=GREY, ls=":", lw=1)
-    axes.set(xlabel="round", ylabel="boxes that count as kept", ylim=(0, N + 4), xticks=range(max(len(counts), 4)))
+    axes.set(xlabel="round", ylabel="boxes kept", ylim=(0, N + 4), xticks=range(max(len(counts), 4)))
     found, double = found_and_double(seed, alive)
     return {
-        f"{int(taking_part.sum())} candidates": before,
-        f"{len(alive)} left: {found} of {len(drop.boxes)} crystals found, {double} of them told again": after,
-        f"Settled after {len(counts) - 1} rounds, where a loop would take {int(taking_part.sum())}": settling,
+        f"The {int(taking_part.sum())} candidates: predicted by the RPN of a trained network": before,
+        f"{len(alive)} boxes kept. Blue: on crystals (IoU of 0.5 or more). {found} of {len(drop.boxes)} crystals "
+        f"found; {double} boxes are duplicates, {len(alive) - found - double} (orange) are on no crystal": after,
+        f"Nothing changes after {len(counts) - 1} rounds; a loop takes {int(taking_part.sum())} steps": settling,
     }
 
 
@@ -147,13 +147,13 @@ def _():
         [
             mo.md(
                 """
-                At a threshold of 1.0 nothing is suppressed. Slide down: repeats go first, and at 0.05 crystals that
-                touch begin to lose their neighbours. There is no right value for a shower of needles; boxes of two
-                needles that cross overlap more than two detections of one.
+                With an IoU threshold of 1.0 nothing is suppressed. Lower it: first duplicates disappear, then also
+                boxes of crystals that lie close to each other. No threshold suits needles that cross: the boxes of two
+                needles can overlap more than two boxes of the same needle.
 
-                The rest of making proposals is bookkeeping: of each level take the best few hundred anchors by
-                objectness, move them by their deltas, clip them to the image, suppress, keep the best of all levels.
-                Everything has a fixed number of slots, and a mask says which are filled: lesson 12 says why.
+                The other steps to proposals are simple. Of each level take the few hundred anchors of highest
+                objectness, apply their deltas, clip the boxes to the image, apply NMS, and keep the best of all levels.
+                The number of proposals is fixed, and a mask says which of them are valid (lesson 12 explains why).
                 """
             ),
             source(nms, propose),
@@ -164,7 +164,7 @@ def _():
 
 @app.function(hide_code=True)
 def with_and_without():
-    """Over sixteen drops: crystals found, and repeats, for thresholds from 0.05 to no suppression."""
+    """Recall, and the share of boxes on crystals that are not duplicates, of sixteen drops, against the threshold."""
     thresholds = np.arange(0.05, 1.01, 0.05)
     found, double, there = np.zeros(len(thresholds)), np.zeros(len(thresholds)), 0
     for seed in range(16):
@@ -176,13 +176,17 @@ def with_and_without():
             found[i] += hits
             double[i] += repeats
     recall, axes = canvas()
-    axes.plot(thresholds, found / there, color=BLUE, label="crystals found")
+    axes.plot(thresholds, found / there, color=BLUE, label="recall: crystals found")
     axes.plot(
-        thresholds, found / np.maximum(found + double, 1), color=VERMILLION, ls=(0, (4, 1.5)), label="not repeats"
+        thresholds,
+        found / np.maximum(found + double, 1),
+        color=VERMILLION,
+        ls=(0, (4, 1.5)),
+        label="correct boxes without duplicates",
     )
     axes.set(xlabel="IoU threshold", ylabel="share", ylim=(0, 1.03))
     axes.legend(frameon=False, loc="lower left")
-    return {"Crystals found, and the share of right boxes that are not repeats, over sixteen drops": recall}
+    return {"Over 16 drops: share of the crystals found; share of the boxes on crystals that are no duplicates": recall}
 
 
 @app.cell(hide_code=True)
@@ -193,15 +197,15 @@ def _():
                 """
                 ## What goes wrong without it
 
-                Without NMS (1.0, at the right end) nothing more is found, and nearly every box that is right says what
-                another has said. All of these count as false: precision falls to that curve, and a count of crystals is
-                worthless.
+                Without NMS (a threshold of 1.0, at the right end), few more crystals are found, and most of the boxes
+                on crystals are duplicates. A duplicate counts as a false positive (lesson 11), so precision drops to
+                this curve at best, and the number of boxes no longer says how many crystals there are.
                 """
             ),
             panels(with_and_without()),
             mo.md(
-                "## Exercises\n\n**1.** `my_nms(overlap, scores, threshold)`: the indices that greedy NMS keeps, best "
-                "first. `overlap[i][j]` is the IoU of boxes i and j."
+                "## Exercises\n\n**1.** `my_nms(overlap, scores, threshold)`: the indices of the boxes that NMS keeps, "
+                "highest score first. `overlap[i][j]` is the IoU of boxes i and j."
             ),
         ]
     )
@@ -211,7 +215,7 @@ def _():
 @app.cell
 def _():
     def my_nms(overlap, scores, threshold):
-        """A list of indices, best first."""
+        """A list of indices, highest score first."""
         return None  # your turn
 
     return (my_nms,)
@@ -231,7 +235,7 @@ def check_nms(attempt):
         kept, filled = nms(jnp.asarray(row), jnp.array(scores), iou_threshold=threshold, max_outputs=5)
         overlap = np.asarray(iou(jnp.asarray(row), jnp.asarray(row))).round(3).tolist()
         cases.append(((overlap, scores, threshold), np.asarray(kept)[np.asarray(filled)]))
-    hint = "A box that was itself suppressed suppresses nobody; of equal scores the lower index goes first."
+    hint = "A suppressed box suppresses no other; of equal scores the lower index comes first."
     return grade(attempt, cases, hint=hint)
 
 
@@ -240,7 +244,9 @@ def _(my_nms):
     mo.vstack(
         [
             show(check_nms(my_nms)),
-            mo.md("**2.** `my_round(suppresses, keep)`: one round of the equation above, for lists of True and False."),
+            mo.md(
+                "**2.** `my_round(suppresses, keep)`: apply the equation once; `suppresses[i][j]` is S, `keep[i]` is k."
+            ),
         ]
     )
     return
@@ -257,7 +263,7 @@ def _():
 
 @app.function(hide_code=True)
 def check_round(attempt):
-    """Exercise 2, by the equation."""
+    """Exercise 2 against the equation in NumPy."""
     matrix = np.triu(np.array([[0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]], bool), 1)
     cases, keep = [], np.ones(4, bool)
     for _ in range(4):
@@ -269,7 +275,7 @@ def check_round(attempt):
 
 @app.cell(hide_code=True)
 def _(my_round):
-    mo.vstack([show(check_round(my_round)), mo.md("**Next:** lesson 07, features out of each proposal.")])
+    mo.vstack([show(check_round(my_round)), mo.md("**Next:** lesson 07, the features of each proposal.")])
     return
 
 

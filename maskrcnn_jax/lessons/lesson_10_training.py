@@ -1,4 +1,4 @@
-"""Lesson 10: training on drops, half a minute of it."""
+"""Lesson 10: a short training on drops."""
 
 import marimo
 
@@ -18,15 +18,13 @@ with app.setup:
     from maskrcnn_jax.lessons.drops import scene
     from maskrcnn_jax.lessons.exercise import grade, show
     from maskrcnn_jax.lessons.network import every_stage, program
-    from maskrcnn_jax.lessons.short_training import EVERY, STEPS, trained
+    from maskrcnn_jax.lessons.short_training import EVERY, HELD_OUT, STEPS, TOO_FAST, trained
     from maskrcnn_jax.lessons.show import BLUE, GREY, ORANGE, VERMILLION, canvas, panels, source
     from maskrcnn_jax.roi.masks import paste
     from maskrcnn_jax.training.optimizer import make_optimizer, make_schedule
     from maskrcnn_jax.training.state import trainable_filter
     from maskrcnn_jax.training.step import make_step
     from maskrcnn_jax.training.transfer import replace_classes
-
-    HELD_OUT = tuple(range(4, 10))
 
 
 @app.cell(hide_code=True)
@@ -35,22 +33,52 @@ def _():
         r"""
         # 10 Training on drops
 
-        **What it is for.** Nobody has outlined enough crystals to train a deep network from nothing. Qin et al. start
-        from weights that learnt on COCO (Crystals 2021, section 2.2): what an edge or a corner is need not be learnt
-        again, only what a crystal is. The outputs that depend on the classes start anew; the rest is kept, and may be
-        frozen at first.
+        **What it is for.** To train a deep network from random weights takes far more outlined crystals than a
+        laboratory has. Qin et al. therefore start from weights trained on the photographs of COCO (Crystals 2021,
+        section 2.2): a backbone that recognises edges and corners there recognises them in micrographs too. Only the
+        output layers, which depend on the classes, start with random weights. All other weights are kept, and the
+        backbone is often frozen at first. This is *transfer learning*.
 
-        A step draws anchors and proposals (lessons 05 and 08), sums the five losses, and moves the weights against the
-        gradient $g$, after cutting its length (Matterport: at 5),
+        A training step samples anchors and proposals (lessons 05 and 08), adds the five losses, and changes the weights
+        against the gradient $g$. The gradient is first *clipped*: if its norm exceeds $c$ (5 in Matterport's
+        configuration), it is scaled down to it,
 
         $$g \leftarrow g \cdot \min\left(1, \frac{c}{\lVert g \rVert}\right)$$
 
-        at a rate that falls from $\eta$ to 0 like half a cosine (SGDR, eq. 5), after a linear warm-up:
+        The learning rate rises linearly in a short *warm-up*, and then falls from $\eta$ to 0 as half a cosine (SGDR,
+        eq. 5):
 
         $$\eta_t = \frac{\eta}{2} \left(1 + \cos \frac{\pi t}{T}\right)$$
 
-        Below, thirty steps of one drop each run when the lesson is opened: the small network that knows shapes is
-        taught drops, its backbone frozen. What took the demo ten minutes is only begun here.
+        Below, a small network is trained when you open the lesson, with one drop per step. It was trained on drawn
+        shapes before; here its backbone is frozen, and the output layers of both heads are new.
+        """
+    )
+    return
+
+
+@app.function(hide_code=True)
+def fall_of_the_loss():
+    """The total loss on the held-out drops before and after the training."""
+    held_out = trained().held_out
+    return held_out[0]["total"], held_out[max(held_out)]["total"]
+
+
+@app.cell(hide_code=True)
+def _():
+    with mo.status.progress_bar(
+        total=STEPS + TOO_FAST + 1,
+        title="Training",
+        subtitle="the first step also compiles the program",
+        remove_on_exit=True,
+        disabled=not mo.running_in_notebook(),
+    ) as _bar:
+        trained(lambda text: _bar.update(subtitle=text))
+    _before, _after = fall_of_the_loss()
+    mo.md(
+        f"""
+        **Done:** {STEPS} steps of one drop each. On {len(HELD_OUT)} *held-out* drops, which are not trained on, the sum
+        of the five losses fell from {_before:.2f} to {_after:.2f}.
         """
     )
     return
@@ -60,7 +88,7 @@ def _():
 def _():
     step = mo.ui.slider(0, STEPS, step=EVERY, value=STEPS, label="after step", show_value=True)
     seed = mo.ui.slider(HELD_OUT[0], HELD_OUT[-1], value=6, label="held-out drop", show_value=True)
-    score = mo.ui.slider(0.1, 0.9, step=0.05, value=0.5, label="least score", show_value=True)
+    score = mo.ui.slider(0.1, 0.9, step=0.05, value=0.5, label="score threshold", show_value=True)
     mo.vstack([mo.md("## Watch it learn"), mo.hstack([step, seed, score], wrap=True, justify="start")])
     return score, seed, step
 
@@ -68,8 +96,8 @@ def _():
 @app.function(hide_code=True)
 @lru_cache(maxsize=64)
 def detected(step, seed):
-    """Scores and full masks on a held-out drop, of the weights after a step."""
-    found = jax.device_get(program(every_stage)(trained()[1][step], scene(seed, light=0.2).image[None]).detections)
+    """Scores and full-size masks on a held-out drop, with the weights after a number of steps."""
+    found = jax.device_get(program(every_stage)(trained().weights[step], scene(seed, light=0.2).image[None]).detections)
     valid = found.valid[0]
     masks = [
         paste(m, b, height=256, width=320) for m, b in zip(found.masks[0][valid], found.boxes[0][valid], strict=True)
@@ -79,7 +107,7 @@ def detected(step, seed):
 
 @app.function(hide_code=True)
 def score_of(step):
-    """The paper's mAP at an IoU of 0.5 over the held-out drops."""
+    """The paper's mAP of the held-out drops at an IoU threshold of 0.5, after a number of steps."""
     truths, predictions = [], []
     for seed in HELD_OUT:
         scores, masks = detected(step, seed)
@@ -91,8 +119,8 @@ def score_of(step):
 
 @app.function(hide_code=True)
 def picture(step, seed, score):
-    """A held-out drop with its detections, and the five losses so far."""
-    drop, (scores, masks), metrics = scene(seed, light=0.2), detected(step, seed), trained()[0]
+    """A held-out drop with its detections, and the five losses on the held-out drops."""
+    drop, (scores, masks), held_out = scene(seed, light=0.2), detected(step, seed), trained().held_out
     kept = scores >= score
     outlined = draw_outlines(drop.image, masks[kept], scores=scores[kept], scale=2)
     losses, axes = canvas(4.6, 3.4)
@@ -104,15 +132,13 @@ def picture(step, seed, score):
         ("#009e73", (0, (5, 1, 1, 1))),
     )
     for name, (colour, dash) in zip(("roi_class", "roi_box", "roi_mask", "rpn_class", "rpn_box"), looks, strict=True):
-        values = np.array([m[name] for m in metrics[:STEPS]])
-        smooth = np.convolve(np.pad(values, 2, mode="edge"), np.ones(5) / 5, mode="valid")
-        axes.plot(range(1, STEPS + 1), smooth, color=colour, ls=dash, label=name)
-    axes.axvline(max(step, 0.5), color="black", lw=0.8)
-    axes.set(xlabel="step", ylabel="loss, mean of five steps", ylim=(0, 1.6), xlim=(0, STEPS + 1))
-    axes.legend(frameon=False, ncols=2, fontsize=8, loc="upper center")
+        axes.plot(list(held_out), [m[name] for m in held_out.values()], "o", color=colour, ls=dash, label=name, ms=4)
+    axes.axvline(step, color="black", lw=0.8)
+    axes.set(xlabel="steps", ylabel="loss", ylim=(0, 1.2), xlim=(-1, STEPS + 1))
+    axes.legend(frameon=False, ncols=2, fontsize=8, loc="upper right")
     return {
-        f"After {step} steps: {int(kept.sum())} detections, {len(drop.boxes)} crystals are there": outlined,
-        "The five losses": losses,
+        f"After {step} steps: {int(kept.sum())} detections; the drop holds {len(drop.boxes)} crystals": outlined,
+        f"The five losses, mean of {len(HELD_OUT)} held-out drops": losses,
     }
 
 
@@ -124,14 +150,14 @@ def _(score, seed, step):
 
 @app.function(hide_code=True)
 def progress():
-    """MAP on the held-out drops after every ten steps."""
+    """Chart of the mAP of the held-out drops after every ten steps."""
     steps = list(range(0, STEPS + 1, EVERY))
     chart, axes = canvas()
     values = [score_of(step) for step in steps]
     axes.plot(steps, values, "o-", color=BLUE)
     for step, value in zip(steps, values, strict=True):
         axes.text(step, value + 0.03, f"{value:.2f}", ha="center", fontsize=9)
-    axes.set(xlabel="step", ylabel="mAP at an IoU of 0.5", ylim=(0, 1), xticks=steps)
+    axes.set(xlabel="steps", ylabel="mAP at an IoU threshold of 0.5", ylim=(0, 1), xticks=steps)
     return chart
 
 
@@ -141,12 +167,13 @@ def _():
         [
             mo.md(
                 """
-                One drop a step makes the losses noisy. Look at detections and at a score on drops that were held out: a
-                falling loss can hide boxes that never leave their anchors, or a class that is always background. Thirty
-                steps on the heads alone are too few to promise anything; the curve below says what they did.
+                The losses of single steps are noisy, because each step sees another drop. So judge a training by drops
+                that it does not see, and not by the loss alone. Look at the detections and compute a metric (lesson
+                11): the loss can fall while all boxes stay at their anchors, or while every proposal is classified as
+                background. A few dozen steps only start the training; `crystal demo` trains for about ten minutes.
                 """
             ),
-            panels({f"The paper's mAP over {len(HELD_OUT)} drops that were never trained on": progress()}),
+            panels({f"The paper's mAP of the {len(HELD_OUT)} held-out drops": progress()}),
             source(make_step, make_optimizer, make_schedule, trainable_filter, replace_classes),
         ]
     )
@@ -155,9 +182,9 @@ def _():
 
 @app.function(hide_code=True)
 def too_fast():
-    """The total loss through the sound part and after it, at a rate of 30."""
+    """The total loss of each step of the training, and of the steps after it at a rate of 30."""
     chart, axes = canvas()
-    totals = np.array([m["total"] for m in trained()[0]])
+    totals = np.array([m["total"] for m in trained().steps])
     finite = np.where(np.isfinite(totals), totals, np.nan)
     axes.semilogy(range(1, len(totals) + 1), finite, "o-", color=BLUE, ms=3)
     axes.axvspan(STEPS + 1, len(totals) + 0.5, color=VERMILLION, alpha=0.2)
@@ -171,21 +198,22 @@ def _():
         [
             mo.md(
                 """
-                ## What goes wrong without a sound rate
+                ## What goes wrong when the learning rate is too high
 
-                The shaded steps have a learning rate of 30. Clipping bounds the gradient, and Adam makes every weight's
-                step about as long as the rate, whatever the gradient was: one step is enough to lose everything. A
-                **loss that is NaN at step 1** has other reasons: pixels that were not normalised, a box without area,
-                weights that do not belong to their config. `make_step` skips a step whose gradients are not finite and
-                says so (`skipped`), and `crystal train` gives up after several in a row, with the last good weights
-                saved.
+                The shaded steps have a learning rate of 30. Clipping the gradient does not help: Adam divides it by its
+                own magnitude, so that every weight changes by about the learning rate. One such step destroys what was
+                learnt.
+
+                A **loss that is NaN at step 1** has other causes: pixels that are not normalised, a box of zero area,
+                or weights that do not fit the configuration. `make_step` skips an update whose gradients are not finite
+                and counts it in the metric `skipped`. After several in a row `crystal train` stops, with the last good
+                weights saved.
                 """
             ),
-            panels({"Total loss; shaded: a learning rate of 30": too_fast()}),
+            panels({"Total loss of each step; shaded: with a learning rate of 30": too_fast()}),
             mo.md(
-                "## Exercises\n\n**1.** `my_rate(step, rate, steps, warmup)`: linear from 0 to `rate` over the first "
-                "`warmup` "
-                "steps, then half a cosine that reaches 0 at `steps`."
+                "## Exercises\n\n**1.** `my_rate(step, rate, steps, warmup)`: the learning rate, linear from 0 to "
+                "`rate` over the first `warmup` steps, then half a cosine that reaches 0 at `steps`."
             ),
         ]
     )
@@ -211,7 +239,7 @@ def check_rate(attempt):
             ((t, rate, steps, warmup), float(np.asarray(schedule(t))))
             for t in (0, warmup // 2, warmup, steps // 2, steps)
         ]
-    hint = "The cosine runs over the steps after the warm-up: from warmup to steps."
+    hint = "The cosine spans the steps after the warm-up, from warmup to steps."
     return grade(attempt, cases, hint=hint, tolerance=1e-6)
 
 
@@ -221,9 +249,8 @@ def _(my_rate):
         [
             show(check_rate(my_rate)),
             mo.md(
-                "**2.** `my_clip(gradients, longest)`: a list of lists (a gradient for each weight tensor), cut by "
-                "their "
-                "*global* norm, that of all numbers together."
+                "**2.** `my_clip(gradients, longest)`: clip the gradients, a list for each weight tensor, by their "
+                "*global* norm, the norm of all numbers together, to at most `longest`."
             ),
         ]
     )
@@ -233,7 +260,7 @@ def _(my_rate):
 @app.cell
 def _():
     def my_clip(gradients, longest):
-        """The gradients, scaled by one number if they are too long together."""
+        """The gradients, all multiplied by the same factor if their global norm is too large."""
         return None  # your turn
 
     return (my_clip,)
@@ -251,12 +278,16 @@ def check_clip(attempt):
         rule = optax.clip_by_global_norm(longest)
         tree = [jnp.array(g) for g in gradients]
         cases.append(((gradients, longest), np.array(jax.tree.leaves(rule.update(tree, rule.init(tree))[0]))))
-    return grade(attempt, cases, hint="One norm over everything, one factor for everything; short gradients stay.")
+    return grade(
+        attempt,
+        cases,
+        hint="One norm of all numbers, one factor for all of them; gradients within the limit stay as they are.",
+    )
 
 
 @app.cell(hide_code=True)
 def _(my_clip):
-    mo.vstack([show(check_clip(my_clip)), mo.md("**Next:** lesson 11, how good is good?")])
+    mo.vstack([show(check_clip(my_clip)), mo.md("**Next:** lesson 11, how to measure the result.")])
     return
 
 

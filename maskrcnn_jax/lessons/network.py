@@ -5,6 +5,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from crystal.training.starting_weights import SHAPES
@@ -37,6 +38,17 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 def not_yet_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """As `compiled`, but shared with nobody, so that its first call is one."""
     return partial(program.__wrapped__(function), nnx.split(pretrained())[1])
+
+
+def rpn_outputs(model: MaskRCNN, images: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Objectness logits of all anchors [b, a], and the candidates for proposals before NMS: boxes [b, n, 4], logits
+    [b, n].
+    """
+    objectness, deltas = model.rpn(model.features(images)[1])
+    _, height, width, _ = images.shape
+    windows = jnp.tile(jnp.array([0.0, 0.0, width, height]), (len(images), 1))
+    ranked = model.rank(objectness, deltas, windows, size=(height, width))
+    return objectness, ranked.boxes, ranked.scores
 
 
 def every_stage(model: MaskRCNN, images: Any) -> Stages:
