@@ -1,4 +1,4 @@
-"""Lesson 08: box head and mask head, and the three losses of the second stage."""
+"""Lesson 08: box head and mask head, and their three losses."""
 
 import marimo
 
@@ -19,7 +19,18 @@ with app.setup:
     from maskrcnn_jax.lessons.drops import scene
     from maskrcnn_jax.lessons.exercise import grade, show
     from maskrcnn_jax.lessons.network import compiled, pyramid_of
-    from maskrcnn_jax.lessons.show import BLUE, GREY, ORANGE, VERMILLION, boxes_over, canvas, panels, photo, source
+    from maskrcnn_jax.lessons.show import (
+        BLUE,
+        GREY,
+        ORANGE,
+        PINK,
+        VERMILLION,
+        boxes_over,
+        canvas,
+        panels,
+        photo,
+        source,
+    )
     from maskrcnn_jax.roi.box_head import BoxHead
     from maskrcnn_jax.roi.loss import roi_losses
     from maskrcnn_jax.roi.mask_head import MaskHead
@@ -36,20 +47,23 @@ def _():
         r"""
         # 08 Box and mask heads, and their losses
 
-        **What it is for.** A proposal is a guess. For each, the *box head* says what it is and how to move it a last
-        time, out of 7x7 pooled features; the *mask head* draws the outline, out of 14x14 of them, as 28x28 cells over
-        the box (Mask R-CNN, section 3 and figure 4; Crystals 2021, section 2.4). They are trained together with
+        **What it is for.** A proposal is only a first estimate of a box. From its features, pooled to 7x7 cells, the
+        *box head* predicts the class and the deltas to a better box. From features pooled to 14x14 cells the *mask
+        head* predicts the mask, as 28x28 probabilities over the box (Mask R-CNN, section 3 and figure 4; Crystals 2021,
+        section 2.4). Both are trained together with the loss (Crystals 2021, eq. 1)
 
         $$L = L_{cls} + L_{box} + L_{mask}$$
 
-        (Crystals 2021, eq. 1). $L_{cls}$ is the cross entropy over the classes, background among them. $L_{box}$ is
-        smooth L1 on the deltas of the *true* class, for proposals on a crystal only. $L_{mask}$ is the binary cross
-        entropy of each of the $m^2$ cells,
+        $L_{cls}$ is the cross entropy over all classes, with background as class 0. $L_{box}$ is smooth L1 (lesson 05)
+        of the deltas for the *true* class. $L_{mask}$ is the mean binary cross entropy over the $m^2$ cells of the
+        mask,
 
         $$L_{mask} = -\frac{1}{m^2} \sum_{ij} \left[ y_{ij} \log \hat{y}_{ij} + (1 - y_{ij}) \log (1 - \hat{y}_{ij})
         \right]$$
 
-        of the *true class's* mask alone: what the crystal is, the box head has to say.
+        with $y$ the target and $\hat{y}$ the prediction for the *true* class. There is one mask per class, and masks of
+        other classes do not enter the loss: only the box head has to tell the classes apart. $L_{box}$ and $L_{mask}$
+        are computed for positive proposals only, those with an IoU of 0.5 or more with a crystal.
         """
     )
     return
@@ -59,14 +73,13 @@ def _():
 def _():
     right = mo.ui.slider(-30, 30, value=7, label="proposal moved right", show_value=True)
     down = mo.ui.slider(-30, 30, value=-5, label="moved down", show_value=True)
-    size = mo.ui.slider(0.5, 2.0, step=0.05, value=1.15, label="times as large", show_value=True)
+    size = mo.ui.slider(0.5, 2.0, step=0.05, value=1.15, label="size times", show_value=True)
     crystal = mo.ui.slider(0, 5, value=0, label="crystal", show_value=True)
     mo.vstack(
         [
             mo.md(
-                "## Hand the heads a bad proposal\n\nOrange: the proposal. White: the truth. Blue: what the box head "
-                "makes "
-                "of it. The network has seen shapes, never a drop."
+                "## Move a proposal away from a crystal\n\nThe network was trained on drawn shapes and has never seen "
+                "a drop. Crystals are numbered from the largest, 0."
             ),
             mo.hstack([right, down, size, crystal], wrap=True, justify="start"),
         ]
@@ -83,7 +96,7 @@ def features():
 
 @app.function(hide_code=True)
 def heads(model, pyramid, boxes):
-    """Of boxes [1, r, 4]: class logits, deltas, refined boxes, mask logits there, and those of the refined boxes."""
+    """For boxes [1, r, 4]: class logits, deltas, refined boxes, mask logits, and mask logits of the refined boxes."""
     logits, deltas = model.classify(Pyramid(*pyramid), boxes)
     refined = decode(deltas[:, :, 1], boxes, model.config.roi.coding.weights)
     outlines = model.outline(Pyramid(*pyramid), boxes)
@@ -99,7 +112,7 @@ def heads(model, pyramid, boxes):
 @app.function(hide_code=True)
 @jax.jit
 def three_losses(logits, deltas, mask_logits, box, truth, mask):
-    """The package's losses of one proposal that belongs to `truth`; the mask's target is cut out of the frame."""
+    """The package's losses of one positive proposal, and the mask's target: `mask` cut out at the proposal."""
     frame = jnp.array([[0.0, 0.0, SIZE[1], SIZE[1]]])
     adaptive = Sampling(sampling_ratio=0)
     cut = mask_targets(box, jnp.array([0]), mask, frame, size=mask_logits.shape[1], sampling=adaptive, binary=True)
@@ -146,12 +159,19 @@ def picture(right, down, size, crystal):
     before, after = (float(iou(jnp.asarray(b)[None], jnp.asarray(truth)[None]).item()) for b in (box, refined))
 
     over, axes = photo(drop.image)
-    boxes_over(axes, truth[None], "white", width=1.4)
-    boxes_over(axes, box[None], ORANGE, width=1.8, dash=(0, (4, 2)))
-    boxes_over(axes, refined[None], BLUE, width=1.8)
+    looks = (
+        (truth, "white", 1.4, "-", "true box"),
+        (box, ORANGE, 1.8, (0, (4, 2)), "proposal"),
+        (refined, BLUE, 1.8, "-", "refined box"),
+    )
+    for outline, colour, width, dash, name in looks:
+        boxes_over(axes, outline[None], colour, width=width, dash=dash)
+        axes.plot([], [], color=colour, ls=dash, label=name)
     pasted = paste(cells, refined, height=SIZE[0], width=SIZE[1])
     if pasted.any():
-        axes.contour(np.arange(SIZE[1]) + 0.5, np.arange(SIZE[0]) + 0.5, pasted, [0.5], colors=[ORANGE], linewidths=1.2)
+        axes.contour(np.arange(SIZE[1]) + 0.5, np.arange(SIZE[0]) + 0.5, pasted, [0.5], colors=[PINK], linewidths=1.4)
+    axes.plot([], [], color=PINK, label="predicted mask")
+    axes.legend(fontsize=7, ncols=2, loc="lower left", facecolor="#444444", labelcolor="white", framealpha=0.8)
     drawn, axes = canvas(3.3, 3.3, frame=False)
     axes.imshow(np.asarray(jax.nn.sigmoid(outlines[0, ..., 1])), cmap="cividis", vmin=0, vmax=1)
     axes.contour(np.asarray(wanted), [0.5], colors=["white"], linewidths=2)
@@ -162,9 +182,10 @@ def picture(right, down, size, crystal):
         axes.text(place, value, f"{value:.2f}", ha="center", va="bottom", fontsize=9)
     axes.set(ylabel="loss", ylim=(0, max(1.5, 1.15 * max(values))))
     return {
-        f"Object at {probability:.2f}. IoU with the truth: {before:.2f} before the box head, {after:.2f} after": over,
-        "The 28x28 cells that the mask head gives for the orange box; white: its target": drawn,
-        "The three losses of this one proposal, were it a positive": bars,
+        f"Probability of an object: {probability:.2f}. IoU with the true box: proposal {before:.2f}, refined box "
+        f"{after:.2f}": over,
+        "The 28x28 cells that the mask head predicts for the proposal; white: outline of its target": drawn,
+        "The three losses of this proposal, taken as positive": bars,
     }
 
 
@@ -180,14 +201,14 @@ def _():
         [
             mo.md(
                 """
-                A proposal that is half off still leads to the crystal: the blue box finds its way back. Move it further
-                and the class gives way first. The mask's target is whatever part of the crystal lies *in the proposal*;
-                at inference the mask is drawn for the refined box instead, so it meets better boxes than it was trained
-                on.
+                The box head corrects a proposal that is off by half its size. Move the proposal further away, and the
+                refined box no longer returns to the crystal. In training, the target of the mask is the part of the
+                crystal that lies *in the proposal*. At inference the mask is predicted for the refined box: the boxes
+                are then better than those the mask head was trained on.
 
-                A fresh head says "all classes alike" and "do not move" (Fast R-CNN, section 3.1): its last layers start
-                with tiny weights. **A loss that is NaN at step 1** is often one that did not, or pixels that were not
-                normalised.
+                The output layers start with small random weights (Fast R-CNN, section 3.1), so that an untrained head
+                predicts about equal probabilities and deltas near zero. Large initial weights, or pixels that are not
+                normalised, are common causes of a **loss that is NaN at step 1**.
                 """
             ),
             source(BoxHead, MaskHead, roi_targets, roi_losses),
@@ -198,19 +219,19 @@ def _():
 
 @app.function(hide_code=True)
 def left_out():
-    """Boxes without the box head's last move; and masks that compete between classes."""
+    """IoU of proposals and of refined boxes; and the loss of a mask cell with a sigmoid and with a softmax."""
     truth = largest()[0][0].astype(np.float32)
     shifts = np.linspace(-24, 24, 25)
     boxes = np.stack([displaced(truth, shift, 0.4 * shift, 1.1) for shift in shifts])
     refined = np.asarray(compiled(heads)(features(), boxes[None])[2])
     moved, axes = canvas()
     for which, colour, dash, name in (
-        (refined, BLUE, "-", "refined"),
-        (boxes, VERMILLION, (0, (4, 1.5)), "as proposed"),
+        (refined, BLUE, "-", "refined box"),
+        (boxes, VERMILLION, (0, (4, 1.5)), "proposal"),
     ):
         overlap = np.asarray(iou(jnp.asarray(which), jnp.asarray(truth)[None]))[:, 0]
         axes.plot(shifts, overlap, color=colour, ls=dash, label=name)
-    axes.set(xlabel="proposal moved right, pixels", ylabel="IoU with the truth", ylim=(0, 1))
+    axes.set(xlabel="proposal moved right, pixels", ylabel="IoU with the true box", ylim=(0, 1))
     axes.legend(frameon=False, loc="lower center")
 
     rival, axes = canvas()
@@ -219,13 +240,13 @@ def left_out():
     competing = optax.softmax_cross_entropy_with_integer_labels(
         jnp.stack([jnp.full(81, 2.0), other], 1), jnp.zeros(81, int)
     )
-    axes.plot(other, alone, color=BLUE, label="a sigmoid a class")
-    axes.plot(other, competing, color=VERMILLION, ls=(0, (4, 1.5)), label="softmax over classes")
-    axes.set(xlabel="logit of another class's mask in this cell", ylabel="loss of the true class, logit 2")
+    axes.plot(other, alone, color=BLUE, label="a sigmoid per class")
+    axes.plot(other, competing, color=VERMILLION, ls=(0, (4, 1.5)), label="a softmax over classes")
+    axes.set(xlabel="logit of another class's mask in this cell", ylabel="loss (logit of the true class: 2)")
     axes.legend(frameon=False)
     return {
-        "What the box head's last move is worth": moved,
-        "With a softmax, a cell of a sure mask costs more the surer another class's mask is": rival,
+        "What the box head gains: IoU before and after it": moved,
+        "With a softmax, the loss of a cell also depends on the masks of other classes": rival,
     }
 
 
@@ -237,13 +258,14 @@ def _():
                 """
                 ## What goes wrong without it
 
-                Leave out the second move and boxes are as coarse as the proposals; every mask is then drawn over a box
-                that cuts its crystal. Let masks of classes compete (a softmax over classes instead of a sigmoid each)
-                and the paper loses 5.5 points of mask AP (Mask R-CNN, table 2b).
+                Without the deltas of the box head, final boxes are only as good as the proposals, and a box that cuts
+                off part of its crystal also cuts off its mask. With a softmax over the classes of each cell, in place
+                of an independent sigmoid for each class, the masks of the classes compete; Mask R-CNN then loses 5.5
+                points of mask AP (table 2b).
                 """
             ),
             panels(left_out()),
-            mo.md("## Exercises\n\n**1.** `my_cross_entropy(logits, true_class)` for one proposal."),
+            mo.md("## Exercises\n\n**1.** `my_cross_entropy(logits, true_class)`: $L_{cls}$ of one proposal."),
         ]
     )
     return
@@ -252,7 +274,7 @@ def _():
 @app.cell
 def _():
     def my_cross_entropy(logits, true_class):
-        """- log of the softmax probability of the true class."""
+        """Minus the logarithm of the softmax probability of the true class."""
         return None  # your turn
 
     return (my_cross_entropy,)
@@ -263,7 +285,7 @@ def check_cross_entropy(attempt):
     """Exercise 1 against optax, which `roi_losses` calls."""
     cases = [([0.0, 0.0], 1), ([2.0, -1.0, 0.5], 0), ([1000.0, 0.0], 0), ([1000.0, 0.0], 1)]
     right = [float(optax.softmax_cross_entropy_with_integer_labels(jnp.array(z), jnp.array(k))) for z, k in cases]
-    hint = "Take the largest logit off all of them first, so that no exponential overflows."
+    hint = "Subtract the largest logit from all logits first, so that no exponential overflows."
     return grade(attempt, list(zip(cases, right, strict=True)), hint=hint)
 
 
@@ -273,9 +295,8 @@ def _(my_cross_entropy):
         [
             show(check_cross_entropy(my_cross_entropy)),
             mo.md(
-                "**2.** `my_mask_loss(logits, target, true_class)`: `logits[i][j][k]` of one positive proposal, "
-                "`target[i][j]` "
-                "0 or 1. Only the true class counts."
+                "**2.** `my_mask_loss(logits, target, true_class)`: the mask loss of one positive proposal, with "
+                "`logits[i][j][k]` of cell (i, j) and class k, and `target[i][j]` 0 or 1."
             ),
         ]
     )
@@ -305,13 +326,13 @@ def check_mask_loss(attempt):
         right = roi_losses(*nothing, jnp.asarray(logits)[None, None], targets, config=rule)[2]
         cases.append(((logits.tolist(), target.tolist(), true_class), float(right)))
     return grade(
-        attempt, cases, hint="A sigmoid of the true class's logit in each cell; the mean over cells, not the sum."
+        attempt, cases, hint="In each cell, take the sigmoid of the true class's logit; average over the cells."
     )
 
 
 @app.cell(hide_code=True)
 def _(my_mask_loss):
-    mo.vstack([show(check_mask_loss(my_mask_loss)), mo.md("**Next:** lesson 09, all of it on one image.")])
+    mo.vstack([show(check_mask_loss(my_mask_loss)), mo.md("**Next:** lesson 09, the whole network.")])
     return
 
 

@@ -45,18 +45,22 @@ def _():
         r"""
         # 09 The whole network on one image
 
-        **What it is for.** The parts of lessons 03 to 08, in the order in which data meets them (Mask R-CNN, section 3;
+        **What it is for.** This lesson runs the parts of lessons 03 to 08 in their order (Mask R-CNN, section 3;
         Crystals 2021, figure 1):
 
-        image → letterbox → ResNet → FPN → RPN → NMS → RoI Align → box head → NMS → RoI Align → mask head → paste
+        image → CLAHE → letterbox → ResNet → FPN → RPN → NMS → RoI Align → box head → NMS → RoI Align → mask head →
+        paste
 
-        RoI Align comes twice: the masks are pooled from the *refined* boxes. A detection's score is the probability of
-        its class,
+        The *letterbox* scales an image to the input size of the network, keeps its aspect ratio, and pads the rest. RoI
+        Align comes twice: for the proposals, and again for the refined boxes of the detections, from which the masks
+        are predicted. *Pasting* scales each mask to its box in the image. The score of a detection is the probability
+        of its class $k$,
 
         $$s = \frac{e^{z_k}}{\sum_j e^{z_j}}$$
 
-        and nothing else: neither objectness nor the mask enters it. The weights here come with the package. They were
-        trained on ordinary shapes and have never seen a drop; lesson 10 teaches them.
+        where $z$ are the class logits. Neither objectness nor the mask enters the score. The weights used here come
+        with the package. They were trained on drawn shapes and have never seen a drop; lesson 10 trains them on drops.
+        CLAHE (lesson 03) is optional, and these weights were trained without it.
         """
     )
     return
@@ -65,7 +69,7 @@ def _():
 @app.cell(hide_code=True)
 def _():
     seed = mo.ui.slider(4, 11, value=8, label="drop", show_value=True)
-    score = mo.ui.slider(0.05, 0.95, step=0.05, value=0.5, label="least score", show_value=True)
+    score = mo.ui.slider(0.05, 0.95, step=0.05, value=0.5, label="score threshold", show_value=True)
     count = mo.ui.slider(5, 150, step=5, value=40, label="proposals shown", show_value=True)
     mo.vstack([mo.md("## From proposals to crystals"), mo.hstack([seed, score, count], wrap=True, justify="start")])
     return count, score, seed
@@ -80,7 +84,7 @@ def stages_of(seed):
 
 @app.function(hide_code=True)
 def matched(truth, boxes):
-    """For each box, whether it is the first to cover some crystal by half."""
+    """For each box, whether it is the first to have an IoU of 0.5 or more with its crystal."""
     if not len(boxes):
         return np.zeros(0, bool)
     padded = np.zeros((100, 4), np.float32)  # a fixed shape, so that another number of boxes compiles nothing
@@ -95,7 +99,7 @@ def matched(truth, boxes):
 
 @app.function(hide_code=True)
 def picture(seed, score, count):
-    """The best proposals, the outlines over the least score, and the scores of all detections."""
+    """The best proposals, the detections above the score threshold, and the scores of all detections."""
     drop, found = scene(seed, light=0.2), stages_of(seed)
     proposals, detections = found.proposals, found.detections
     first, axes = photo(drop.image)
@@ -113,15 +117,18 @@ def picture(seed, score, count):
     right = matched(drop.boxes, boxes)
     third, axes = canvas()
     place = np.arange(len(scores))
-    axes.bar(place[right], scores[right], color=BLUE, label="on a crystal", width=0.8)
-    axes.bar(place[~right], scores[~right], color=VERMILLION, label="not, or again", width=0.8, hatch="///", alpha=0.8)
+    axes.bar(place[right], scores[right], color=BLUE, label="correct", width=0.8)
+    axes.bar(
+        place[~right], scores[~right], color=VERMILLION, label="false or duplicate", width=0.8, hatch="///", alpha=0.8
+    )
     axes.axhline(score, color=GREY, ls=":")
-    axes.set(xlabel="detections, best first", ylabel="score", ylim=(0, 1.25), xlim=(-1, 40))
+    axes.set(xlabel="detections, highest score first", ylabel="score", ylim=(0, 1.25), xlim=(-1, 40))
     axes.legend(frameon=False, ncols=2, loc="upper center", fontsize=8)
     hits = int(right[kept].sum())
     return {
-        f"The {count} best proposals": first,
-        f"{int(kept.sum())} detections at {score:.2f} or more: {hits} of {len(drop.boxes)} crystals found": second,
+        f"The {count} proposals of highest objectness": first,
+        f"{int(kept.sum())} detections with a score of {score:.2f} or more: {hits} of {len(drop.boxes)} crystals "
+        f"found": second,
         "Scores of all detections": third,
     }
 
@@ -141,17 +148,19 @@ def shapes():
         "c2": "stage 2, stride 4",
         "c5": "stage 5, stride 32",
         "p2": "finest pyramid level",
-        "p6": "coarsest, for the RPN alone",
-        "objectness": "a logit an anchor",
-        "rpn_deltas": "four numbers an anchor",
-        "class_logits": "of each proposal",
-        "box_deltas": "of each proposal and class",
+        "p6": "coarsest pyramid level, for the RPN only",
+        "objectness": "one logit per anchor",
+        "rpn_deltas": "four deltas per anchor",
+        "class_logits": "per proposal and class",
+        "box_deltas": "four deltas per proposal and class",
     }
     for name, meaning in meanings.items():
         rows.append([f"`{name}`", "x".join(map(str, getattr(found, name).shape)), meaning])
-    rows.append(["`proposals.boxes`", "x".join(map(str, found.proposals.boxes.shape)), "slots, not all filled"])
-    rows.append(["`detections.masks`", "x".join(map(str, found.detections.masks.shape)), "probabilities over the box"])
-    return table(["stage", "shape", "what"], rows)
+    rows.append(["`proposals.boxes`", "x".join(map(str, found.proposals.boxes.shape)), "padded to a fixed number"])
+    rows.append(
+        ["`detections.masks`", "x".join(map(str, found.detections.masks.shape)), "mask probabilities within the box"]
+    )
+    return table(["stage", "shape", "meaning"], rows)
 
 
 @app.cell(hide_code=True)
@@ -159,10 +168,10 @@ def _():
     mo.vstack(
         [
             mo.md(
-                """
-                `MaskRCNN.stages` returns every intermediate by name. Under `jit`, what is not asked for costs nothing,
-                so the same function serves training, prediction and this lesson. Sizes are fixed: 150 proposals, 100
-                detections, with a mask that says which slots are filled.
+                f""" `MaskRCNN.stages` returns every intermediate result by name. Under `jit`, results that are not used
+                are not computed, so the same function serves prediction and this lesson. Shapes are fixed (lesson 12):
+                every image has {stages_of(8).proposals.valid.shape[1]} proposals and
+                {stages_of(8).detections.valid.shape[1]} detections, and a mask `valid` says which of them are real.
                 """
             ),
             shapes(),
@@ -173,9 +182,9 @@ def _():
 
 
 @app.function(hide_code=True)
-@partial(jax.jit, static_argnames="far_edge")
+@partial(jax.jit, static_argnames=("nms_iou", "far_edge"))
 def selected(logits, deltas, boxes, valid, window, nms_iou, *, far_edge=0):
-    """The package's last step with another NMS threshold."""
+    """The package's selection of detections, with another NMS threshold."""
     rule = DetectionConfig(one_class=False, score_threshold=0.5, nms_iou=nms_iou, candidates=150)
     proposals, coding = Proposals(boxes, jnp.ones(len(boxes)), valid), pretrained().config.roi.coding
     refined = select_detections(logits, deltas, proposals, window, config=rule, coding=coding, far_edge=far_edge)
@@ -184,7 +193,7 @@ def selected(logits, deltas, boxes, valid, window, nms_iou, *, far_edge=0):
 
 @app.function(hide_code=True)
 def without_the_last_nms():
-    """Detections at 0.5 of one drop with and without the last NMS, and their precision over eight drops."""
+    """Detections of one drop with scores of 0.5 or more, with and without NMS, and the precision over eight drops."""
     shown, precision = [], []
     window = jnp.array([0.0, 0.0, SIZE[1], SIZE[0]])
     for nms_iou in (0.4, 1.0):
@@ -205,8 +214,8 @@ def without_the_last_nms():
                 shown.append((figure, len(boxes)))
         precision.append(right / max(total, 1))
     return {
-        f"With NMS: {shown[0][1]} boxes; over eight drops {precision[0]:.0%} of the boxes are right": shown[0][0],
-        f"Without: {shown[1][1]} boxes; {precision[1]:.0%} are right and new": shown[1][0],
+        f"With NMS: {shown[0][1]} detections. Precision over eight drops: {precision[0]:.0%}": shown[0][0],
+        f"Without: {shown[1][1]} detections. Precision over eight drops: {precision[1]:.0%}": shown[1][0],
     }
 
 
@@ -216,19 +225,17 @@ def _():
         [
             mo.md(
                 """
-                ## What goes wrong without the last NMS
+                ## What goes wrong without the second NMS
 
-                Several proposals become the same detection: the box head moves them all onto the crystal. Without the
-                second suppression each counts.
+                The box head moves several proposals onto the same crystal. Without a second NMS each of them becomes a
+                detection, and all but one count as false (lesson 11).
                 """
             ),
             panels(without_the_last_nms()),
             mo.md(
-                "## Exercises\n\n**1.** `my_letterbox(height, width, size)`: scale and offset (scale, left, top) "
-                "with which an "
-                "image is fitted into a square of `size`, in its middle. The offsets are whole pixels, rounded down; "
-                "the "
-                "scaled sides are rounded."
+                "## Exercises\n\n**1.** `my_letterbox(height, width, size)`: the scale and the offsets (scale, left, "
+                "top) with which an image is fitted into the middle of a square of `size` pixels. The scaled sides are "
+                "rounded to whole pixels, the offsets are rounded down."
             ),
         ]
     )
@@ -252,7 +259,11 @@ def check_letterbox(attempt):
         box = letterbox(np.zeros((height, width, 3), np.uint8), size)[1]
         left, top = np.asarray(box.window)[:2]
         cases.append(((height, width, size), (min(size / height, size / width), float(left), float(top))))
-    return grade(attempt, cases, hint="The smaller of size / height and size / width; half of what is left over.")
+    return grade(
+        attempt,
+        cases,
+        hint="The scale is the smaller of size / height and size / width; an offset is half of the rest.",
+    )
 
 
 @app.cell(hide_code=True)
@@ -261,9 +272,9 @@ def _(my_letterbox):
         [
             show(check_letterbox(my_letterbox)),
             mo.md(
-                "**2.** `my_candidates(probabilities, least)`: the (proposal, class) pairs that may become "
-                "detections, best "
-                "first. `probabilities[p][k]`; class 0 is background and never one."
+                "**2.** `my_candidates(probabilities, lowest)`: the pairs (proposal, class) whose probability is "
+                "`lowest` or more, highest first. `probabilities[p][k]` is that of proposal p and class k; class 0 is "
+                "background and never a detection."
             ),
         ]
     )
@@ -272,8 +283,8 @@ def _(my_letterbox):
 
 @app.cell
 def _():
-    def my_candidates(probabilities, least):
-        """A list of pairs, best first."""
+    def my_candidates(probabilities, lowest):
+        """A list of pairs, highest probability first."""
         return None  # your turn
 
     return (my_candidates,)
@@ -301,12 +312,12 @@ def check_candidates(attempt):
         n = int(found.valid.sum())
         pairs = [(int(found.boxes[i, 0]) // 20, int(found.classes[i])) for i in range(n)]
         cases.append(((rows, least), pairs))
-    return grade(attempt, cases, hint="One proposal may be two candidates, of two classes; sort by probability.")
+    return grade(attempt, cases, hint="One proposal may give two candidates, for two classes; sort all by probability.")
 
 
 @app.cell(hide_code=True)
 def _(my_candidates):
-    mo.vstack([show(check_candidates(my_candidates)), mo.md("**Next:** lesson 10, training it on drops.")])
+    mo.vstack([show(check_candidates(my_candidates)), mo.md("**Next:** lesson 10, training on drops.")])
     return
 
 

@@ -1,4 +1,4 @@
-"""Lesson 11: IoU, precision, recall and average precision by hand."""
+"""Lesson 11: IoU, precision, recall and average precision, step by step."""
 
 import marimo
 
@@ -24,20 +24,22 @@ def _():
         r"""
         # 11 Metrics: IoU, P, R, AP by hand
 
-        **What it is for.** A number that says whether a change helped. Each prediction, best score first, takes the
-        crystal with which its *mask* overlaps most, if the IoU (Crystals 2021, eq. 5) reaches a threshold and nobody
-        better has taken it. Then it is a true positive, else a false one; crystals left over are missed (eq. 3 and 4):
+        **What it is for.** A metric tells you whether a change made the network better. First, predictions are matched
+        to crystals, highest score first. A prediction is matched to the crystal with which its *mask* has the highest
+        IoU (Crystals 2021, eq. 5), among the crystals not matched yet, if that IoU reaches a threshold. It is then a
+        true positive (TP), and otherwise a false positive (FP). Crystals without a match are false negatives (FN).
+        *Precision* and *recall* (eq. 3 and 4) are
 
         $$P = \frac{TP}{TP + FP}, \qquad R = \frac{TP}{TP + FN}$$
 
-        Both depend on the score one draws the line at. *Average precision* does not: draw it everywhere. After n
-        predictions, of which t were right, precision is t / n and recall t / g. Make precision monotone from the right,
-        and sum it over the steps of recall:
+        Both depend on the score threshold. *Average precision* (AP) takes all score thresholds into account. Let $P_k$
+        and $R_k$ be precision and recall of the $k$ predictions of highest score. AP is the area under the curve of
+        precision against recall, where each precision is replaced by the highest one at the same or a higher recall:
 
         $$AP = \sum_k (R_k - R_{k-1}) \max_{j \ge k} P_j$$
 
-        The paper's mAP is the mean of this over *images*; COCO's pools the predictions of all images and averages over
-        classes and ten thresholds. They are different numbers.
+        The paper's mAP is the mean of the AP of each *image*. COCO's AP takes the predictions of all images together,
+        and averages over classes and ten IoU thresholds. The two numbers cannot be compared.
         """
     )
     return
@@ -46,12 +48,12 @@ def _():
 @app.cell(hide_code=True)
 def _():
     iou_threshold = mo.ui.slider(0.3, 0.95, step=0.05, value=0.5, label="IoU threshold", show_value=True)
-    score = mo.ui.slider(0.0, 0.95, step=0.05, value=0.3, label="least score", show_value=True)
-    shift = mo.ui.slider(0, 12, step=1, value=2, label="predictions moved by, pixels", show_value=True)
-    repeats = mo.ui.slider(0, 4, step=1, value=1, label="repeats", show_value=True)
+    score = mo.ui.slider(0.0, 0.95, step=0.05, value=0.3, label="score threshold", show_value=True)
+    shift = mo.ui.slider(0, 12, step=1, value=2, label="predictions moved by (pixels)", show_value=True)
+    repeats = mo.ui.slider(0, 4, step=1, value=1, label="duplicates", show_value=True)
     mo.vstack(
         [
-            mo.md("## Judge a prediction\n\nBlue: right. Vermillion: false. The truth is white."),
+            mo.md("## Evaluate predictions\n\nBlue: true positives. Vermillion: false positives. White: the truth."),
             mo.hstack([iou_threshold, score, shift, repeats], wrap=True, justify="start"),
         ]
     )
@@ -60,7 +62,7 @@ def _():
 
 @app.function(hide_code=True)
 def moved(mask, right, down):
-    """A mask moved by whole pixels; what leaves the frame is gone."""
+    """A mask moved by whole pixels; what leaves the image is cut off."""
     frame = np.zeros_like(mask)
     h, w = mask.shape
     rows, columns = slice(max(down, 0), h + min(down, 0)), slice(max(right, 0), w + min(right, 0))
@@ -70,8 +72,8 @@ def moved(mask, right, down):
 
 @app.function(hide_code=True)
 def prediction(shift, repeats):
-    """The crystals as a network might outline them: moved a little, the first of them missed, some told twice, and one
-    thing that is not there.
+    """Predictions as of a network: masks a little off, the first crystal missed, some duplicates, and a false positive
+    on a bubble.
     """
     masks = list(scene(SEED, light=0.2).masks[1:])
     found = [moved(mask, shift, (-1) ** i * shift // 2) for i, mask in enumerate(masks)]
@@ -85,15 +87,15 @@ def prediction(shift, repeats):
 
 @app.function(hide_code=True)
 def truth():
-    """The crystals as `crystal.evaluation.metrics` takes them."""
+    """The crystals in the form that `crystal.evaluation.metrics` takes."""
     masks = scene(SEED, light=0.2).masks
     return {"masks": masks, "classes": [1] * len(masks)}
 
 
 @app.function(hide_code=True)
-def over(predicted, least):
-    """The predictions that reach a score."""
-    keep = np.asarray(predicted["scores"]) >= least
+def over(predicted, lowest):
+    """The predictions with at least this score."""
+    keep = np.asarray(predicted["scores"]) >= lowest
     return {
         "masks": predicted["masks"][keep],
         "classes": [1] * int(keep.sum()),
@@ -103,7 +105,7 @@ def over(predicted, least):
 
 @app.function(hide_code=True)
 def curve(found):
-    """(recall, precision) after each prediction, best first, and precision made monotone from the right."""
+    """Recall and precision after each prediction, highest score first, and the highest precision from there on."""
     hit = found.truth >= 0
     n = np.arange(1, len(hit) + 1)
     precision = np.cumsum(hit) / n
@@ -112,7 +114,7 @@ def curve(found):
 
 @app.function(hide_code=True)
 def picture(iou_threshold, score, shift, repeats):
-    """Predictions by their verdict; the precision-recall curve; AP over all thresholds of IoU."""
+    """True and false positives; the precision-recall curve; AP against the IoU threshold."""
     drop, real, predicted = scene(SEED, light=0.2), truth(), prediction(shift, repeats)
     working = over(predicted, score)
     found = match(real, working, iou=iou_threshold)
@@ -128,10 +130,10 @@ def picture(iou_threshold, score, shift, repeats):
     chart, axes = canvas()
     recall, precision, monotone = curve(match(real, predicted, iou=iou_threshold))
     axes.fill_between([0, *recall], [monotone[0], *monotone], step="pre", color=BLUE, alpha=0.2)
-    axes.step([0, *recall], [monotone[0], *monotone], where="pre", color=BLUE, label="monotone")
-    axes.plot(recall, precision, "o:", color=GREY, ms=4, label="as it comes")
+    axes.step([0, *recall], [monotone[0], *monotone], where="pre", color=BLUE, label="highest precision from there on")
+    axes.plot(recall, precision, "o:", color=GREY, ms=4, label="precision")
     if not np.isnan(p):
-        axes.plot([r], [p], "D", color=ORANGE, mec="black", ms=8, label="at the least score")
+        axes.plot([r], [p], "D", color=ORANGE, mec="black", ms=8, label="at the score threshold")
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.03), ylim=(0, 1.05))
     axes.legend(frameon=False, loc="lower left", fontsize=8)
     ap = average_precision(real, predicted, iou=iou_threshold)
@@ -142,10 +144,17 @@ def picture(iou_threshold, score, shift, repeats):
     axes.plot([iou_threshold], [ap], "o", color=ORANGE, mec="black", ms=8)
     axes.set(xlabel="IoU threshold", ylabel="AP of this image", ylim=(0, 1.05))
     return {
-        f"At {score:.2f}: {right.sum()} right, {(~right).sum()} false. P = {p:.2f}, R = {r:.2f}": outlined,
-        f"AP = {ap:.3f}, the shaded area, over all scores": chart,
-        "How strict the threshold is matters as much as the network": against,
+        f"Score {score:.2f} or more: {right.sum()} true and {(~right).sum()} false positives. Precision {p:.2f}, "
+        f"recall {r:.2f}": outlined,
+        f"AP = {ap:.3f}: the shaded area": chart,
+        "AP of the same predictions against the IoU threshold": against,
     }
+
+
+@app.function(hide_code=True)
+def ap_of(shift, threshold):
+    """AP of the predictions moved by some pixels, with one duplicate, at an IoU threshold."""
+    return average_precision(truth(), prediction(shift, 1), iou=threshold)
 
 
 @app.cell(hide_code=True)
@@ -159,13 +168,14 @@ def _():
     mo.vstack(
         [
             mo.md(
-                """
-                Move the predictions by four pixels: the eye hardly minds, small crystals fall first, and at a threshold
-                of 0.75 hardly any is left. The paper reports 0.50 and 0.65. Whoever quotes an mAP without its threshold
-                has said little.
+                f""" Move the predictions by four pixels. To the eye they still look good, but the IoU of small crystals
+                drops most, and AP falls from {ap_of(2, 0.5):.2f} (moved by two pixels) to {ap_of(4, 0.5):.2f} at an IoU
+                threshold of 0.5, and to {ap_of(4, 0.75):.2f} at 0.75. The paper reports mAP at 0.50 and 0.65. An mAP
+                says little without its IoU threshold.
 
-                AP asks about the *order*: a false prediction below all right ones costs nothing. Precision at a working
-                score is another matter, and it is what a user of counts sees.
+                AP depends on the *order* of the predictions: a false positive whose score is below those of all true
+                positives does not change it. If you count crystals, precision and recall at your score threshold matter
+                more.
                 """
             ),
             source(mask_iou, match, average_precision, paper_map, precision_recall),
@@ -176,7 +186,7 @@ def _():
 
 @app.function(hide_code=True)
 def careless():
-    """What an evaluation without its rules would say of the same predictions."""
+    """Metrics of the same predictions with and without the rules of the evaluation."""
     real, predicted = truth(), prediction(2, 4)
     found = match(real, predicted, iou=0.5)
     best = mask_iou(predicted["masks"], real["masks"]).max(1)
@@ -187,15 +197,18 @@ def careless():
     shifted = average_precision(real, {**predicted, "classes": [2] * n}, iou=0.5)
     beside = paper_map([real, nothing], [predicted, false_alarm], iou=0.5)
     return table(
-        ["these predictions", "number"],
+        ["metric", "value"],
         [
             ["precision", f"{hits / n:.2f}"],
-            ["precision, if a crystal told twice counted twice", f"{(best >= 0.5).sum() / n:.2f}"],
+            ["precision, if duplicates counted as true positives", f"{(best >= 0.5).sum() / n:.2f}"],
             ["recall", f"{hits / g:.2f}"],
-            ["recall, if a crystal told twice counted twice", f"{(best >= 0.5).sum() / g:.2f}"],
+            ["recall, if duplicates counted as true positives", f"{(best >= 0.5).sum() / g:.2f}"],
             ["AP", f"{alone:.2f}"],
-            ["AP, class ids off by one", f"{shifted:.2f}"],
-            ["mAP of this drop and an empty one with a false alarm: it is left out", f"{beside:.2f}"],
+            ["AP, if the class ids are off by one", f"{shifted:.2f}"],
+            [
+                "mAP with a second image, without crystals but with a false positive (the image is left out)",
+                f"{beside:.2f}",
+            ],
         ],
     )
 
@@ -206,15 +219,18 @@ def _():
         [
             mo.md(
                 """
-                ## What goes wrong without its rules
+                ## What goes wrong without the rules
 
-                Matching one to one is the rule that matters: without it, telling a crystal five times looks like
-                finding five. And **mAP 0 while the loss falls** is rarely the network: class ids that are off by one,
-                masks of another size than the truth, boxes in letterbox pixels, or a crowd taken for a crystal.
+                The most important rule is that a crystal is matched at most once. Without it, five detections of one
+                crystal count like five crystals found.
+
+                If **mAP is 0 while the loss falls**, the evaluation is more often wrong than the network. Check for
+                class ids that are off by one, masks of another size than the true ones, boxes in pixels of the
+                letterboxed image, and crowds treated as single crystals.
                 """
             ),
             careless(),
-            mo.md("## Exercises\n\n**1.** `my_iou(mask, other)` for two masks as lists of rows of 0 and 1."),
+            mo.md("## Exercises\n\n**1.** `my_iou(mask, other)`: the IoU of two masks, lists of rows of 0 and 1."),
         ]
     )
     return
@@ -223,7 +239,7 @@ def _():
 @app.cell
 def _():
     def my_iou(mask, other):
-        """Shared pixels over pixels of either; 0 if both are empty."""
+        """Pixels in both masks divided by pixels in at least one; 0 if both masks are empty."""
         return None  # your turn
 
     return (my_iou,)
@@ -235,7 +251,7 @@ def check_iou(attempt):
     rng, cases = np.random.default_rng(0), []
     for a, b in [rng.integers(0, 2, (2, 3, 4)) for _ in range(3)] + [np.zeros((2, 2, 2), int), np.ones((2, 2, 2), int)]:
         cases.append(((a.tolist(), b.tolist()), float(mask_iou(a[None] > 0, b[None] > 0)[0, 0])))
-    return grade(attempt, cases, hint="Mind two empty masks.")
+    return grade(attempt, cases, hint="The IoU of two empty masks is 0.")
 
 
 @app.cell(hide_code=True)
@@ -244,9 +260,8 @@ def _(my_iou):
         [
             show(check_iou(my_iou)),
             mo.md(
-                "**2.** `my_match(overlap, threshold)`: `overlap[p][g]`, predictions best first. For each prediction "
-                "the "
-                "crystal it takes, or -1."
+                "**2.** `my_match(overlap, threshold)`: for each prediction the index of its crystal, or -1 if it is "
+                "not matched. `overlap[p][g]` is the IoU of prediction p, highest score first, with crystal g."
             ),
         ]
     )
@@ -256,7 +271,7 @@ def _(my_iou):
 @app.cell
 def _():
     def my_match(overlap, threshold):
-        """A list: index of the crystal taken, or -1."""
+        """A list with the index of a crystal, or -1, for each prediction."""
         return None  # your turn
 
     return (my_match,)
@@ -282,7 +297,9 @@ def check_match(attempt):
         right = match(both, {"masks": masks, "classes": [1] * len(found), "scores": scores}, iou=0.5).truth
         cases.append(((overlap, 0.5), right))
     return grade(
-        attempt, cases, hint="Among the crystals nobody has taken yet, the one of highest IoU, if that will do."
+        attempt,
+        cases,
+        hint="Of the crystals not matched yet, take the one of highest IoU, if that reaches the threshold.",
     )
 
 
@@ -291,7 +308,10 @@ def _(my_match):
     mo.vstack(
         [
             show(check_match(my_match)),
-            mo.md("**3.** `my_ap(hits, crystals)`: `hits` says of each prediction, best first, whether it was right."),
+            mo.md(
+                "**3.** `my_ap(hits, crystals)`: the AP of an image with so many crystals; `hits[k]` says whether "
+                "prediction k, highest score first, is a true positive."
+            ),
         ]
     )
     return
@@ -300,7 +320,7 @@ def _(my_match):
 @app.cell
 def _():
     def my_ap(hits, crystals):
-        """Average precision, by the third equation."""
+        """Average precision by the last equation."""
         return None  # your turn
 
     return (my_ap,)
@@ -317,13 +337,13 @@ def check_ap(attempt):
         predicted = {"masks": masks, "classes": [1] * len(hits), "scores": np.linspace(0.9, 0.1, len(hits))}
         right = average_precision({"masks": real, "classes": [1] * crystals}, predicted, iou=0.5)
         cases.append(((hits, crystals), right))
-    hint = "Recall steps by 1 / crystals at each hit; multiply by the best precision from there on."
+    hint = "Recall rises by 1 / crystals at each hit; multiply that by the highest precision from there on."
     return grade(attempt, cases, hint=hint)
 
 
 @app.cell(hide_code=True)
 def _(my_ap):
-    mo.vstack([show(check_ap(my_ap)), mo.md("**Next:** lesson 12, where the time goes.")])
+    mo.vstack([show(check_ap(my_ap)), mo.md("**Next:** lesson 12, speed.")])
     return
 
 

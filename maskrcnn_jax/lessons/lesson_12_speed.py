@@ -1,4 +1,4 @@
-"""Lesson 12: jit, fixed shapes, and where the time goes."""
+"""Lesson 12: jit, fixed shapes, and the time that each part takes."""
 
 import marimo
 
@@ -30,17 +30,18 @@ def _():
         r"""
         # 12 Speed: jit, fixed shapes, where the time goes
 
-        **What it is for.** `jax.jit` looks at a function once for each *shape* of its arguments, and compiles a program
-        for that shape. This costs seconds (**the first step is slow**), and saves them at every step after. A shape
-        that changes is a new program: let the number of crystals in a batch decide a shape, and **it recompiles every
-        step**.
+        **What it is for.** `jax.jit` compiles a program for each combination of *shapes* of a function's arguments.
+        This takes seconds, so **the first step is slow**, and makes all later steps with the same shapes fast. New
+        shapes need a new program. If the number of crystals in a batch determines a shape, training **recompiles again
+        and again**.
 
-        So every number is fixed here, and `valid` says which slots are filled (Mask R-CNN does so too: its section 3.1
-        draws a fixed number of proposals an image). With $v_i \in \{0, 1\}$ for the slots, a loss is
+        In this package all shapes are therefore fixed. Arrays of boxes and masks have a fixed number of *slots*, and a
+        mask `valid` says which slots are filled. (Mask R-CNN, section 3.1, likewise samples a fixed number of proposals
+        per image.) With $v_i = 1$ for filled slots and $v_i = 0$ for empty ones, a mean loss is
 
         $$L = \frac{\sum_i v_i \, l_i}{\max(\sum_i v_i, 1)}$$
 
-        and whatever stands in an empty slot counts for nothing: nothing to sum, and no gradient.
+        so that empty slots contribute neither to the loss nor to its gradient.
         """
     )
     return
@@ -48,8 +49,8 @@ def _():
 
 @app.cell(hide_code=True)
 def _():
-    slots = mo.ui.slider(1, 64, value=24, label="slots for crystals", show_value=True)
-    batch = mo.ui.slider(1, 8, value=4, label="images a batch", show_value=True)
+    slots = mo.ui.slider(1, 64, value=24, label="slots for crystals per image", show_value=True)
+    batch = mo.ui.slider(1, 8, value=4, label="images per batch", show_value=True)
     mo.vstack([mo.md("## How many slots?"), mo.hstack([slots, batch], wrap=True, justify="start")])
     return batch, slots
 
@@ -57,19 +58,21 @@ def _():
 @app.function(hide_code=True)
 @lru_cache(maxsize=1)
 def crystals_a_drop():
-    """How many crystals each of sixty rendered drops holds."""
+    """The number of crystals of each of sixty drawn drops."""
     return np.array([len(draw_drop(seed, height=96, width=120).instances) for seed in range(DROPS)])
 
 
 @app.function(hide_code=True)
 def picture(slots, batch):
-    """Which drops fit, what padding costs, and how many programs unpadded batches would compile."""
+    """Drops that fit, the cost of padding, and the number of programs compiled without fixed slots."""
     counts = crystals_a_drop()
     fit, axes = canvas()
     bins = list(range(0, 66, 2))
     way = "stepfilled"  # one outline, drawn in a fraction of the time that its bars take
-    axes.hist(counts[counts <= slots], bins, histtype=way, color=BLUE, label="fits")
-    axes.hist(counts[counts > slots], bins, histtype=way, color=VERMILLION, hatch="//", label="largest only are kept")
+    axes.hist(counts[counts <= slots], bins, histtype=way, color=BLUE, label="all crystals fit")
+    axes.hist(
+        counts[counts > slots], bins, histtype=way, color=VERMILLION, hatch="//", label="some crystals are left out"
+    )
     axes.axvline(slots, color=ORANGE, ls="--")
     axes.set(xlabel="crystals in a drop", ylabel="drops")
     axes.legend(frameon=False)
@@ -84,20 +87,28 @@ def picture(slots, batch):
     axes.set(xlabel="slots", ylabel="share", ylim=(0, 1))
     axes.legend(frameon=False)
 
-    order = np.random.default_rng(0).integers(0, DROPS, (200, batch))
-    largest = counts[order].max(1)
-    programs = [len(set(largest[:step].tolist())) for step in range(1, 201)]
+    programs = programs_compiled(batch)
     compiles, axes = canvas()
-    axes.plot(range(1, 201), programs, color=VERMILLION, ls=(0, (4, 1.5)), label="padded to the batch's largest")
-    axes.plot([1, 200], [1, 1], color=BLUE, label="padded to the slots")
+    axes.plot(
+        range(1, 201), programs, color=VERMILLION, ls=(0, (4, 1.5)), label="padded to the largest number in the batch"
+    )
+    axes.plot([1, 200], [1, 1], color=BLUE, label="padded to a fixed number")
     axes.set(xlabel="step", ylabel="programs compiled so far", ylim=(0, None))
     axes.legend(frameon=False)
     return {
-        f"{(counts <= slots).mean():.0%} of {DROPS} drops fit into {slots} slots": fit,
-        f"With {slots} slots, {lost[slots - 1]:.0%} of the crystals are left out, {empty[slots - 1]:.0%} slots "
-        f"empty": filled,
-        f"{programs[-1]} programs in 200 steps without fixed slots, one with": compiles,
+        f"{(counts <= slots).mean():.0%} of {DROPS} drops have at most {slots} crystals": fit,
+        f"With {slots} slots, {lost[slots - 1]:.0%} of the crystals are left out and {empty[slots - 1]:.0%} of the "
+        f"slots are empty": filled,
+        f"Programs compiled in 200 steps: {programs[-1]} without a fixed number of slots, 1 with it": compiles,
     }
+
+
+@app.function(hide_code=True)
+def programs_compiled(batch):
+    """How many programs are compiled up to each of 200 steps, if each batch is padded to its largest drop."""
+    order = np.random.default_rng(0).integers(0, DROPS, (200, batch))
+    largest = crystals_a_drop()[order].max(1)
+    return [len(set(largest[:step].tolist())) for step in range(1, 201)]
 
 
 @app.cell(hide_code=True)
@@ -111,11 +122,15 @@ def _():
     mo.vstack(
         [
             mo.md(
-                """
-                An empty slot is cheap: boxes are four numbers, and IoU with a few more of them is lost in the noise. A
-                recompilation costs as much as a hundred steps. What is *not* cheap in slots are masks at full size: 64
-                of 512x512 take 16 MB an image. The package keeps masks relative to their boxes, and **out of memory**
-                is answered by fewer images a batch, fewer proposals, or fewer mask slots, in this order of harm.
+                f"""
+                With batches of four drops, each padded to its largest number of crystals, 200 steps compile
+                {programs_compiled(4)[-1]} programs, {programs_compiled(4)[19]} of them in the first 20 steps. For the
+                whole network each compilation takes many seconds (see below).
+
+                Empty slots for boxes are cheap, as a box is only four numbers. Masks at full resolution are not: 64
+                masks of 512x512 bytes take {64 * 512 * 512 / 2**20:.0f} MiB per image. The package therefore stores
+                masks relative to their boxes, at a small fixed size. If you run **out of memory**, first reduce the
+                images per batch, then the number of proposals, then the number of mask slots.
                 """
             ),
             source(masked_mean, nms),
@@ -126,7 +141,7 @@ def _():
 
 @app.function(hide_code=True)
 def seconds(call, times=5):
-    """The shortest of some runs, with the device waited for: JAX returns before it has computed."""
+    """The shortest time of several runs, each until its result is there: JAX returns before it has computed."""
     took = []
     for _ in range(times):
         start = time.perf_counter()
@@ -137,12 +152,12 @@ def seconds(call, times=5):
 
 @app.function(hide_code=True)
 def where_the_time_goes():
-    """Milliseconds of each stage of one image, as differences of ever longer programs, and what the first call took."""
+    """Time of the first part of the network and of the rest, for one image, and the time of the first calls."""
     image = jnp.asarray(scene(8, light=0.2).image[None])
-    parts = {"ResNet and FPN": pyramid_of, "RPN, NMS, heads, masks": every_stage}
+    parts = {"ResNet and FPN": pyramid_of, "all other parts": every_stage}
     before, rows = 0.0, {}
     for name, part in parts.items():
-        fresh = not_yet_compiled(part)  # the program that lessons share may have had its first call
+        fresh = not_yet_compiled(part)  # the program that the lessons share may be compiled already
         first = seconds(lambda fresh=fresh: fresh(image), times=1)
         so_far = seconds(lambda fresh=fresh: fresh(image))
         rows[name] = max(so_far - before, 0.0) * 1000, first
@@ -150,17 +165,26 @@ def where_the_time_goes():
     chart, axes = canvas(4.6, 2.0)
     names = list(rows)[::-1]
     axes.barh(names, [rows[name][0] for name in names], color=BLUE)
-    axes.set(xlabel="milliseconds, one image of 256x320")
+    axes.set(xlabel="milliseconds for one image of 256x320")
     axes.figure.subplots_adjust(left=0.45)
     first = table(
-        ["program up to", "first call, compiling: s"], [[name, f"{row[1]:.1f}"] for name, row in rows.items()]
+        ["program", "first call with compilation, seconds"],
+        [
+            [name, f"{row[1][1]:.1f}"]
+            for name, row in zip(("ResNet and FPN", "whole network"), rows.items(), strict=True)
+        ],
     )
-    return mo.vstack([panels({"Measured on this machine, just now: the stages of the small network": chart}), first])
+    return mo.vstack(
+        [
+            panels({"Time of the two parts of the small network, measured on this machine when the lesson ran": chart}),
+            first,
+        ]
+    )
 
 
 @app.function(hide_code=True)
 def jit_and_shapes():
-    """NMS of a hundred boxes: operation by operation, compiled, and with a new number of boxes at each call."""
+    """Times of NMS of a hundred boxes: without jit, with it, and with another number of boxes at each call."""
     rng = np.random.default_rng(0)
 
     def boxes(n):
@@ -177,10 +201,10 @@ def jit_and_shapes():
     after = seconds(lambda: fast(b, s))
     fresh = np.mean([seconds(lambda n=n: fast(*boxes(n)), times=1) for n in (101, 102)])
     rows = [
-        ["operation by operation", plain],
-        ["jit, the first call", first],
-        ["jit, the same shape again", after],
-        ["jit, another number of boxes each call", fresh],
+        ["without jit, operation by operation", plain],
+        ["with jit, first call", first],
+        ["with jit, same shape again", after],
+        ["with jit, another number of boxes at each call", fresh],
     ]
     return table(["NMS of about a hundred boxes", "milliseconds"], [[name, f"{1000 * t:.2f}"] for name, t in rows])
 
@@ -193,21 +217,21 @@ def _():
                 """
                 ## What goes wrong without it
 
-                The same NMS four ways. The last row is what a list of boxes that is as long as there are boxes would
-                cost, at every image.
+                Here NMS is run in four ways. The last row is the time per image if the arrays were as long as the
+                number of boxes, a different one for every image.
                 """
             ),
             jit_and_shapes(),
             mo.md(
                 """
-                And the network, in two parts. Always wait for the device before stopping a watch
-                (`jax.block_until_ready`), and leave the first call out.
+                Below is the time of the network, in two parts. When you measure times yourself, wait for the result
+                with `jax.block_until_ready` before you stop the clock, and do not count the first call, which compiles.
                 """
             ),
             where_the_time_goes(),
             mo.md(
-                "## Exercises\n\n**1.** `my_pad(boxes, slots)`: (padded boxes, valid), the first `slots` if there "
-                "are more."
+                "## Exercises\n\n**1.** `my_pad(boxes, slots)`: the boxes padded with zeros to `slots` rows, or the "
+                "first `slots` of them if there are more; and in a fifth column 1 for filled slots, 0 for empty ones."
             ),
         ]
     )
@@ -217,7 +241,7 @@ def _():
 @app.cell
 def _():
     def my_pad(boxes, slots):
-        """A list of `slots` rows of five; the fifth number says whether the row is a box."""
+        """A list of `slots` rows [x1, y1, x2, y2, valid]."""
         return None  # your turn
 
     return (my_pad,)
@@ -234,7 +258,7 @@ def check_pad(attempt):
         (([one, two], 1), [[*one, 1]]),
         (([one, two], 3), [[*one, 1], [*two, 1], nothing]),
     ]
-    return grade(attempt, cases, hint="Always `slots` rows of five numbers, whatever comes in.")
+    return grade(attempt, cases, hint="The result always has `slots` rows of five numbers.")
 
 
 @app.cell(hide_code=True)
@@ -243,9 +267,8 @@ def _(my_pad):
         [
             show(check_pad(my_pad)),
             mo.md(
-                "**2.** `my_masked_mean(values, valid)`: nothing valid gives 0, and a NaN or infinity in an empty "
-                "slot does "
-                "no harm."
+                "**2.** `my_masked_mean(values, valid)`: the mean of the valid values, and 0 if there are none. A NaN "
+                "or an infinity in an empty slot must not change the result."
             ),
         ]
     )
@@ -272,7 +295,7 @@ def check_masked_mean(attempt):
         ([1.0, 2.0], [False, False]),
     ):
         cases.append(((values, valid), float(masked_mean(jnp.array(values), jnp.array(valid)))))
-    hint = "NaN times 0 is NaN: choose with `where`, do not multiply; and the divisor is at least 1."
+    hint = "NaN times 0 is NaN: select the valid values, do not multiply by 0. Divide by at least 1."
     return grade(attempt, cases, hint=hint)
 
 
@@ -282,8 +305,9 @@ def _(my_masked_mean):
         [
             show(check_masked_mean(my_masked_mean)),
             mo.md(
-                "**3.** `my_flops(height, width, kernel, inputs, outputs, stride)`: floating-point operations of a "
-                "convolution, an addition and a multiplication each counted, for sides that the stride divides."
+                "**3.** `my_flops(height, width, kernel, inputs, outputs, stride)`: the number of multiplications and "
+                "additions of a convolution with `inputs` and `outputs` channels and without bias, for an image whose "
+                "height and width are multiples of the stride."
             ),
         ]
     )
@@ -293,7 +317,7 @@ def _(my_masked_mean):
 @app.cell
 def _():
     def my_flops(height, width, kernel, inputs, outputs, stride):
-        """How much there is to compute; no bias."""
+        """The number of floating-point operations."""
         return None  # your turn
 
     return (my_flops,)
@@ -315,12 +339,14 @@ def check_flops(attempt):
                 window * outputs * (height // stride) * (width // stride),
             )
         )
-    return grade(attempt, cases, hint="Two for each product; there are (height / stride) x (width / stride) windows.")
+    return grade(
+        attempt, cases, hint="Each weight costs two per window; there are (height / stride) x (width / stride) windows."
+    )
 
 
 @app.cell(hide_code=True)
 def _(my_flops):
-    mo.vstack([show(check_flops(my_flops)), mo.md("**Next:** your own drops: `crystal check`, then `crystal train`.")])
+    mo.vstack([show(check_flops(my_flops)), mo.md("**Next:** your own images: `crystal check`, then `crystal train`.")])
     return
 
 

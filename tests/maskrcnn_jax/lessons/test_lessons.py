@@ -3,6 +3,7 @@
 import re
 
 import jax
+import numpy as np
 import pytest
 
 pytest.importorskip("marimo", reason='the lessons need marimo: pip install -e ".[lessons]"')
@@ -67,6 +68,65 @@ def test_a_right_solution_is_accepted_and_a_wrong_one_is_not(number, check):
         verdict = getattr(module, check)(attempt)
         assert not verdict.passed
         assert attempt.__name__ in verdict.message
+
+
+def lesson(number):
+    return LESSONS[number - 1].load()
+
+
+def test_conventions_of_boxes_differ_for_small_ones():
+    of = lesson(1)
+    exact = [of.iou(*(np.float32(box)[None] for box in of.a_third_apart(side))).item() for side in (8, 200)]
+    assert exact == pytest.approx([0.5, 0.5], abs=1e-6)
+    inclusive = [of.inclusive_iou(*of.a_third_apart(side)) for side in (8, 200)]
+    assert inclusive[0] > 0.54
+    assert inclusive[1] < 0.502
+
+
+def test_large_anchors_miss_the_small_crystals_of_the_first_drop():
+    crystals, at_half, at_70 = lesson(2).fitted(32)
+    assert (at_half, at_70) == (0, 0)
+    small = lesson(2).fitted(12)
+    assert small[:2] == (crystals, crystals)
+    assert 0 < small[2] < crystals, "no size suits all"
+
+
+def test_without_the_rule_of_the_best_anchor_crystals_are_not_trained_on():
+    of = lesson(5)
+    assert 0 < of.without_rule(9) < len(of.scene(9, crystals=10).boxes)
+    positive, negative = of.labelled(9)
+    assert negative > 100 * positive
+    on_crystals, elsewhere = of.median_objectness()
+    assert elsewhere < 0.1 < 0.5 < on_crystals
+
+
+def test_nms_removes_duplicates_of_the_networks_own_candidates():
+    of = lesson(6)
+    boxes, scores = of.candidates(6)
+    found, duplicates = [], []
+    for threshold in (0.5, 1.0):
+        kept, filled, _ = jax.device_get(of.suppress(boxes, scores, threshold, 0.0))
+        hits = of.found_and_double(6, kept[filled])
+        found.append(hits[0])
+        duplicates.append(hits[1])
+    assert found[0] == found[1], "no crystal of this drop is lost"
+    assert duplicates[0] < duplicates[1] / 5
+
+
+def test_the_short_training_learns():
+    before, after = lesson(10).fall_of_the_loss()
+    assert after < 0.9 * before
+
+
+def test_predictions_that_are_four_pixels_off_lose_average_precision():
+    of = lesson(11)
+    assert of.ap_of(2, 0.5) > of.ap_of(4, 0.5) > of.ap_of(4, 0.75)
+
+
+def test_without_fixed_slots_programs_are_compiled_again_and_again():
+    programs = lesson(12).programs_compiled(4)
+    assert programs[19] > 5
+    assert programs[-1] > programs[19]
 
 
 def test_every_exercise_is_solved_here():
