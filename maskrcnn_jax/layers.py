@@ -1,5 +1,7 @@
 """The layers that the network is built from: convolution and normalisation (He et al. 2015, section 3.4).
 
+Unlike `nnx.Conv`, which adds its bias in the type of the computation, `Conv` adds it in float32, and can compute by
+other `kernels`.
 Parameters are float32. What loses digits in bfloat16 (sums over many, norms, biases) is computed in float32 at least
 (Micikevicius et al. 2018, section 3); with JAX's 64-bit mode and float64 arrays everything is float64.
 """

@@ -5,7 +5,6 @@ and 101 of bottlenecks. The weight sources differ in the convolution of a bottle
 Matterport and Detectron2, the 3x3 in torchvision) and in the padding of the max-pool.
 """
 
-from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -14,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from maskrcnn_jax import checks
+from maskrcnn_jax.backbone.scan import scan_layers
 from maskrcnn_jax.config import BackboneConfig
 from maskrcnn_jax.kernels import pooling
 from maskrcnn_jax.layers import XLA, Compute, Conv, make_norm
@@ -141,36 +141,11 @@ class Stage(nnx.Module):
         apart = 1 if self.scan_blocks else len(self.blocks)
         for block in self.blocks[:apart]:
             features = run(block, features)
-        if len(self.blocks) <= apart:
-            return features
-        graph, weights = stack_blocks(self.blocks[apart:])
-        return jax.lax.scan(lambda x, w: (run(nnx.merge(graph, w), x), None), features, weights)[0]
+        return scan_layers(self.blocks[apart:], features, run)
 
 
 def _run(block: BasicBlock | Bottleneck, features: Float[Array, "b h w i"]) -> Float[Array, "b hh ww o"]:
     return block(features)
-
-
-def stack_blocks(blocks: Sequence[nnx.Module]) -> tuple[nnx.GraphDef, nnx.State]:
-    """The graph definition that all the blocks have, and their parameters stacked along a new first axis.
-
-    Raises:
-        ValueError: they differ in structure, or hold state besides parameters, which the loop would not carry.
-
-    >>> blocks = [Conv(2, 2, 1, rngs=nnx.Rngs(seed)) for seed in range(3)]
-    >>> stack_blocks(blocks)[1]["kernel"].shape
-    (3, 1, 1, 2, 2)
-    """
-    remedy = "run them one by one: scan_blocks=False"
-    graphs, weights, others = zip(*(nnx.split(block, nnx.Param, ...) for block in blocks), strict=True)
-    for number, other in enumerate(others, 1):
-        if other:
-            kinds = sorted({type(v).__name__ for _, v in nnx.to_flat_state(other)})
-            raise ValueError(f"block {number} holds {', '.join(kinds)} besides parameters, and would lose it; {remedy}")
-    for number, graph in enumerate(graphs, 1):
-        if graph != graphs[0]:
-            raise ValueError(f"block {number} differs in structure from block 1, so no loop can run both; {remedy}")
-    return graphs[0], jax.tree.map(lambda *leaves: jnp.stack(leaves), *weights)
 
 
 def space_to_depth(image: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 4*c"]:
