@@ -25,10 +25,13 @@ from crystal.training.machine import describe_machine
 from maskrcnn_jax.boxes.geometry import iou
 from maskrcnn_jax.boxes.matching import match
 from maskrcnn_jax.boxes.nms import nms
+from maskrcnn_jax.config import Sampling
 from maskrcnn_jax.image.clahe import clahe
 from maskrcnn_jax.image.letterbox import letterbox
 from maskrcnn_jax.kernels.convolution import conv2d, plain_conv2d
 from maskrcnn_jax.roi.align import roi_align
+from maskrcnn_jax.roi.bilinear import Maps
+from maskrcnn_jax.roi.grid import sample_grid
 from maskrcnn_jax.roi.masks import paste
 from maskrcnn_jax.roi.separable import pool_separably
 from maskrcnn_jax.rpn.anchors import pyramid_anchors
@@ -76,14 +79,9 @@ def waited(call: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def separably(features: jax.Array, boxes: jax.Array) -> jax.Array:
-    """RoI Align as two matrix products; samples at a quarter and three quarters of each bin."""
-    low, high = boxes[:, :2] / 4 - 0.5, boxes[:, 2:] / 4 - 0.5
-    at = (jnp.arange(BINS)[:, None] + jnp.array([0.25, 0.75])) / BINS
-    positions = low[:, :, None, None] + (high - low)[:, :, None, None] * at
-    half = jnp.full((1, ROIS, BINS, 2), 0.5)
-    return pool_separably(
-        (features[None],), jnp.zeros((1, ROIS), jnp.int32), (positions[None, :, 1], half), (positions[None, :, 0], half)
-    )[0]
+    """RoI Align as two matrix products."""
+    rows, columns = sample_grid(boxes / 4, Maps.same(MAP, MAP, ROIS), bins=BINS, sampling=Sampling())
+    return pool_separably((features[None],), jnp.zeros((1, ROIS), jnp.int32), rows, columns)[0]
 
 
 def roi_align_ops() -> list[Op]:

@@ -32,28 +32,34 @@ class Fault(NamedTuple):
     tests: str
 
 
-ALIGN, GRID = "maskrcnn_jax/roi/align.py", "maskrcnn_jax/roi/grid.py"
+GRID, BILINEAR = "maskrcnn_jax/roi/grid.py", "maskrcnn_jax/roi/bilinear.py"
 CODING, CLAHE = "maskrcnn_jax/boxes/coding.py", "maskrcnn_jax/image/clahe.py"
 TESTS = "tests/maskrcnn_jax"
 FAULTS = (
     Fault("x and y swapped in RoI Align", GRID,
-          "return bin_samples(y1, y2, maps.height", "return bin_samples(x1, x2, maps.height",
+          "x1, y1, x2, y2 = rounded(boxes).T", "y1, x1, y2, x2 = rounded(boxes).T",
           f"{TESTS}/roi/test_align.py"),
     Fault("half pixel dropped in RoI Align", GRID,
-          "offset = 0.5 if aligned else 0.0", "offset = 0.0", f"{TESTS}/roi/test_align.py"),
+          "low, high = low - 0.5, high - 0.5", "pass", f"{TESTS}/roi/test_align.py"),
     Fault("a coordinate rounded in RoI Align", GRID,
           "position = low[:, None, None] + ", "position = jnp.round(low)[:, None, None] + ",
           f"{TESTS}/roi/test_align.py"),
     Fault("products of CLAHE open to a fused multiply-add", CLAHE,
           "return jnp.maximum(a * b, 0)", "return a * b", f"{TESTS}/image/test_clahe.py"),
-    Fault("mean for max in RoI Align", ALIGN, 'if reduce == "max":', 'if reduce == "":', f"{TESTS}/roi/test_align.py"),
+    Fault("mean for max in RoI Align", BILINEAR,
+          'if reduce == "max":', 'if reduce == "":', f"{TESTS}/roi/test_align.py"),
+    Fault("cells below and above in RoI Align", BILINEAR,
+          "2 * jnp.round(position / 2), 2 * jnp.floor(position / 2) + 1",
+          "jnp.floor(position), jnp.floor(position) + 1", f"{TESTS}/roi/test_bilinear.py"),
+    Fault("bins by the inverse of their number", "maskrcnn_jax/roi/crop.py",
+          "return a / jnp.where(jnp.isnan(a), 1, divisor)", "return a / divisor", f"{TESTS}/roi/test_crop.py"),
     Fault("other levels' RoIs pooled as well", "maskrcnn_jax/roi/separable.py",
-          "weight_y * on_level", "weight_y", f"{TESTS}/roi/test_separable.py"),
+          "jnp.where(level == i, weight_y, 0.0)", "weight_y", f"{TESTS}/roi/test_separable.py"),
     Fault("far edge forgotten in pooling", GRID,
-          "(boxes - edge) / jnp.array", "boxes / jnp.array", f"{TESTS}/roi/test_align.py"),
-    Fault("levels rounded for floored", ALIGN,
+          "quotient(boxes - edge, ", "quotient(boxes, ", f"{TESTS}/roi/test_align.py"),
+    Fault("levels rounded for floored", "maskrcnn_jax/roi/levels.py",
           'jnp.floor(level) if rounding == "floor" else', 'jnp.round(level) if rounding == "floor" else',
-          f"{TESTS}/roi/test_align.py"),
+          f"{TESTS}/roi/test_levels.py"),
     Fault("clamp of decode forgotten", CODING,
           "log_scale = jnp.minimum(log_scale, max_log_scale)", "pass", f"{TESTS}/boxes/test_coding.py"),
     Fault("delta weights forgotten in decode", CODING,

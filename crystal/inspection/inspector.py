@@ -22,8 +22,9 @@ from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.image.letterbox import Letterbox
 from maskrcnn_jax.image.normalise import normalise
 from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.roi.bilinear import AxisSamples
 from maskrcnn_jax.roi.detections import Refined
-from maskrcnn_jax.roi.grid import AxisSamples, pyramid_grid, pyramid_maps
+from maskrcnn_jax.roi.grid import pyramid_grid
 from maskrcnn_jax.rpn.proposals import Ranked
 from maskrcnn_jax.structures import Detections, Proposals, Pyramid
 
@@ -209,9 +210,10 @@ class Inspector:
         probabilities = np.asarray(jax.nn.softmax(logits, axis=-1))
         chosen = _choose(probabilities, first_image(proposals), first_image(refined))
         levels = self.model.levels(proposals.boxes, size=size)
-        grid = pyramid_grid(
-            proposals.boxes[0, chosen],
-            pyramid_maps(pyramid[:4], levels[:, chosen]),
+        _, *grid = pyramid_grid(
+            pyramid[:4],
+            proposals.boxes[:, chosen],
+            levels[:, chosen] - 2,
             image_size=size,
             bins=bins,
             sampling=config.roi.pooling,
@@ -236,7 +238,7 @@ class Inspector:
             prediction=prediction,
             chosen=chosen,
             pooled=np.asarray(pooled[0][chosen], np.float32),
-            grid=jax.tree.map(np.asarray, grid),
+            grid=jax.tree.map(np.asarray, tuple(grid)),
             times=run.times,
         )
         return inspection, ForwardPass(run, pyramid, objectness, deltas, windows)

@@ -178,7 +178,7 @@ def align(inspection: Inspection) -> list[dict[str, Any]]:
         features = inspection.maps[f"P{inspection.levels[index]}"]
         box = inspection.proposals.boxes[index] * features.shape[0] / tall
         # Where along the rows and the columns, without the padding of the samples and those outside the map.
-        points = [axis.position[place][axis.used[place] & axis.inside[place]] for axis in inspection.grid]
+        points = [axis.position[place][(axis.share[place] > 0) & axis.inside[place]] for axis in inspection.grid]
         pooled = inspection.pooled[place]
         shown = pictures.busiest(pooled, 9)
         bins = None if roi.pooling.kind == "corners" else roi.box_head.size

@@ -12,6 +12,7 @@ with app.setup:
     import marimo as mo
     import numpy as np
 
+    from maskrcnn_jax.config import Sampling
     from maskrcnn_jax.lessons.exercise import grade, show
     from maskrcnn_jax.lessons.show import (
         BLUE,
@@ -25,7 +26,8 @@ with app.setup:
         while_you_read,
     )
     from maskrcnn_jax.roi.align import assign_levels, roi_align
-    from maskrcnn_jax.roi.grid import Maps, bin_grid
+    from maskrcnn_jax.roi.bilinear import Maps, bilinear_pool
+    from maskrcnn_jax.roi.grid import bin_samples, sample_grid
 
     CELLS = 12  # side of the map
 
@@ -145,10 +147,8 @@ def pool(features, boxes, bins, samples, reduce):
     """The package's `roi_align` of boxes [r, 4], and where it puts the samples of each: rows, columns [r, o, s], in
     cells whose centres are whole numbers. Compiled once for each shape of its answer.
     """
-    r = boxes.shape[0]
-    one, side = jnp.ones(r), jnp.full(r, CELLS)
-    options = dict(bins=bins, sampling_ratio=samples, max_samples=samples, aligned=True)
-    grid = bin_grid(boxes, Maps(side, side, jnp.zeros(r, jnp.int32)), scale_x=one, scale_y=one, **options)
+    rule = Sampling(sampling_ratio=samples)
+    grid = sample_grid(boxes, Maps.same(CELLS, CELLS, boxes.shape[0]), bins=bins, sampling=rule)
     pooled = roi_align(features, boxes, output_size=bins, sampling_ratio=samples, reduce=reduce)
     return pooled[..., 0], *(axis.position for axis in grid)
 
@@ -182,7 +182,7 @@ def _():
                 shifted by half a stride**: that is what such a shift in your own results points to.
                 """
             ),
-            source(roi_align, bin_grid),
+            source(roi_align, bin_samples, bilinear_pool),
         ]
     )
     return
@@ -316,11 +316,10 @@ def _():
 @app.function(hide_code=True)
 def check_positions(attempt):
     """Exercise 2 against `bin_samples`."""
-    from maskrcnn_jax.roi.grid import bin_samples
 
     def right(low, high, bins, samples):
-        edges = jnp.array([low]), jnp.array([high]), jnp.array([100])
-        return np.asarray(bin_samples(*edges, bins=bins, sampling_ratio=samples, max_samples=samples).position).ravel()
+        edges, rule = (jnp.array([low]), jnp.array([high]), jnp.array([100])), Sampling(sampling_ratio=samples)
+        return np.asarray(bin_samples(*edges, bins=bins, sampling=rule).position).ravel() + 0.5
 
     cases = [(0.0, 4.0, 2, 1), (0.0, 4.0, 2, 2), (1.5, 9.0, 5, 2), (-0.5, 2.5, 3, 4)]
     hint = "Cut the box into bins * samples equal parts; a sample lies in the middle of its part."

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray
 
 from maskrcnn_jax.boxes.coding import encode
@@ -11,9 +12,7 @@ from maskrcnn_jax.boxes.geometry import iou
 from maskrcnn_jax.boxes.matching import Label, Matches, match
 from maskrcnn_jax.boxes.sampling import sample_balanced
 from maskrcnn_jax.config import BoxCoding, RoITargetConfig, Sampling
-from maskrcnn_jax.roi.align import crop_cells
-from maskrcnn_jax.roi.grid import Maps, bin_grid
-from maskrcnn_jax.roi.separable import crop_separably
+from maskrcnn_jax.roi.align import pyramid_roi_align
 from maskrcnn_jax.structures import GroundTruth, Proposals
 
 
@@ -77,27 +76,18 @@ def mask_targets(
     >>> mask_targets(roi, jnp.array([0]), mask, frame, **options)[0, 0].tolist()
     [0.0, 0.0, 1.0, 1.0]
     """
-    m = masks.shape[1]
     frame = frames[gt_index]
     extent = jnp.tile(jnp.maximum(frame[:, 2:] - frame[:, :2], 1e-6), 2)
     relative = (boxes - jnp.tile(frame[:, :2], 2)) / extent
-    sides = jnp.full(gt_index.shape, m)
-    if sampling.kind == "corners":
-        maps = Maps(sides, sides, gt_index * m * m)
-        target = crop_cells(masks.reshape(-1, 1).astype(jnp.float32), relative, maps, output_size=size)[..., 0]
-    else:
-        one = jnp.ones(gt_index.shape, relative.dtype)
-        rows, columns = bin_grid(
-            relative * m,
-            Maps(sides, sides, gt_index),
-            bins=size,
-            scale_x=one,
-            scale_y=one,
-            sampling_ratio=sampling.sampling_ratio,
-            aligned=sampling.aligned,
-            max_samples=sampling.max_samples,
-        )
-        target = crop_separably(masks[gt_index].astype(jnp.float32), rows, columns)
+    target = pyramid_roi_align(
+        (masks[gt_index, ..., None],),  # each RoI reads an image of its own, of size 1
+        relative[:, None],
+        roi_levels=np.zeros((boxes.shape[0], 1), int),
+        image_size=(1, 1),
+        output_size=size,
+        sampling=sampling,
+        min_level=0,
+    )[:, 0, ..., 0]
     # Half rounds up as in Detectron2 (>= 0.5); Matterport's half-to-even differs only at exact halves.
     return (target >= 0.5).astype(jnp.float32) if binary else target
 

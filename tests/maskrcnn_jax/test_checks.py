@@ -13,6 +13,7 @@ from maskrcnn_jax.backbone.fpn import FPN
 from maskrcnn_jax.backbone.resnet import ResNet
 from maskrcnn_jax.boxes.geometry import clip_to_window, intersection
 from maskrcnn_jax.boxes.sampling import sample_balanced
+from maskrcnn_jax.config import Sampling
 from maskrcnn_jax.image.lab import lab_to_rgb, rgb_to_lab
 from maskrcnn_jax.image.normalise import as_batch
 from maskrcnn_jax.layers import Compute, Conv, make_norm
@@ -23,6 +24,7 @@ BOXES, SCORES, TABLE = np.tile(np.float32([0, 0, 4, 4]), (3, 1)), np.zeros(3, np
 BOX, MASK, GREY, COLOUR = BOXES[0], np.ones((2, 2)), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.uint8)
 FIVE, COARSE = np.zeros((3, 5)), jnp.zeros((3, 4), jnp.bfloat16)
 BATCH, from_dict = np.zeros((1, 64, 64, 3)), m.MaskRCNNConfig.from_dict
+MAP, LEVELS = np.ones((4, 4, 2), np.float32), np.full((1, 3), 2)
 NAN, KEY, LABEL = float("nan"), jax.random.key(0), np.zeros(3, int)
 
 
@@ -53,6 +55,15 @@ def sample(label=LABEL, total=3, max_positive=1, **options):
 def resnet(**options):
     config = m.config.BackboneConfig(depths=(0, 0, 0, 0), stem_channels=1, **options)
     return ResNet(config, rngs=nnx.Rngs(0))
+
+
+def roi_align(features=MAP, boxes=BOXES, output_size=2, **options):
+    return m.roi_align(features, boxes, output_size=output_size, **options)
+
+
+def pyramid_roi_align(levels=(MAP[None],), boxes=BOXES[None], roi_levels=LEVELS, image_size=(8, 8), kind="bins"):
+    options = dict(image_size=image_size, output_size=2, sampling=Sampling(kind))
+    return m.pyramid_roi_align(levels, boxes, roi_levels=roi_levels, **options)
 
 
 def paste(mask=MASK, box=BOX, height=8, width=8, **options):
@@ -146,6 +157,73 @@ SLIPS = {
         (
             lambda: anchors(64),
             "pyramid_anchors: image_size is 64; give two integers of at least 1, (height, width)",
+        ),
+    ],
+    "roi align": [
+        (lambda: roi_align(MAP[None]), "roi_align: features has shape [1, 4, 4, 2]; give an array [h, w, c]"),
+        (lambda: roi_align(MAP > 0), "roi_align: features is bool; give floats or integers"),
+        (lambda: roi_align(boxes=FIVE), "roi_align: boxes has shape [3, 5]; give an array [r, 4]"),
+        (
+            lambda: roi_align(boxes=COARSE),
+            "roi_align: boxes is bfloat16, too coarse for pixels; give boxes.astype(jnp.float32)",
+        ),
+        (lambda: roi_align(output_size=0), "roi_align: output_size is 0; give an integer of at least 1"),
+        (lambda: roi_align(spatial_scale=16), "roi_align: spatial_scale is 16; give cells per pixel, 1 / stride"),
+        (lambda: roi_align(sampling_ratio=-2), "roi_align: sampling_ratio is -2; give an integer of at least -1"),
+        (lambda: roi_align(aligned="no"), "roi_align: aligned is 'no'; give one of True, False"),
+        (lambda: roi_align(reduce="avg"), "roi_align: reduce is 'avg'; give one of 'mean', 'max'"),
+        (lambda: roi_align(max_samples=0), "roi_align: max_samples is 0; give an integer of at least 1"),
+        (
+            lambda: m.crop_and_resize(MAP[0], BOXES, output_size=2),
+            "crop_and_resize: features has shape [4, 2]; give an array [h, w, c]",
+        ),
+        (
+            lambda: m.crop_and_resize(MAP, FIVE, output_size=2),
+            "crop_and_resize: boxes01 has shape [3, 5]; give an array [r, 4]",
+        ),
+        (
+            lambda: m.crop_and_resize(MAP, BOXES, output_size=0),
+            "crop_and_resize: output_size is 0; give an integer of at least 1",
+        ),
+    ],
+    "pyramid": [
+        (lambda: m.assign_levels(FIVE), "assign_levels: boxes has shape [3, 5]; give an array [..., 4]"),
+        (
+            lambda: m.assign_levels(BOXES, rounding="nearest"),
+            "assign_levels: rounding is 'nearest'; give one of 'floor', 'round'",
+        ),
+        (
+            lambda: m.assign_levels(BOXES, max_level=1),
+            "assign_levels: max_level is 1; give an integer of at least 2",
+        ),
+        (
+            lambda: m.assign_levels(BOXES, canonical_size=0),
+            "assign_levels: canonical_size is 0; give a number above 0",
+        ),
+        (
+            lambda: pyramid_roi_align((MAP,)),
+            "pyramid_roi_align: levels[0] has shape [4, 4, 2]; give an array [1, h, w, c]",
+        ),
+        (lambda: pyramid_roi_align(boxes=BOXES), "pyramid_roi_align: boxes has shape [3, 4]; give an array [b, r, 4]"),
+        (
+            lambda: pyramid_roi_align(roi_levels=np.full((1, 2), 2)),
+            "pyramid_roi_align: roi_levels has shape [1, 2]; give an array [1, 3]",
+        ),
+        (
+            lambda: pyramid_roi_align(roi_levels=np.full((1, 3), 2.0)),
+            "pyramid_roi_align: roi_levels is float64; give integers",
+        ),
+        (
+            lambda: pyramid_roi_align(roi_levels=np.array([[2, 3, 2]])),
+            "pyramid_roi_align: a level in roi_levels is 3; give a number from 2 to 2",
+        ),
+        (
+            lambda: pyramid_roi_align(image_size=8),
+            "pyramid_roi_align: image_size is 8; give two integers of at least 1, (height, width)",
+        ),
+        (
+            lambda: pyramid_roi_align(kind="bin"),
+            "pyramid_roi_align: kind is 'bin'; give one of 'bins', 'corners'",
         ),
     ],
     "masks": [

@@ -1,18 +1,17 @@
 """Two matrix products give what the gather gives, gradients included."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskrcnn_jax.roi import align
-from maskrcnn_jax.roi.align import assign_levels
+from maskrcnn_jax.config import Sampling
+from maskrcnn_jax.roi.align import assign_levels, pyramid_roi_align, roi_align
 from maskrcnn_jax.roi.separable import CHUNK, interpolation_matrix
-from tests.traced import default_jit
 
-OPTIONS = ("output_size", "sampling_ratio", "aligned")
-pyramid_roi_align = default_jit(align.pyramid_roi_align, static_argnames=("image_size", *OPTIONS))
-roi_align = default_jit(align.roi_align, static_argnames=("spatial_scale", *OPTIONS))
+ADAPTIVE = Sampling(sampling_ratio=0)
 IMAGE = (64, 96)
 STRIDES = (4, 8, 16, 32)
 
@@ -40,7 +39,7 @@ def test_equals_the_gather_of_every_level(aligned, few):
     # NumPy arrays: each of the slices below would be a program of its own.
     levels, some, chosen = jax.tree.map(np.asarray, (levels, some, assign_levels(some, canonical_size=56)))
     assert len(np.unique(chosen)) == 4
-    options = dict(output_size=3, sampling_ratio=0, aligned=aligned)
+    options, rule = dict(output_size=3, sampling_ratio=0, aligned=aligned), Sampling(sampling_ratio=0, aligned=aligned)
     for image in range(2):
         each = [
             roi_align(level[image], some[image], spatial_scale=1 / stride, **options)
@@ -48,7 +47,9 @@ def test_equals_the_gather_of_every_level(aligned, few):
         ]
         expected = np.stack(each)[chosen[image] - 2, np.arange(many)]
         for r in (few, many):
-            pooled = pyramid_roi_align(levels, some[:, :r], roi_levels=chosen[:, :r], image_size=IMAGE, **options)
+            pooled = pyramid_roi_align(
+                levels, some[:, :r], roi_levels=chosen[:, :r], image_size=IMAGE, output_size=3, sampling=rule
+            )
             np.testing.assert_allclose(pooled[image], expected[:r], atol=2e-6)
 
 
@@ -57,17 +58,18 @@ def test_gradients_equal_the_gather_s():
     level, some = maps(1)[0], boxes(1, 9)
     levels, chosen = (level, *maps(2)[1:]), jnp.full((2, 9), 2)
     cotangent = jnp.asarray(np.random.default_rng(3).standard_normal((2, 9, 3, 3, 3)), jnp.float32)
-    options = dict(output_size=3, sampling_ratio=0)
 
     def separable(level):
-        pooled = align.pyramid_roi_align((level, *levels[1:]), some, roi_levels=chosen, image_size=IMAGE, **options)
+        maps, options = (level, *levels[1:]), dict(image_size=IMAGE, output_size=3, sampling=ADAPTIVE)
+        pooled = pyramid_roi_align(maps, some, roi_levels=chosen, **options)
         return (pooled * cotangent).sum()
 
     def gathered(level):
-        pooled = jax.vmap(lambda m, b: align.roi_align(m, b, spatial_scale=0.25, **options))(level, some)
+        pool = partial(roi_align, spatial_scale=0.25, output_size=3, sampling_ratio=0)
+        pooled = jax.vmap(pool)(level, some)
         return (pooled * cotangent).sum()
 
-    ours, expected = (default_jit(jax.grad(pooled))(level) for pooled in (separable, gathered))
+    ours, expected = (jax.jit(jax.grad(pooled))(level) for pooled in (separable, gathered))
     np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
@@ -82,7 +84,6 @@ def test_weights_of_a_bin_add_up_to_the_share_of_its_samples_inside():
 
 def test_no_boxes():
     none = jnp.zeros((2, 0, 4))
-    pooled = pyramid_roi_align(
-        maps(0), none, roi_levels=jnp.zeros((2, 0), int), image_size=IMAGE, output_size=3, sampling_ratio=0
-    )
+    options = dict(image_size=IMAGE, output_size=3, sampling=ADAPTIVE)
+    pooled = pyramid_roi_align(maps(0), none, roi_levels=jnp.zeros((2, 0), int), **options)
     assert pooled.shape == (2, 0, 3, 3, 3)
