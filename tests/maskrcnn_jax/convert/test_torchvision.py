@@ -145,16 +145,17 @@ def test_the_losses(step):
 def test_all_gradients(step, model):
     """Norm, sum and largest value of each, and its projection on a random direction: every trained array there is.
 
-    Rounding leaves some ReLUs of the backbone on the other side of 0, there as here, and which ones depends on the
-    machine: where a recorded norm and ours are more than 1e-4 apart, ours must be that near to the float64 gradient's,
-    and half of ours must be within 5e-5 of those, where no ReLU has flipped.
+    In float64 our norms are within 1e-4 of those that torchvision recorded in float32, but for one. Rounding leaves
+    some ReLUs of the backbone on the other side of 0, there as here; which ones depends on the machine. So our norms in
+    float32 are compared with those of float64: half of them agree within 5e-5, all but a few within 1e-4, and none is
+    further off than twice that, as none of torchvision's is.
     """
     golden, exact = recorded.load("torchvision_training"), recorded.load("torchvision_exact_norms")
+    exact = dict(zip(map(str, exact["names"]), exact["norms"], strict=True))  # by tests/exact_gradients.py
     theirs = dict(zip(map(str, golden["grad_names"]), golden["grads"], strict=True))
-    in_float64 = dict(zip(map(str, exact["names"]), exact["norms"], strict=True))
     wanted = {name: p.shape for name, p in checkpoint.named_parameters(model).items()}
     rules = torchvision.rules(wanted, model.config.backbone.depths, epsilon=1e-5)
-    compared, rounded, off = {}, [], []
+    compared, theirs_off, ours_off = {}, {}, {}
     for rule in rules:
         if len(rule.targets) > 1:
             continue  # frozen norms
@@ -163,11 +164,9 @@ def test_all_gradients(step, model):
         (along,) = rule.make(direction)  # a permutation
         l2 = np.sqrt((ours**2).sum())
         compared[name] = np.array([l2, ours.sum(), np.abs(ours).max(), (along * ours).sum()])
-        norm, truth = theirs[name][0], in_float64[rule.targets[0]]
-        if abs(norm - truth) > 1e-4 * truth:
-            rounded.append(name)
-        assert min(abs(l2 - norm), abs(l2 - truth)) <= 1e-4 * truth, name
-        off.append(abs(l2 - truth) / max(truth, 1e-12))  # the gradient of one is 0, there and here
+        norm, truth = theirs[name][0], exact[rule.targets[0]]
+        # The gradient of one layer is 0, there and here.
+        theirs_off[name], ours_off[name] = (abs(value - truth) / max(truth, 1e-12) for value in (norm, l2))
         # Sums over numbers of both signs are measured by the norm; a projection tells where each number went, and a
         # flipped ReLU moves one of the backbone by 2e-3 of the norm. Heads, RPN and FPN have no such depth before them.
         along_bar = 1e-2 if name.startswith("backbone.body.") else 1e-3
@@ -175,8 +174,12 @@ def test_all_gradients(step, model):
         assert (np.abs(compared[name] - theirs[name])[[1, 3]] <= bars).all(), name
         assert compared[name][2] == pytest.approx(theirs[name][2], rel=2e-3), name
     assert set(compared) == set(theirs)
-    assert np.median(off) <= 5e-5
-    assert rounded == ["backbone.body.layer3.7.conv1.weight"]  # 1.65e-4
+    assert [name for name, off in theirs_off.items() if off > 1e-4] == ["backbone.body.layer3.7.conv1.weight"]
+    flipped = [name for name, off in ours_off.items() if off > 1e-4]
+    assert all(name.startswith("backbone.body.") for name in flipped)
+    assert len(flipped) <= 5  # three, with XLA's convolutions on the CPU that this was written on
+    assert max(ours_off.values()) <= 2e-4
+    assert np.median(list(ours_off.values())) <= 5e-5
 
 
 def test_basic_blocks(tmp_path):
