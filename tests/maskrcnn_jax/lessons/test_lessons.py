@@ -76,8 +76,9 @@ def lesson(number):
 
 def test_conventions_of_boxes_differ_for_small_ones():
     of = lesson(1)
-    exact = [of.iou(*(np.float32(box)[None] for box in of.a_third_apart(side))).item() for side in (8, 200)]
-    assert exact == pytest.approx([0.5, 0.5], abs=1e-6)
+    for side in (8, 200):
+        box, moved = (np.asarray(corners, np.float32)[None] for corners in of.a_third_apart(side))
+        assert of.iou(box, moved).item() == pytest.approx(0.5, abs=1e-6)
     inclusive = [of.inclusive_iou(*of.a_third_apart(side)) for side in (8, 200)]
     assert inclusive[0] > 0.54
     assert inclusive[1] < 0.502
@@ -111,6 +112,21 @@ def test_nms_removes_duplicates_of_the_networks_own_candidates():
         duplicates.append(hits[1])
     assert found[0] == found[1], "no crystal of this drop is lost"
     assert duplicates[0] < duplicates[1] / 5
+
+
+def test_from_56_to_896_pixels_a_box_spans_14_to_28_cells():
+    spanned = [lesson(7).cells_spanned(side) for side in (24, 56, 111, 112, 224, 448, 895)]
+    assert spanned == [6, 14, 27.75, 14, 14, 14, pytest.approx(28, abs=0.1)]
+
+
+def test_roi_pool_and_roi_align_are_compared_by_the_same_reduction():
+    of = lesson(7)
+    level = np.full((12, 12), 3.0)
+    for reduce in ("mean", "max"):
+        assert (of.roi_pool(level, [1.3, 2.2, 8.7, 9.4], 3, reduce)[0] == 3).all()
+    ramp = np.arange(12.0)[None].repeat(12, 0)
+    assert of.roi_pool(ramp, [0, 0, 12, 12], 2, "mean")[0][0].tolist() == [2.5, 8.5]
+    assert of.roi_pool(ramp, [0, 0, 12, 12], 2, "max")[0][0].tolist() == [5, 11]
 
 
 def test_the_short_training_learns():
