@@ -92,6 +92,13 @@ def test_large_anchors_miss_the_small_crystals_of_the_first_drop():
     assert 0 < small[2] < crystals, "no size suits all"
 
 
+def test_a_deep_network_learns_with_shortcuts_only():
+    deep_plain, deep, shallow_plain = (lesson(4).learnt(*of)[-1] for of in ((32, False), (32, True), (8, False)))
+    assert deep < 0.1
+    assert shallow_plain < 0.1
+    assert deep_plain > 0.5
+
+
 def test_without_the_rule_of_the_best_anchor_crystals_are_not_trained_on():
     of = lesson(5)
     assert 0 < of.without_rule(9) < len(of.scene(9, crystals=10).boxes)
