@@ -33,9 +33,9 @@ def _():
         **What it is for.** A single pixel does not tell whether it belongs to a crystal. The *backbone* computes
         feature maps from the image, in which each cell describes a region. **ResNet** (He et al. 2015, table 1) has
         five stages with the outputs C1 to C5. Each stage halves the resolution (strides 2, 4, 8, 16 and 32) and
-        enlarges the *receptive field*, the region of the image that a cell depends on; from C2 to C5 the number of
-        channels doubles at each stage. A stage consists of *residual blocks*, which add the output of a few
-        convolutions $F$ to their input (eq. 1; the addition is called a *shortcut*):
+        enlarges the *receptive field*, the region of the image that a cell depends on. In ResNet-101 the number of
+        channels doubles at each stage, from 256 at C2 to 2048 at C5. A stage consists of *residual blocks*, which add
+        the output of a few convolutions $F$ to their input (eq. 1; the addition is called a *shortcut*):
 
         $$y = \mathrm{relu}(F(x) + x)$$
 
@@ -63,7 +63,8 @@ def _():
         [
             mo.md(
                 "## Look at the feature maps\n\nThese are the maps of a small ResNet that was trained on drawn shapes, "
-                "never on drops. (It has fewer channels: 32, 64, 96 and 160 at C2 to C5.)"
+                f"never on drops. It has only {', '.join(map(str, pretrained().config.backbone.channels))} channels at C2 "
+                "to C5."
             ),
             mo.hstack([seed, level, channel], wrap=True, justify="start"),
         ]
@@ -146,7 +147,8 @@ def _():
                 to each pixel; brighter pixels have more influence. (Its magnitude is shown to the power of 1/4, as
                 otherwise only the centre would be visible.) The cell of P5 depends on the whole image. That of P2
                 depends mostly on its neighbourhood, and weakly on the rest. The third picture shows that this weak
-                dependence comes through the top-down path: without it, it is gone.
+                dependence comes through the top-down path: without it, only a trace remains, from the group norm (its
+                means are taken over the whole map).
                 """
             ),
             panels(

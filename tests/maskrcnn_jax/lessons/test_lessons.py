@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("marimo", reason='the lessons need marimo: pip install -e ".[lessons]"')
 
+from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.lessons import network, short_training
 from maskrcnn_jax.lessons.catalogue import lessons
 from maskrcnn_jax.lessons.export import static_html, visible_words
@@ -90,6 +91,10 @@ def test_large_anchors_miss_the_small_crystals_of_the_first_drop():
     small = lesson(2).fitted(12)
     assert small[:2] == (crystals, crystals)
     assert 0 < small[2] < crystals, "no size suits all"
+
+
+def test_channels_double_from_c2_to_c5_of_resnet_101():
+    assert MaskRCNNConfig.paper().backbone.channels == (256, 512, 1024, 2048)
 
 
 def test_a_deep_network_learns_with_shortcuts_only():
