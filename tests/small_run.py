@@ -9,7 +9,7 @@ import jax
 
 from crystal.data.dataset import load_split
 from crystal.data.loader import training_loader
-from crystal.training.compilation_cache import use_compilation_cache
+from crystal.prediction.compilation_cache import use_compilation_cache
 from crystal.training.config import Phase, TrainConfig
 from crystal.training.run_folder import claim
 from crystal.training.trainer import Trainer

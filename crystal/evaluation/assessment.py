@@ -17,11 +17,14 @@ from crystal.data.segmentation import to_rle
 from crystal.evaluation.metrics import Instances, coco_metrics, empty_image_report, paper_map, precision_recall
 from crystal.evaluation.options import Evaluate
 from crystal.files import refuse_replacing, write_atomically
+from crystal.prediction.compilation_cache import use_compilation_cache
 from crystal.prediction.predictor import Prediction, Predictor
 from crystal.prediction.trained_model import load_run
+from crystal.prediction.zooms import listed, parse_zoom
 
 # Table 1: mAP at IoU 0.50 on 10 images and at 0.65 on 100, all with at least one crystal.
 FEW, MANY = 10, 100
+COCO_LIMIT = 100  # detections an image, best first, that COCO's figures count
 SCORE = 0.5  # precision and recall count detections of this score or higher
 
 
@@ -168,9 +171,10 @@ def _from_score(prediction: Instances, score: float) -> Instances:
 def _results(record: Record, prediction: Prediction, split: Split, kind: str) -> list[dict[str, Any]]:
     """COCO results of one image. Masks go without boxes, so that COCO sorts sizes by mask area."""
     rows = []
-    for box, score, category, rle in zip(*prediction, strict=True):
-        row = {"image_id": record.image_id, "category_id": split.categories[category][0], "score": float(score)}
-        x1, y1, x2, y2 = (float(v) for v in box)
+    for i, rle in enumerate(prediction.rles):
+        category = split.categories[prediction.classes[i]][0]
+        row = {"image_id": record.image_id, "category_id": category, "score": float(prediction.scores[i])}
+        x1, y1, x2, y2 = (float(v) for v in prediction.boxes[i])
         place = {"segmentation": rle} if kind == "segm" else {"bbox": [x1, y1, x2 - x1, y2 - y1]}
         rows.append({**row, **place})
     return rows
@@ -180,20 +184,28 @@ def evaluate_command(options: Evaluate) -> int:
     """`crystal evaluate`: measure, print a table, write JSON where asked."""
     if options.out is not None:
         refuse_replacing(options.out, '"map_050_all"', "the numbers of an earlier evaluation")
+    use_compilation_cache()
     model = load_run(options.weights)
+    predictor = Predictor(model, zoom=parse_zoom(options.zoom))
     split = load_split(options.data, options.split, crowds_as_objects=options.crowds_as_objects)
     held_out, notes = with_classes_of(split, model.config.classes)
     for note in notes:
         console.print(f"note: {note}", markup=False)
     require_sizes(held_out.records)
     with one_bar("evaluating", len(held_out.records)) as bar:
-        assessment = assess(Predictor(model), held_out, seed=options.seed, progress=bar)
-    table = Table(title=f"{options.weights} on {held_out.source}", title_justify="left")
+        assessment = assess(predictor, held_out, seed=options.seed, progress=bar)
+    zooms = sorted({view.zoom for r in held_out.records for view in predictor.views(r.height, r.width)})
+    title = f"{options.weights} on {held_out.source}, looked at zooms {listed(zooms)}"
+    table = Table(title=title, title_justify="left")
     table.add_column("measure")
     table.add_column("value", justify="right")
     for name, value in assessment.numbers.items():
         table.add_row(name, f"{value:g}" if name.startswith(("images", "empty")) else f"{value:.3f}")
     console.print(table)
+    if many := sum(len(p["scores"]) > COCO_LIMIT for p in assessment.predictions):
+        console.print(
+            f"note: COCO's figures count the {COCO_LIMIT} best detections of an image; {many} image(s) have more"
+        )
     if options.out is not None:
         write_atomically(options.out, json.dumps(without_nan(assessment.numbers), indent=1))
     warn(left_out(held_out))

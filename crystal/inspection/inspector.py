@@ -21,6 +21,7 @@ from crystal.prediction.predictor import Prediction, to_original
 from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.image.letterbox import Letterbox
 from maskrcnn_jax.image.normalise import normalise
+from maskrcnn_jax.image.tiles import View
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.roi.bilinear import AxisSamples
 from maskrcnn_jax.roi.detections import Refined
@@ -156,6 +157,7 @@ class Inspector:
         config, run = self.model.config, Stages(self.model)
         size, bins = config.image.size, config.roi.box_head.size
         image = run.host("read", lambda: read_image(path), lambda i: _shapes([i]))
+        height, width = image.shape[:2]
         equalised = None
         if config.image.clahe:
             equalised = run.host("CLAHE", lambda: apply_clahe(image), lambda i: _shapes([i]))
@@ -203,7 +205,7 @@ class Inspector:
         detections = first_image(detections._replace(masks=masks))
         prediction = run.host(
             "paste into the image",
-            lambda: to_original(detections, place),
+            lambda: to_original(detections, place, view=View(1, 0, 0, *place.original), height=height, width=width),
             lambda found: f"{len(found.rles)} masks",
         )
 

@@ -12,6 +12,7 @@ from crystal.inspection.options import Inspect
 from crystal.inspection.targets import NoGroundTruth, TrainingTargets, find_truth, supervise
 from crystal.pages.inspect_sections import SECTIONS, training
 from crystal.pages.page import write_page
+from crystal.prediction.compilation_cache import use_compilation_cache
 from crystal.prediction.trained_model import load_run
 
 
@@ -53,6 +54,7 @@ def inspect_command(options: Inspect) -> int:
         raise InspectError(f"--out {out}: the page needs a name that ends in .html")
     with explained_writing(out):  # rather now than after a minute
         out.parent.mkdir(parents=True, exist_ok=True)
+    use_compilation_cache()
     size = read_image(image).shape[:2]
     model = load_run(options.weights)
     known = find_truth(image, (size[0], size[1]), options.truth, model.config.classes)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from crystal.errors import require_range
+from crystal.prediction.zooms import parse_zoom
 
 Page = Literal["first", "sharpest"] | int  # as crystal.data.images.Page, which would load OpenCV
 
@@ -23,10 +24,14 @@ class Predict:
     """Crystals below this score are left out of overlays and CSV; predictions.json holds all."""
     page: Page = "sharpest"
     """Which page of a TIFF file: first, the sharpest of those of the first one's size, or a number from 1 on."""
+    zoom: str = "auto"
+    """At which zooms to look: 1, the whole image, and overlapping tiles of higher ones, in which small crystals come
+    large, as in 1,2,4; none is the whole image alone; auto doubles the zoom up to the image's own pixels."""
     labelme: bool = False
     """Also write LabelMe files, to be corrected by hand and trained on."""
 
     def __post_init__(self) -> None:
         require_range("--score", self.score, 0, 1)
+        parse_zoom(self.zoom)
         if isinstance(self.page, int):
             require_range("--page", self.page, 1)

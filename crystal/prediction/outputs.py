@@ -2,7 +2,7 @@
 
     DIR/overlays/<name>.jpg    the image with its outlines; labels are the crystal's number in the CSV and its score
     DIR/crystals.csv           a row a crystal, in pixels of the original image (columns below)
-    DIR/predictions.json       a COCO dict: images, categories, annotations = all detections with score and RLE
+    DIR/predictions.json       a COCO dict: images, categories, annotations = all detections with score, zoom and RLE
     DIR/labelme/<name>.json    outlines to correct by hand, if asked for: `labelme IMAGES --output DIR/labelme`
 
 Everything is written into a hidden folder inside DIR and renamed when complete, so a full disk, an error or Ctrl-C
@@ -32,10 +32,11 @@ from crystal.prediction.overlays import draw_outlines
 from crystal.prediction.predictor import Prediction
 
 # Boxes and centres are continuous pixels (pixel i covers [i, i + 1)). The centre is the mask's centre of mass; length
-# and width are the sides of the smallest rectangle, at any angle, that holds the mask.
+# and width are the sides of the smallest rectangle, at any angle, that holds the mask. The zoom is that of the view in
+# which the crystal was found, 1 being the whole image.
 COLUMNS = (
     *("image", "crystal", "class", "score", "x1", "y1", "x2", "y2"),
-    *("area_px", "centre_x", "centre_y", "length_px", "width_px"),
+    *("area_px", "centre_x", "centre_y", "length_px", "width_px", "zoom"),
 )
 JPEG_QUALITY = 92
 
@@ -128,11 +129,12 @@ class OutputFolder:
         self.crystals += len(shown)
 
     def _add_annotations(self, image_id: int, prediction: Prediction) -> None:
-        for box, score, index, rle in zip(*prediction, strict=True):
-            x1, y1, x2, y2 = (round(float(v), 3) for v in box)
-            annotation = coco_annotation(rle, self.classes[index][0])
+        for i, rle in enumerate(prediction.rles):
+            x1, y1, x2, y2 = (round(float(v), 3) for v in prediction.boxes[i])
+            annotation = coco_annotation(rle, self.classes[prediction.classes[i]][0])
             annotation["bbox"] = [x1, y1, round(x2 - x1, 3), round(y2 - y1, 3)]  # the network's, not that of the pixels
-            annotation |= {"id": self._annotations + 1, "image_id": image_id, "score": round(float(score), 6)}
+            annotation |= {"id": self._annotations + 1, "image_id": image_id}
+            annotation |= {"score": round(float(prediction.scores[i]), 6), "zoom": float(prediction.zooms[i])}
             self._json.write(("," if self._annotations else "") + "\n" + json.dumps(annotation))
             self._annotations += 1
 
@@ -142,7 +144,8 @@ class OutputFolder:
             box = [f"{v:.2f}" for v in prediction.boxes[i]]
             name = self.classes[prediction.classes[i]][1]
             score = f"{prediction.scores[i]:.4f}"
-            self._rows.writerow([file_name, number, name, score, *box, area, *(f"{v:.2f}" for v in lengths)])
+            numbers = *box, area, *(f"{v:.2f}" for v in lengths), f"{prediction.zooms[i]:g}"
+            self._rows.writerow([file_name, number, name, score, *numbers])
 
     def _add_labelme(
         self, path: Path, name: OutputName, size: tuple[int, int], prediction: Prediction, shown: np.ndarray

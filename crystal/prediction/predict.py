@@ -9,10 +9,12 @@ from typing import NamedTuple
 from crystal.console import console, one_bar, printable
 from crystal.data.images import Image, ImageError, Page, count_pages, find_images, read_image
 from crystal.files import name_outputs
+from crystal.prediction.compilation_cache import use_compilation_cache
 from crystal.prediction.options import Predict
 from crystal.prediction.outputs import OutputFolder, refuse_foreign
 from crystal.prediction.predictor import Predictor
 from crystal.prediction.trained_model import load_run
+from crystal.prediction.zooms import listed, parse_zoom
 
 
 class PredictSummary(NamedTuple):
@@ -25,6 +27,9 @@ class PredictSummary(NamedTuple):
             the remedy.
         edited: LabelMe files that were not replaced, because somebody had edited them since they were predicted.
         stacks: number of files whose sharpest page of several was taken.
+        zooms: at which the images were looked at, all together.
+        full: number of images with a view all of whose slots were filled by detections that reach the score threshold,
+            so that others may be missing.
     """
 
     done: int
@@ -32,6 +37,8 @@ class PredictSummary(NamedTuple):
     failed: list[tuple[Path, str]]
     edited: list[Path]
     stacks: int = 0
+    zooms: tuple[float, ...] = ()
+    full: int = 0
 
 
 def predict_folder(
@@ -66,6 +73,8 @@ def predict_folder(
         OutputError: `out` cannot be written: disk full, no permission.
     """
     failed: list[tuple[Path, str]] = []
+    zooms: set[float] = set()
+    full = 0
     stacks: list[Path] = []
     waiting: deque[tuple[Path, Image]] = deque()  # images that were read and are not predicted yet; batches bound it
     report = progress or (lambda path: None)
@@ -93,16 +102,19 @@ def predict_folder(
         for prediction in predictor(read()):
             path, image = waiting.popleft()
             folder.add(path, names[path], image, prediction)
+            zooms.update(view.zoom for view in predictor.views(*image.shape[:2]))
+            full += prediction.complete_from >= max(score_threshold, 1e-9)
             report(path)
         if folder.done:
             folder.publish()
-    return PredictSummary(folder.done, folder.crystals, failed, folder.edited, len(stacks))
+    return PredictSummary(folder.done, folder.crystals, failed, folder.edited, len(stacks), tuple(sorted(zooms)), full)
 
 
 def predict_command(options: Predict) -> int:
     """`crystal predict`; the exit code is 1 if any image could not be read."""
     refuse_foreign(options.out)
-    predictor = Predictor(load_run(options.weights))
+    use_compilation_cache()
+    predictor = Predictor(load_run(options.weights), zoom=parse_zoom(options.zoom))
     paths = find_images(options.images, lambda text: console.print(f"note: {text}", markup=False))
     with one_bar("predicting", len(paths)) as bar:
         done = itertools.count(1)
@@ -115,7 +127,13 @@ def predict_command(options: Predict) -> int:
             page=options.page,
             progress=lambda path: bar(next(done), path.name),
         )
-    console.print(f"{options.out}: {summary.crystals} crystals in {summary.done} images", markup=False)
+    seen = f", looked at zooms {listed(summary.zooms)}" if summary.done else ""
+    console.print(f"{options.out}: {summary.crystals} crystals in {summary.done} images{seen}", markup=False)
+    if summary.full:
+        console.print(
+            f"note: in {summary.full} image(s) a view filled all {predictor.config.detection.max_detections} slots for "
+            "detections, so crystals may be missing; --zoom with higher ones spreads them over more views"
+        )
     if summary.stacks:
         console.print(
             f"note: {summary.stacks} file(s) hold several pages, of which the sharpest was taken; --page first or "

@@ -1,9 +1,10 @@
 """From images of any size to outlined instances at their original size.
 
-Each image is prepared as in training (CLAHE at its own resolution, then the letterbox), batches of one fixed shape go
-through the compiled network, and boxes and masks come back in the pixels of the original. A batch is prepared in a
-thread while the network works on the one before, so three batches of originals are in memory at most, however long the
-list is.
+Each image is equalised at its own resolution if the model was trained so, and cut into views: the whole of it, and
+tiles where a zoom asks for them. Every view is fitted into the network's input as in training, and batches of one fixed
+shape, filled across views and images, go through the compiled network. Boxes and masks come back in the pixels of the
+original; of one object found in several views the best is kept. A batch is prepared in a thread while the network works
+on the one before; only the views in those two batches and the image being cut are in memory.
 
 Masks are pasted one instance's box at a time and become run lengths at once. A stack [n, height, width] would take
 900 MB for 100 instances in a 9-megapixel micrograph; the run lengths take some 100 kB.
@@ -21,12 +22,19 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
-from crystal.data.images import Image, prepare
+from crystal.data.images import Image, apply_clahe, prepare
 from crystal.data.outlines import encode_patch
+from crystal.prediction.merging import merge
+from crystal.prediction.zooms import WHOLE, Zoom, zooms_of
 from maskrcnn_jax.image.letterbox import Letterbox
+from maskrcnn_jax.image.tiles import View, owns, views
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.roi.masks import paste_patch
 from maskrcnn_jax.structures import Detections
+
+# A score in a tile, for each of the same score in the whole image, which is what networks are trained on: in a tile,
+# grains that are too small to be seen in training look like crystals.
+TRUST_IN_TILES = 0.7
 
 
 class Prediction(NamedTuple):
@@ -34,38 +42,71 @@ class Prediction(NamedTuple):
 
     Attributes:
         boxes: `[x1, y1, x2, y2]` in continuous pixels of the original image, inside it.
-        scores: in [0, 1].
+        scores: in [0, 1]; the network's for what was found in the whole image, and TRUST_IN_TILES of it for the rest.
         classes: index into the config's `classes`; never 0, the background.
         rles: a mask each, as compressed COCO RLE (`size` = height, width of the original; `counts` bytes).
+        zooms: of the view in which each was found; 1 is the whole image.
+        complete_from: a view holds as many detections as the config has slots; where all were filled, others of a lower
+            score than this may be missing. 0 where none is.
     """
 
     boxes: Float[np.ndarray, "n 4"]
     scores: Float[np.ndarray, " n"]
     classes: Int[np.ndarray, " n"]
     rles: list[Any]
+    zooms: Float[np.ndarray, " n"]
+    complete_from: float = 0.0
 
 
-def to_original(detections: Detections, box: Letterbox) -> Prediction:
-    """Bring one image's detections back to its original pixels.
+def to_original(detections: Detections, box: Letterbox, *, view: View, height: int, width: int) -> Prediction:
+    """Bring the detections of one view back to the pixels of its image.
 
     Args:
-        detections: of one image, without the batch dimension, as NumPy arrays, boxes in letterbox pixels.
-        box: where the image lay in its letterbox.
+        detections: of one view, without the batch dimension, as NumPy arrays, boxes in letterbox pixels.
+        box: where the view lay in its letterbox.
+        view: the part of the image that it shows.
+        height: of the image, in pixels.
+        width: of the image.
 
     Returns:
-        The valid detections that cover at least one pixel.
+        The valid detections that cover at least one pixel and that the view owns (`maskrcnn_jax.image.tiles.owns`).
     """
-    height, width = box.original
-    valid = np.asarray(detections.valid)
-    boxes = np.clip(box.to_original(np.asarray(detections.boxes)[valid]), 0, np.tile([width, height], 2))
-    rles, seen = [], np.zeros(len(boxes), bool)
-    for i, (own, mask) in enumerate(zip(boxes, np.asarray(detections.masks)[valid], strict=True)):
-        patch, top, left = paste_patch(mask, own, height=height, width=width)
+    valid, corners = np.asarray(detections.valid), view.box
+    scores = np.asarray(detections.scores) * (1 if view.zoom == 1 else TRUST_IN_TILES)
+    boxes = box.to_original(np.asarray(detections.boxes)) + np.tile(corners[:2], 2)
+    boxes = np.clip(boxes, np.tile(corners[:2], 2), np.tile(corners[2:], 2))
+    chosen = np.flatnonzero(valid & owns(view, boxes, height=height, width=width))
+    rles, seen = [], []
+    for i in chosen:
+        patch, top, left = paste_patch(np.asarray(detections.masks[i]), boxes[i], height=height, width=width)
         if patch.any():
-            seen[i] = True
+            seen.append(i)
             rles.append(encode_patch(patch, top, left, height=height, width=width))
-    scores, classes = np.asarray(detections.scores)[valid], np.asarray(detections.classes)[valid]
-    return Prediction(boxes[seen], scores[seen], classes[seen], rles)
+    zooms = np.full(len(seen), view.zoom, float)
+    complete_from = float(scores.min()) if valid.all() else 0.0
+    return Prediction(boxes[seen], scores[seen], np.asarray(detections.classes)[seen], rles, zooms, complete_from)
+
+
+def joined(found: list[Prediction]) -> Prediction:
+    """The predictions of an image's views as one, without duplicates."""
+    if len(found) == 1:
+        return found[0]
+    boxes, scores, classes, zooms = (
+        np.concatenate([getattr(one, name) for one in found]) for name in ("boxes", "scores", "classes", "zooms")
+    )
+    rles = [rle for one in found for rle in one.rles]
+    kept = merge(rles, scores, classes, np.repeat(np.arange(len(found)), [len(one.scores) for one in found]))
+    complete_from = max(one.complete_from for one in found)
+    return Prediction(boxes[kept], scores[kept], classes[kept], [rles[i] for i in kept], zooms[kept], complete_from)
+
+
+class _Whole(NamedTuple):
+    """An image whose views are on their way: its size, their number, and what was found in those that are back."""
+
+    height: int
+    width: int
+    views: int
+    found: list[Prediction]
 
 
 @partial(jax.jit, static_argnums=0)
@@ -77,32 +118,49 @@ def _detect(graph: nnx.GraphDef, state: nnx.State, images: jax.Array, windows: j
 class Predictor:
     """A model ready to be called on images: `predictor(images)` yields a `Prediction` an image, in order.
 
-    Compiles at the first call, for `batch_size` images of the config's size, once for all models of one config; the
+    Compiles at the first call, for `batch_size` views of the config's size, once for all models of one config; the
     last batch is padded.
 
     Args:
-        model: its config says the images' size and whether they go through CLAHE.
-        batch_size: images a forward pass.
+        model: its config says the views' size and whether images go through CLAHE.
+        batch_size: views a forward pass.
+        zoom: the zooms to look at, the first of them 1, or "auto" (`crystal.prediction.zooms`). The whole image alone
+            if not given.
     """
 
-    def __init__(self, model: MaskRCNN, *, batch_size: int = 4):
+    def __init__(self, model: MaskRCNN, *, batch_size: int = 4, zoom: Zoom = WHOLE):
         self.config = model.config
         self.batch_size = batch_size
+        self.zoom: Zoom = zoom
         twin = nnx.merge(*nnx.split(model))  # without CLAHE in its config, so that the program is the same for both
         twin.config = dataclasses.replace(model.config, image=dataclasses.replace(model.config.image, clahe=False))
         self._graph, self._state = nnx.split(twin)
 
-    def _prepare(self, images: Iterator[Image]) -> tuple[np.ndarray, np.ndarray, list[Letterbox]] | None:
-        """The next batch: images [b, h, w, 3], windows [b, 4] and the letterboxes; None at the end."""
-        size, clahe = self.config.image.size, self.config.image.clahe
-        ready = [prepare(i, size=size, clahe=clahe) for i in itertools.islice(images, self.batch_size)]
-        if not ready:
+    def views(self, height: int, width: int) -> list[View]:
+        """The views of an image of this size that the network looks at."""
+        size = self.config.image.size
+        return views(height, width, size, zooms=zooms_of(height, width, size, self.zoom))
+
+    def _cut(self, images: Iterable[Image]) -> Iterator[tuple[np.ndarray, Letterbox, View, _Whole]]:
+        """The views of each image, ready for the network."""
+        for image in images:
+            source = apply_clahe(image) if self.config.image.clahe else image
+            grid = self.views(*image.shape[:2])
+            whole = _Whole(image.shape[0], image.shape[1], len(grid), [])
+            for view in grid:
+                part = source[view.top : view.top + view.height, view.left : view.left + view.width]
+                yield *prepare(part, size=self.config.image.size, clahe=False), view, whole
+
+    def _batch(self, ready: Iterator[Any]) -> tuple[np.ndarray, np.ndarray, list[Any]] | None:
+        """The next batch: views [b, h, w, 3], windows [b, 4], and what each of them is; None at the end."""
+        size, chosen = self.config.image.size, list(itertools.islice(ready, self.batch_size))
+        if not chosen:
             return None
         batch = np.zeros((self.batch_size, *size, 3), np.uint8)
         windows = np.tile(np.array([0, 0, size[1], size[0]], np.float32), (self.batch_size, 1))
-        for slot, (pixels, box) in enumerate(ready):
+        for slot, (pixels, box, *_) in enumerate(chosen):
             batch[slot], windows[slot] = pixels, box.window
-        return batch, windows, [box for _, box in ready]
+        return batch, windows, [what for _, *what in chosen]
 
     def __call__(self, images: Iterable[Image]) -> Iterator[Prediction]:
         """Predict images one after the other.
@@ -113,11 +171,14 @@ class Predictor:
         Yields:
             A `Prediction` for each, with every detection over the config's own score threshold.
         """
-        source = iter(images)
+        ready = self._cut(images)
         with ThreadPoolExecutor(1, thread_name_prefix="prepare") as ahead:
-            following = ahead.submit(self._prepare, source)
+            following = ahead.submit(self._batch, ready)
             while (batch := following.result()) is not None:
-                following = ahead.submit(self._prepare, source)
+                following = ahead.submit(self._batch, ready)
                 found = jax.device_get(_detect(self._graph, self._state, *batch[:2]))
-                for slot, box in enumerate(batch[2]):
-                    yield to_original(jax.tree.map(lambda values, slot=slot: values[slot], found), box)
+                for slot, (box, view, whole) in enumerate(batch[2]):
+                    own = jax.tree.map(lambda values, slot=slot: values[slot], found)
+                    whole.found.append(to_original(own, box, view=view, height=whole.height, width=whole.width))
+                    if len(whole.found) == whole.views:
+                        yield joined(whole.found)

@@ -13,10 +13,10 @@ from crystal.data.dataset import Split, left_out, load_split, raise_if_nothing_t
 from crystal.data.fingerprint import fingerprint
 from crystal.data.loader import training_loader
 from crystal.evaluation.assessment import map_at_50, require_sizes, truth_of
+from crystal.prediction.compilation_cache import use_compilation_cache
 from crystal.prediction.predictor import Predictor
 from crystal.prediction.trained_model import for_this_machine
 from crystal.training import processes
-from crystal.training.compilation_cache import use_compilation_cache
 from crystal.training.config import PRESETS, TrainConfig, override
 from crystal.training.machine import versions
 from crystal.training.options import Train

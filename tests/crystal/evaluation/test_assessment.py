@@ -100,7 +100,7 @@ class Fixed:
         rles = [coco_mask.merge(coco_mask.frPyObjects(outline, 60, 80)) for outline in outlines]
         boxes = np.array([[5, 5, 15, 15], [40, 20, 70, 50], [60, 50, 79, 59]], float)
         for _ in images:
-            yield Prediction(boxes, np.array([0.9, 0.8, 0.95]), np.array([1, 2, 1]), rles)
+            yield Prediction(boxes, np.array([0.9, 0.8, 0.95]), np.array([1, 2, 1]), rles, np.ones(3))
 
 
 @pytest.fixture

@@ -180,7 +180,7 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-NOTHING = Prediction(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), [])
+NOTHING = Prediction(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), [], np.zeros(0))
 
 
 def page_of(seen, folder, **changes):

@@ -24,8 +24,9 @@ def rle_of(mask):
 
 def prediction(*masks):
     boxes = [[x, y, x + w, y + h] for x, y, w, h in (cv2.boundingRect(m) for m in masks)]
+    count, rles = len(masks), [rle_of(m) for m in masks]
     return Prediction(
-        np.array(boxes, float), np.linspace(0.9, 0.8, len(masks)), np.ones(len(masks), int), [rle_of(m) for m in masks]
+        np.array(boxes, float), np.linspace(0.9, 0.8, count), np.ones(count, int), rles, np.full(count, 2.0)
     )
 
 
@@ -89,6 +90,9 @@ def test_the_table_measures_a_tilted_rectangle(tmp_path):
     row = dict(zip(header, row, strict=True))
     assert row["image"] == "a.png"
     assert row["crystal"] == "1"
+    assert row["zoom"] == "2"
+    [annotation] = json.loads((tmp_path / "out" / "predictions.json").read_text())["annotations"]
+    assert annotation["zoom"] == 2
     assert abs(float(row["length_px"]) - 41) < 2
     assert abs(float(row["width_px"]) - 13) < 2
     assert abs(float(row["centre_x"]) - 50) < 1

@@ -18,7 +18,8 @@ from crystal.data.outlines import encode_patch
 from crystal.files import OutputError
 from crystal.prediction.options import Predict
 from crystal.prediction.predict import predict_command, predict_folder
-from crystal.prediction.predictor import Prediction, Predictor, _detect, to_original
+from crystal.prediction.predictor import TRUST_IN_TILES, Prediction, Predictor, _detect, to_original
+from maskrcnn_jax.image.tiles import View
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import Detections
 from tests.small import SMALL, quick_rngs
@@ -76,7 +77,8 @@ def test_boxes_and_masks_of_a_wide_image_come_back_to_its_own_pixels():
         masks=jnp.stack([jnp.ones((28, 28)), jnp.ones((28, 28)).at[:, :14].set(0.0), jnp.zeros((28, 28))]),
         valid=jnp.array([True, True, True]),
     )
-    found = to_original(detections, box)
+    frame = {"view": View(1, 0, 0, 100, 300), "height": 100, "width": 300}
+    found = to_original(detections, box, **frame)
     np.testing.assert_allclose(found.boxes, wanted[:2], atol=1e-3)  # the third has no pixel
     assert [rle["size"] for rle in found.rles] == [[100, 300]] * 2
     masks = [rle_tools.decode(rle).astype(bool) for rle in found.rles]
@@ -84,7 +86,7 @@ def test_boxes_and_masks_of_a_wide_image_come_back_to_its_own_pixels():
     assert masks[0][20:60, 30:90].all()
     assert masks[1][:, 151:].all()
     assert not masks[1][:, :149].any()
-    assert len(to_original(detections._replace(valid=jnp.zeros(3, bool)), box).rles) == 0
+    assert len(to_original(detections._replace(valid=jnp.zeros(3, bool)), box, **frame).rles) == 0
 
 
 def test_results_come_in_order_and_do_not_depend_on_the_batch(predictor):
@@ -105,6 +107,37 @@ def test_results_come_in_order_and_do_not_depend_on_the_batch(predictor):
     others = Predictor(MaskRCNN(config, rngs=quick_rngs(1)), batch_size=2)
     assert list(others(images))
     assert _detect._cache_size() == traces > 0  # one trace whatever the images, the weights and CLAHE
+
+
+def test_a_tile_is_seen_as_the_same_part_alone(predictor):
+    """At zoom 2 what is kept is what the network finds in that part of the image, in the image's own pixels."""
+    image = dataclasses.replace(predictor.config.image, clahe=False)  # which looks beyond the tile
+    model = MaskRCNN(dataclasses.replace(predictor.config, image=image), rngs=quick_rngs())
+    pixels = picture(200, 300)
+    close, alone = (Predictor(model, batch_size=2, zoom=zoom) for zoom in ((1.0, 2.0), (1.0,)))
+    traces = _detect._cache_size()
+    [both], [whole] = close([pixels]), alone([pixels])
+    tiles = [view for view in close.views(200, 300) if view.zoom == 2]
+    crops = [pixels[v.top : v.top + v.height, v.left : v.left + v.width] for v in tiles]
+    parts = [found.boxes + np.tile(v.box[:2], 2) for v, found in zip(tiles, alone(crops), strict=True)]
+    for zoom, boxes in ((1, whole.boxes), (2, np.concatenate(parts))):
+        mine = both.boxes[both.zooms == zoom]
+        assert len(mine)
+        assert (np.abs(mine[:, None] - boxes).max(2).min(1) < 0.01).all()
+    assert (both.scores[both.zooms == 2] <= TRUST_IN_TILES).all()
+    assert {tuple(rle["size"]) for rle in both.rles} == {(200, 300)}
+    assert _detect._cache_size() == traces > 0
+
+
+def test_full_views_are_told(predictor, tmp_path):
+    """All slots of the untrained network are filled, so that lower scores than the lowest of them may be missing."""
+    limit = predictor.config.detection.max_detections
+    [found] = predictor([picture(60, 90)])
+    assert len(found.scores) == limit
+    assert found.complete_from == found.scores.min() > 0
+    paths = [write(tmp_path / "a.png")]
+    full = [predict_folder(predictor, paths, tmp_path / "out", score_threshold=s).full for s in (0.0, 1.0)]
+    assert full == [1, 0]
 
 
 def test_an_error_in_the_source_is_raised(predictor):
@@ -233,8 +266,8 @@ def test_nothing_found_is_still_a_complete_result(predictor, tmp_path):
 
 
 def test_an_image_without_any_detection(predictor, tmp_path, monkeypatch):
-    nothing = Prediction(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), [])
-    monkeypatch.setattr("crystal.prediction.predictor.to_original", lambda *_: nothing)
+    nothing = Prediction(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), [], np.zeros(0))
+    monkeypatch.setattr("crystal.prediction.predictor.to_original", lambda *_, **__: nothing)
     predict_folder(predictor, [write(tmp_path / "a.png")], tmp_path / "out", labelme=True)
     assert COCO(str(tmp_path / "out" / "predictions.json")).dataset["annotations"] == []
     assert json.loads((tmp_path / "out" / "labelme" / "a.json").read_text())["shapes"] == []

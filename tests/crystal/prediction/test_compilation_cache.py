@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from crystal.training.compilation_cache import MAX_BYTES, use_compilation_cache
+from crystal.prediction.compilation_cache import MAX_BYTES, use_compilation_cache
 from crystal.weights.pretrain import write_scenes
 from maskrcnn_jax import checkpoint
 from tests.small import small_model

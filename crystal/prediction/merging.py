@@ -1,0 +1,70 @@
+"""Of detections from several views of one image, one for each object: duplicates go by what their masks share.
+
+The same crystal is found in neighbouring tiles and at several zooms, now whole, now a facet of it, now with others as
+one. Suppression by boxes (`maskrcnn_jax.boxes.nms`) would take one of two needles that cross for the other's duplicate,
+so masks decide. Greedy, best score first, each class for itself. Two detections of one view are no duplicates: there
+the network saw both and took them for two, as of crystals that lie one over the other.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from pycocotools import mask as rle_tools
+
+
+def _shared(rle: Mapping[str, Any], others: list[Any]) -> Float[np.ndarray, " n"]:
+    """The share of a mask that lies in each of the others."""
+    one: Any = [rle]
+    crowds: Any = [1] * len(others)  # with these, pycocotools divides what two masks share by the area of the first
+    return np.asarray(rle_tools.iou(one, others, crowds))[0] if others else np.zeros(0)
+
+
+def merge(
+    rles: Sequence[Mapping[str, Any]],
+    scores: Float[np.ndarray, " n"],
+    classes: Int[np.ndarray, " n"],
+    views: Int[np.ndarray, " n"],
+    *,
+    iou_threshold: float = 0.5,
+    inside_threshold: float = 0.7,
+) -> Int[np.ndarray, " k"]:
+    """Select detections, best score first, that are no duplicate of one selected before.
+
+    A detection is a duplicate of a better one of its class from another view if the IoU of their masks reaches
+    `iou_threshold`, or if `inside_threshold` of the smaller mask lies in the larger one.
+
+    Args:
+        rles: compressed COCO RLE masks of one image's size, none empty.
+        scores: of each; of equal ones the first goes first.
+        classes: of each.
+        views: number of the view in which each was found.
+        iou_threshold: in (0, 1].
+        inside_threshold: in (0, 1].
+
+    Returns:
+        Indices of the selected detections, best first.
+
+    A square, half of it again, and one beside it:
+
+    >>> frame = np.zeros((4, 12, 3), np.uint8, order="F")
+    >>> frame[:, :4, 0] = frame[:, :2, 1] = frame[:, 6:10, 2] = 1
+    >>> merge(rle_tools.encode(frame), np.array([0.9, 0.8, 0.7]), np.array([1, 1, 1]), np.array([0, 1, 1])).tolist()
+    [0, 2]
+    """
+    masks: Any = list(rles)
+    order = np.argsort(-np.asarray(scores), kind="stable")
+    corners = np.array(rle_tools.toBbox(masks), np.float64).reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]
+    areas = np.array([rle_tools.area(mask) for mask in masks], np.float64)  # pycocotools fails on 256 or more at once
+    kept = np.zeros(len(order), bool)
+    for i in order.tolist():
+        meets = (corners[:, :2] < corners[i, 2:]).all(1) & (corners[:, 2:] > corners[i, :2]).all(1)
+        near = np.flatnonzero(kept & meets & (classes == classes[i]) & (views != views[i]))
+        shared = _shared(masks[i], [masks[k] for k in near]) * areas[i]
+        duplicate = (shared >= iou_threshold * (areas[i] + areas[near] - shared)) | (
+            shared >= inside_threshold * np.minimum(areas[i], areas[near])
+        )
+        kept[i] = not duplicate.any()
+    return order[kept[order]]

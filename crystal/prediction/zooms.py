@@ -1,0 +1,61 @@
+"""Which zooms an image is looked at: those that are asked for, or those that its size suggests."""
+
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+from crystal.errors import RangeError
+
+Zoom = Literal["auto"] | tuple[float, ...]
+WHOLE: Zoom = (1.0,)
+ENLARGED = 1.1
+
+
+def parse_zoom(text: str) -> Zoom:
+    """What `--zoom` says: auto, none, or zooms that begin with 1, the whole image.
+
+    >>> parse_zoom("none"), parse_zoom("1,2,4")
+    ((1.0,), (1.0, 2.0, 4.0))
+
+    Raises:
+        RangeError: anything else.
+    """
+    if text == "auto":
+        return "auto"
+    if text == "none":
+        return WHOLE
+    try:
+        zooms = [float(word) for word in text.split(",")]
+    except ValueError:
+        zooms = []
+    if zooms[:1] != [1.0] or zooms != sorted(set(zooms)) or not all(map(math.isfinite, zooms)):
+        raise RangeError(
+            f"--zoom {text}: must be auto, none, or rising numbers that begin with 1, the whole image, as in 1,2,4"
+        )
+    return tuple(zooms)
+
+
+def zooms_of(height: int, width: int, size: tuple[int, int], zoom: Zoom) -> tuple[float, ...]:
+    """The zooms for an image of this size and a network's input of that size, (height, width).
+
+    "auto" doubles the zoom as long as the input has no more pixels than the part of the image that it shows, but for
+    ENLARGED: beyond, enlarging adds nothing to see.
+
+    A photograph of 1024 x 1224 pixels, and the one that a network of 256 x 320 sees as it is:
+
+    >>> zooms_of(1024, 1224, (256, 320), "auto"), zooms_of(256, 320, (256, 320), "auto")
+    ((1.0, 2.0, 4.0), (1.0,))
+    """
+    if zoom != "auto":
+        return zoom
+    most = ENLARGED * max(height / size[0], width / size[1])
+    return tuple(2.0**k for k in range(max(0, math.floor(math.log2(most))) + 1))
+
+
+def listed(zooms: Iterable[float]) -> str:
+    """For people.
+
+    >>> listed((1.0, 2.0, 2.5))
+    '1, 2, 2.5'
+    """
+    return ", ".join(f"{zoom:g}" for zoom in zooms)
