@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 from maskrcnn_jax import assign_levels, encode, iou, match, nms, paste, pyramid_anchors
+from maskrcnn_jax.image.tiles import views
 from maskrcnn_jax.losses import smooth_l1
 
 matplotlib.rcParams |= {"svg.hashsalt": "figures", "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif"}
@@ -212,6 +213,21 @@ def letterbox() -> Figure:
     return figure
 
 
+def tiles() -> Figure:
+    """The views of an image of 1224 x 1024 pixels at zooms 1, 2 and 4."""
+    figure = Figure(figsize=(8.4, 2.7), layout="constrained")
+    for axes, zoom in zip(figure.subplots(1, 3), (1, 2, 4), strict=True):
+        plane(axes, 1224, 1024)
+        grid = views(1024, 1224, (256, 320), zooms=(zoom,))
+        for view in grid:
+            box(axes, view.box, BLUE, fill=f"{SKY}22", lw=0.8)
+        middle = grid[len(grid) // 2]
+        box(axes, middle.box, VERMILLION, lw=1.8)
+        count = "1 view" if zoom == 1 else f"{len(grid)} views of {middle.width} x {middle.height}"
+        axes.set_title(f"zoom {zoom}: {count}", fontsize=9)
+    return figure
+
+
 def anchors() -> Figure:
     """Three ratios at one cell of each of three levels."""
     figure = Figure(figsize=(8.4, 2.9), layout="constrained")
@@ -391,6 +407,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "pasting": pasting,
     "roi_align": roi_align,
     "rpn": rpn,
+    "tiles": tiles,
 }
 
 if __name__ == "__main__":

@@ -39,6 +39,13 @@ def line_width(height: int, width: int) -> int:
     return 1 + min(height, width) // 400
 
 
+def _own_width(parts: list[np.ndarray], most: int) -> int:
+    """The width of one outline in pixels: `most`, but thin enough for what is inside a small instance to be seen."""
+    if not parts:
+        return most
+    return min(most, max(1, int(np.ptp(np.concatenate(parts), axis=0).min()) // 8))
+
+
 def _place(busy: np.ndarray, box: tuple[int, int, int, int], size: tuple[int, int]) -> tuple[int, int] | None:
     """Top-left (x, y) of a label of `size` (w, h) beside a box, where it hides least of what is `busy`."""
     x1, y1, x2, y2 = box
@@ -117,13 +124,14 @@ def draw_outlines(
     # The centre of pixel i lies at i + 0.5; OpenCV draws by pixel index.
     lines = [[np.rint((part + 0.5) * scale - 0.5).astype(np.int32) for part in contours(mask)] for mask in masks]
     frames = [] if boxes is None else [np.rint(np.asarray(box) * scale - 0.5).astype(int) for box in boxes]
-    for parts in lines:  # all halos first: a halo must not cut its neighbour's line
-        cv2.polylines(picture, parts, True, HALO, thick + max(2, thick // 2), cv2.LINE_AA)
+    widths = [_own_width(parts, thick) for parts in lines]
+    for parts, own in zip(lines, widths, strict=True):  # all halos first: a halo must not cut its neighbour's line
+        cv2.polylines(picture, parts, True, HALO, own + max(2, own // 2), cv2.LINE_AA)
     for (x1, y1, x2, y2), colour in zip(frames, palette, strict=bool(frames)):
         cv2.rectangle(picture, (x1, y1), (x2, y2), HALO, max(1, thick // 2) + 2)
         cv2.rectangle(picture, (x1, y1), (x2, y2), colour, max(1, thick // 2))
-    for parts, colour in zip(lines, palette, strict=True):
-        cv2.polylines(picture, parts, True, colour, thick, cv2.LINE_AA)
+    for parts, colour, own in zip(lines, palette, widths, strict=True):
+        cv2.polylines(picture, parts, True, colour, own, cv2.LINE_AA)
     if labels is None and scores is not None:
         labels = [f"{score:.2f}" for score in scores]
     if labels is not None and len(lines) <= MAX_LABELS:

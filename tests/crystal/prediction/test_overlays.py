@@ -44,6 +44,16 @@ def test_an_outline_reads_on_any_ground(level):
     assert (image == level).all()
 
 
+def test_small_instances_stay_visible_in_a_large_picture():
+    """In a picture of 2000 x 2000, whose outlines are 6 pixels wide, the middle of a crystal of 14 pixels is seen."""
+    masks = np.zeros((2, 2000, 2000), bool)
+    masks[0, 100:114, 100:114] = masks[1, 500:900, 500:900] = True
+    drawn = draw_outlines(grey(2000, 2000), masks)
+    assert (drawn[104:110, 104:110] == 128).all()
+    assert (drawn[96:118, 96:118] != 128).any()
+    assert (drawn[498:503, 600] == COLOURS[1]).all()
+
+
 def test_bool_masks_and_run_lengths_draw_the_same():
     masks = squares(5)
     masks[4] = False  # an empty mask is no trouble
