@@ -1,9 +1,10 @@
 """Views of an image at several zooms: the whole of it, and overlapping tiles in which small objects come large.
 
-A network of one input size sees a whole photograph reduced to that size, and small objects vanish. At zoom z each view
-is a rectangle of the image that the letterbox enlarges z times as much as the whole image, so every view of every zoom
-goes through the same compiled network. Neighbours overlap, so that an object no larger than the overlap is seen whole
-in one of them at least; what a border cuts, and what is too large, is left to other views (`owns`). NumPy on the host.
+A network of one input size sees a whole photograph reduced to that size, and small objects vanish. So it also looks at
+slices of it (slicing aided inference: Akyon et al. 2022). At zoom z each view is a rectangle of the image that the
+letterbox enlarges z times as much as the whole image, so every view of every zoom goes through the same compiled
+network. Neighbours overlap, so that an object no larger than the overlap is seen whole in one of them at least; what a
+border cuts, and what is too large, is left to other views (`owns`). NumPy on the host.
 """
 
 import math
