@@ -3,8 +3,8 @@
 The same crystal is found in neighbouring tiles and at several zooms, now whole, now a facet of it, now with others as
 one. Suppression by boxes (`maskrcnn_jax.boxes.nms`) would take one of two needles that cross for the other's duplicate,
 so masks decide, by their IoU and by how much of the smaller lies in the larger (as the boxes of Akyon et al. 2022,
-"Slicing Aided Hyper Inference"). Greedy, best score first, each class for itself. Two detections of one view are no duplicates: there
-the network saw both and took them for two, as of crystals that lie one over the other.
+"Slicing Aided Hyper Inference"). Greedy, best score first, each class for itself. Two detections of one view are no
+duplicates: there the network saw both and took them for two, as of crystals that lie one over the other.
 """
 
 from collections.abc import Mapping, Sequence

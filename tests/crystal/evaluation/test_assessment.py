@@ -21,6 +21,7 @@ from crystal.files import OutputError
 from crystal.prediction.predictor import Prediction
 from crystal.training import train
 from crystal.training.config import TrainConfig
+from maskrcnn_jax.image.tiles import View
 from tests.small import small_model
 
 FAR = [30.0, 5.0, 1e9, 5.0, 1e9, 30.0, 30.0, 30.0]  # pycocotools alone crashes on this edge
@@ -92,8 +93,11 @@ def write_val(folder, ids, *objects):
 class Fixed:
     """Stands in for `Predictor`: a crystal and a loop where they are, and a crystal where nothing is."""
 
-    def __init__(self, model):
+    def __init__(self, model, *, zoom=(1.0,)):
         self.config = model.config
+
+    def views(self, height, width):
+        return [View(zoom, 0, 0, height, width) for zoom in (1.0, 2.0)]
 
     def __call__(self, images):
         outlines = [*SQUARES.values(), [[60, 50, 79, 50, 79, 59, 60, 59]]]
@@ -134,6 +138,18 @@ def test_classes_meet_by_name_in_evaluation_and_in_validation(fixed, tmp_path, o
     assert all(found == numbers["the model's"] for found in numbers.values())
     assert all(found == {"val_map": numbers["the model's"]["map_050_all"]} for found in validated.values())
     assert numbers["the model's"]["coco_segm_ap50"] >= 0.5
+
+
+def test_zooms_and_what_coco_leaves_out_are_said(fixed, tmp_path, monkeypatch, capsys):
+    write_val(tmp_path, CATEGORIES["the model's"], "crystal", "loop")
+    measured(tmp_path)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "looked at zooms 1, 2" in said
+    assert "best detections" not in said
+    monkeypatch.setattr(assessment, "COCO_LIMIT", 2)
+    measured(tmp_path)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "count the 2 best detections of an image; 1 image(s) have more" in said
 
 
 def test_nothing_in_common_is_refused_before_any_prediction(fixed, tmp_path, monkeypatch):
