@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import maskrcnn_jax
+
 ROOT = Path(__file__).parent.parent
 FILES = sorted(p for package in ("maskrcnn_jax", "crystal") for p in (ROOT / package).rglob("*.py"))
 MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in FILES}
@@ -229,6 +231,22 @@ def test_every_component_has_a_page():
     shown = {name for page in DOCS for name in re.findall(r"^::: (\S+)$", (ROOT / page).read_text(), re.MULTILINE)}
     components = {module for module in COMPONENTS if ".kernels." not in module}
     assert components | {"maskrcnn_jax.model", "maskrcnn_jax.config", "maskrcnn_jax.structures"} <= shown
+
+
+PUBLIC = [n for n in maskrcnn_jax.__all__ if inspect.isroutine(inspect.unwrap(getattr(maskrcnn_jax, n)))]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_public_functions_are_documented_in_full(name):
+    text = inspect.getdoc(getattr(maskrcnn_jax, name)) or ""
+    assert [part for part in ("Args:", "Returns:", "Raises:", ">>>") if part not in text] == []
+
+
+@pytest.mark.parametrize("module", [m for m in LIBRARY if ".convert" not in m])
+def test_functions_are_short(module):
+    """At most 60 lines, docstring included."""
+    functions = [n for n in ast.walk(ast.parse(MODULES[module].read_text())) if isinstance(n, ast.FunctionDef)]
+    assert [f"{n.name}: {length}" for n in functions if (length := n.end_lineno - n.lineno + 1) > 60] == []
 
 
 def without_shape(annotation: ast.expr) -> list[str]:

@@ -24,6 +24,8 @@ from maskrcnn_jax.boxes.geometry import iou
 
 
 def _greedy_fixed_point(suppresses: Bool[Array, "n n"]) -> Bool[Array, " n"]:
+    """`keep` of the module docstring, where `suppresses` is S."""
+
     def changed(state):
         keep, previous = state
         return jnp.any(keep != previous)
