@@ -1,6 +1,6 @@
 """Training targets of the heads: class, deltas and mask (Fast R-CNN section 2.3; Mask R-CNN section 3.1)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -164,25 +164,13 @@ def roi_targets(
     edge = jnp.array([0, 0, far_edge, far_edge], boxes.dtype)
     candidates, truth_boxes = boxes - edge, truth.boxes - edge
     matches = label_rois(candidates, valid, truth_boxes, truth, config=config)
-    sampled = sample_balanced(
-        draw_key,
-        matches.label,
-        total=config.samples,
-        max_positive=config.max_positive,
-        negatives_per_positive=config.negatives_per_positive,
-    )
+    counts = dict(max_positive=config.max_positive, negatives_per_positive=config.negatives_per_positive)
+    sampled = sample_balanced(draw_key, matches.label, total=config.samples, **counts)
 
     boxes, gt_index = candidates[sampled.indices], matches.gt_index[sampled.indices]
     first = slice(0, config.max_positive)
-    masks = mask_targets(
-        boxes[first],
-        gt_index[first],
-        truth.masks,
-        truth_boxes,
-        size=mask_size,
-        sampling=config.mask_sampling,
-        binary=config.binary_masks,
-    )
+    cells: dict[str, Any] = dict(size=mask_size, sampling=config.mask_sampling, binary=config.binary_masks)
+    masks = mask_targets(boxes[first], gt_index[first], truth.masks, truth_boxes, **cells)
     return RoITargets(
         boxes=jnp.where(sampled.valid[:, None], boxes + edge, 0.0),
         classes=jnp.where(sampled.positive, truth.classes[gt_index], 0),
