@@ -36,17 +36,20 @@ def open_lesson(lesson: Lesson, folder: Path, *, headless: bool) -> int:
 def main(
     lesson: int | None = None, *, folder: Path = Path("lessons"), headless: bool = False, export: Path | None = None
 ) -> int:
-    """List the lessons, open the chosen one, or write it (or all) into the folder `export`. Returns the exit code."""
+    """List the lessons, open the chosen one, or write it (or all and an index) into `export`. Returns the exit code."""
     found = lessons()
     chosen = [one for one in found if lesson in (None, one.number)]
     if not chosen:
         print(f"there is no lesson {lesson}; choose one of 1 to {found[-1].number}", file=sys.stderr)
         return 2
     if export is not None:
-        from maskrcnn_jax.lessons.export import export as write
+        from maskrcnn_jax.lessons import export as pages
 
+        beside = chosen if len(chosen) > 1 else ()
         for one in chosen:
-            print(write(one, export), flush=True)
+            print(pages.export(one, export, beside), flush=True)
+        if beside:
+            print(pages.write(pages.index_html(beside), export / pages.INDEX), flush=True)
         return 0
     if lesson is not None:
         return open_lesson(chosen[0], folder, headless=headless)
@@ -70,7 +73,7 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--export",
         type=Path,
-        help="write the lesson (or all) into this folder, an HTML file each that needs no network",
+        help="write the lesson (or all, with an index.html) into this folder as HTML files that need no network",
     )
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""A lesson as one HTML file that needs nothing else: pictures inside, formulas as MathML, which browsers render.
+"""A lesson as one HTML file that needs no network: pictures inside, formulas as MathML, which browsers render.
 
 marimo's own static export loads the page's code and its fonts from elsewhere. So the notebook is run here, and what its
 cells show is written down: formulas become MathML, controls say where they stand, and of an exercise the code that the
@@ -12,6 +12,7 @@ import html
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import marimo as mo
@@ -34,14 +35,20 @@ math[display=block] { max-width: 46rem; margin: .4rem 0; padding: .5rem 0; overf
                       font-size: 1.1rem; } /* ink may leave the box of its letter, and scrolling would cut it off */
 @media (max-width: 30rem) { math[display=block] { font-size: .85rem; } }
 mfrac > :first-child { padding-bottom: .15em; } mfrac > :last-child { padding-top: .25em; }
+nav { display: flex; flex-wrap: wrap; gap: .3rem 1.5rem; margin: .5rem 0; }
 .control { display: inline-block; margin: .2rem 1rem .2rem 0; padding: .1rem .5rem; background: #eef3f7; }
 """
+INDEX = "index.html"
 FORMULA = re.compile(r"<marimo-tex[^>]*>\|\|([\[(])(.*?)\|\|[\])]</marimo-tex>", re.DOTALL)
 CONTROL = re.compile(r"<marimo-ui-element[^>]*><marimo-([\w-]+)(.*?)></marimo-\1></marimo-ui-element>", re.DOTALL)
 
 
-def static_html(lesson: Lesson) -> str:
+def static_html(lesson: Lesson, beside: Sequence[Lesson] = ()) -> str:
     """The whole page of a lesson, run from top to bottom.
+
+    Args:
+        lesson: is loaded and run.
+        beside: the lessons whose pages lie in the same folder, this one among them, in order; they are linked.
 
     Raises:
         ValueError: a cell shows something that has no static form.
@@ -60,13 +67,47 @@ def static_html(lesson: Lesson) -> str:
         if output is not None:
             parts.append(mo.as_html(output).text)
     body = plain("".join(parts))
-    note = "<p><em>A printed lesson: its controls stand still. Live: <code>python -m maskrcnn_jax.lessons "
-    note += f"{lesson.number}</code></em></p>"
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    head += f"<title>{lesson.number:02d} {html.escape(lesson.title)}</title>"
+    note = "<p><em>A printed lesson: its controls do not work. The interactive lesson: <code>python -m "
+    note += f"maskrcnn_jax.lessons {lesson.number}</code></em></p>"
+    links = navigation(lesson, beside)
     colours = HtmlFormatter(style="default").get_style_defs(".codehilite")
-    head += f"<style>{STYLE}{colours}</style>"
-    return f'<!doctype html><html lang="en"><head>{head}</head><body>{note}{body}</body></html>\n'
+    return _page(f"{lesson.number:02d} {lesson.title}", f"{links}{note}{body}{links}", STYLE + colours)
+
+
+def navigation(lesson: Lesson, beside: Sequence[Lesson]) -> str:
+    """Links to the lesson before, the index and the lesson after; empty without lessons beside it."""
+    if not beside:
+        return ""
+    place = [other.number for other in beside].index(lesson.number)
+    links = [f'<a href="{INDEX}">All lessons</a>']
+    if place > 0:
+        before = beside[place - 1]
+        links.insert(0, f'<a rel="prev" href="{before.page}">← {before.number:02d} {html.escape(before.title)}</a>')
+    if place + 1 < len(beside):
+        after = beside[place + 1]
+        links.append(f'<a rel="next" href="{after.page}">{after.number:02d} {html.escape(after.title)} →</a>')
+    return f"<nav>{''.join(links)}</nav>"
+
+
+def index_html(lessons: Sequence[Lesson]) -> str:
+    """A page that links to the pages of the lessons in its folder."""
+    rows = "".join(
+        f'<tr><td>{lesson.number:02d}</td><td><a href="{lesson.page}">{html.escape(lesson.title)}</a></td>'
+        f"<td>{html.escape(lesson.summary)}</td></tr>"
+        for lesson in lessons
+    )
+    intro = (
+        "<h1>Mask R-CNN, one component per lesson</h1><p>Each lesson takes about ten minutes to read and has two or "
+        "three exercises. You need Python and NumPy, and to know what a convolution is. In these pages the controls do not "
+        "work; open a lesson as an interactive notebook with <code>python -m maskrcnn_jax.lessons NUMBER</code>.</p>"
+    )
+    return _page("Lessons", f"{intro}<table>{rows}</table>", STYLE)
+
+
+def _page(title: str, body: str, style: str) -> str:
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    head += f"<title>{html.escape(title)}</title><style>{style}</style>"
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n'
 
 
 def plain(live: str) -> str:
@@ -89,11 +130,14 @@ def visible_words(page: str) -> int:
     return len(re.sub(r"<[^>]+>", " ", text).split())
 
 
-def export(lesson: Lesson, folder: Path) -> Path:
-    """Write a lesson's page into `folder`, which is made if need be; an earlier page is replaced when this is whole."""
-    page = static_html(lesson)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{lesson.path.stem.removeprefix('lesson_')}.html"
+def export(lesson: Lesson, folder: Path, beside: Sequence[Lesson] = ()) -> Path:
+    """Write a lesson's page into `folder`, with links to the lessons `beside` it. See `write`."""
+    return write(static_html(lesson, beside), folder / lesson.page)
+
+
+def write(page: str, path: Path) -> Path:
+    """Write a page; its folder is made if need be, and an earlier page is replaced when this one is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         unfinished.write_text(page, encoding="utf-8")

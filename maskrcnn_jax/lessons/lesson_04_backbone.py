@@ -63,8 +63,8 @@ def _():
         [
             mo.md(
                 "## Look at the feature maps\n\nThese are the maps of a small ResNet that was trained on drawn shapes, "
-                f"never on drops. It has only {', '.join(map(str, pretrained().config.backbone.channels))} channels at C2 "
-                "to C5."
+                "never on drops. From C2 to C5 it has only "
+                f"{', '.join(map(str, pretrained().config.backbone.channels))} channels."
             ),
             mo.hstack([seed, level, channel], wrap=True, justify="start"),
         ]

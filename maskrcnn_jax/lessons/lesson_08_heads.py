@@ -189,6 +189,15 @@ def picture(right, down, size, crystal):
     }
 
 
+@app.function(hide_code=True)
+def before_and_after(right, down, size):
+    """IoU of a proposal with the box of the largest crystal, and that of the refined box."""
+    truth = largest()[0][0].astype(np.float32)
+    box = displaced(truth, right, down, size)
+    refined = np.asarray(compiled(heads)(features(), box[None, None])[2])
+    return tuple(np.asarray(iou(jnp.asarray(np.stack([box, refined[0]])), jnp.asarray(truth)[None]))[:, 0].tolist())
+
+
 @app.cell(hide_code=True)
 def _(crystal, down, right, size):
     panels(picture(right.value, down.value, size.value, crystal.value))
@@ -200,9 +209,10 @@ def _():
     mo.vstack(
         [
             mo.md(
-                """
-                The box head corrects a proposal that is off by half its size. Move the proposal further away, and the
-                refined box no longer returns to the crystal. In training, the target of the mask is the part of the
+                f"""
+                The box head moves the first proposal, with an IoU of {before_and_after(7, -5, 1.15)[0]:.2f}, to a box
+                with an IoU of {before_and_after(7, -5, 1.15)[1]:.2f}. Move the proposal further away, and the refined
+                box no longer returns to the crystal. In training, the target of the mask is the part of the
                 crystal that lies *in the proposal*. At inference the mask is predicted for the refined box: the boxes
                 are then better than those the mask head was trained on.
 

@@ -1,5 +1,7 @@
 """A lesson as a page of its own: formulas, controls, words, and what is refused. (All pages: test_lessons.py.)"""
 
+import re
+
 import pytest
 
 pytest.importorskip("marimo", reason='the lessons need marimo: pip install -e ".[lessons]"')
@@ -43,10 +45,10 @@ def test_words_are_counted_without_code_and_formulas():
 
 def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     lesson = lessons()[0]
-    monkeypatch.setattr(export, "static_html", lambda lesson: "<html>first</html>")
+    monkeypatch.setattr(export, "static_html", lambda lesson, beside: "<html>first</html>")
     path = export.export(lesson, tmp_path / "new" / "pages")
     assert path.name == "01_boxes.html"
-    monkeypatch.setattr(export, "static_html", lambda lesson: "second")
+    monkeypatch.setattr(export, "static_html", lambda lesson, beside: "second")
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -56,3 +58,16 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         export.export(lesson, path.parent)
     assert path.read_text() == "<html>first</html>"
     assert [p.name for p in path.parent.iterdir()] == ["01_boxes.html"], "nothing half-written is left"
+
+
+def test_a_page_links_to_the_one_before_the_index_and_the_one_after():
+    found = lessons()
+    assert export.navigation(found[0], ()) == ""
+    hrefs = [
+        re.findall(r'href="(.+?)"', export.navigation(lesson, found)) for lesson in (found[0], found[5], found[-1])
+    ]
+    assert hrefs == [
+        ["index.html", "02_anchors.html"],
+        ["05_rpn.html", "index.html", "07_roi_align.html"],
+        ["11_metrics.html", "index.html"],
+    ]

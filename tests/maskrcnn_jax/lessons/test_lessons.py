@@ -141,6 +141,11 @@ def test_roi_pool_and_roi_align_are_compared_by_the_same_reduction():
     assert of.roi_pool(ramp, [0, 0, 12, 12], 2, "max")[0][0].tolist() == [5, 11]
 
 
+def test_the_box_head_improves_the_first_proposal_of_its_lesson():
+    before, after = lesson(8).before_and_after(7, -5, 1.15)
+    assert after > before + 0.1
+
+
 def test_the_short_training_learns():
     before, after = lesson(10).fall_of_the_loss()
     assert after < 0.9 * before

@@ -75,9 +75,13 @@ def test_a_number_that_is_none_is_refused(capsys):
 
 def test_pages_are_written(tmp_path, monkeypatch, capsys):
     export = pytest.importorskip("maskrcnn_jax.lessons.export")
-    monkeypatch.setattr(export, "static_html", lambda lesson: lesson.title)
+    monkeypatch.setattr(export, "static_html", lambda lesson, beside: lesson.title)
     assert runner.main(export=tmp_path) == 0
-    assert len(list(tmp_path.glob("*.html"))) == 12
+    pages = {path.name for path in tmp_path.glob("*.html")}
+    assert len(pages) == 13
+    index = (tmp_path / "index.html").read_text()
+    assert set(re.findall(r'href="(.+?)"', index)) == pages - {"index.html"}
+    assert all(lesson.summary in index for lesson in lessons())
     assert runner.main(3, export=tmp_path / "one") == 0
     assert [p.name for p in (tmp_path / "one").iterdir()] == ["03_clahe.html"]
     assert "03_clahe.html" in capsys.readouterr().out
