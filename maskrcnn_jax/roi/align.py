@@ -123,9 +123,8 @@ def pyramid_roi_align(
     """
     name, boxes = "pyramid_roi_align", checks.as_boxes("pyramid_roi_align: boxes", boxes, "b r 4")
     b, r, _ = boxes.shape
-    levels = tuple(checks.as_floats(f"{name}: levels[{i}]", level, f"{b} h w c") for i, level in enumerate(levels))
+    levels = tuple(_checked_level(f"{name}: levels[{i}]", level, b, image_size) for i, level in enumerate(levels))
     checks.kind(f"{name}: roi_levels", roi_levels, np.integer, f"{b} {r}")
-    checks.pair(f"{name}: image_size", image_size)
     max_level = min_level + len(levels) - 1
     if b * r and not isinstance(roi_levels, Tracer):
         for level in (np.min(roi_levels), np.max(roi_levels)):
@@ -148,3 +147,15 @@ def _check_options(function: str, output_size: int, sampling: Sampling) -> None:
     checks.one_of(f"{function}: aligned", sampling.aligned, (True, False))
     checks.one_of(f"{function}: reduce", sampling.reduce, ("mean", "max"))
     checks.whole(f"{function}: max_samples", sampling.max_samples, least=1)
+
+
+def _checked_level(place: str, level: Array | np.ndarray, b: int, image_size: tuple[int, int]) -> Array | np.ndarray:
+    """Refuse a map whose rows and columns are not the image's over one stride, rounded up: one with channels first."""
+    level = checks.as_floats(place, level, f"{b} h w c")
+    checks.pair("pyramid_roi_align: image_size", image_size)
+    sides = [(side, max(cells, 1)) for side, cells in zip(image_size, level.shape[1:3], strict=True)]
+    least = max(side / cells for side, cells in sides)
+    if any(least * (cells - 1) >= side for side, cells in sides):
+        shape = f"[{b}, {image_size[0]} / stride, {image_size[1]} / stride, channels]"
+        raise ValueError(f"{place} has shape {list(level.shape)}; give {shape}")
+    return level

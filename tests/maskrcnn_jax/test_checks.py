@@ -204,6 +204,10 @@ SLIPS = {
             lambda: pyramid_roi_align((MAP,)),
             "pyramid_roi_align: levels[0] has shape [4, 4, 2]; give an array [1, h, w, c]",
         ),
+        (
+            lambda: pyramid_roi_align((MAP.transpose(2, 0, 1)[None],)),
+            "pyramid_roi_align: levels[0] has shape [1, 2, 4, 4]; give [1, 8 / stride, 8 / stride, channels]",
+        ),
         (lambda: pyramid_roi_align(boxes=BOXES), "pyramid_roi_align: boxes has shape [3, 4]; give an array [b, r, 4]"),
         (
             lambda: pyramid_roi_align(roi_levels=np.full((1, 2), 2)),
