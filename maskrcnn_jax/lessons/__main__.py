@@ -10,15 +10,15 @@ from pathlib import Path
 from maskrcnn_jax.lessons.catalogue import Lesson, lessons
 
 NEEDED = ("marimo", "latex2mathml")
-# For marimo's editor, which would show the lesson without a single result until each cell is run by hand.
+# Without this, marimo's editor shows no results until each cell is run by hand.
 RUN_AT_ONCE = "[tool.marimo.runtime]\nauto_instantiate = true\n"
 
 
 def open_lesson(lesson: Lesson, folder: Path, *, headless: bool) -> int:
-    """Open a copy of the lesson, so that exercises can be solved and kept; a copy that is there is gone on with."""
+    """Open a copy of the lesson, which keeps the solutions of the exercises; an existing copy is opened again."""
     copy = folder / lesson.path.name
     if copy.exists():
-        print(f"{copy} is there already: going on with it (remove it to start afresh)")
+        print(f"{copy} exists: continuing with it (remove it to start again)")
     else:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(lesson.path, copy)

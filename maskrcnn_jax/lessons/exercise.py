@@ -1,4 +1,4 @@
-"""Exercises: a reader fills in a function, and the check says what is wrong with it, by the first case that differs."""
+"""Exercises: a reader completes a function, and a check reports the first case in which it is wrong."""
 
 import html
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Verdict(NamedTuple):
-    """Whether an attempt is right, and a sentence on it."""
+    """Whether an attempt is right, and a sentence about it."""
 
     passed: bool
     message: str
@@ -24,8 +24,8 @@ def grade(
 ) -> Verdict:
     """Call `attempt` with the arguments of each case, (arguments, expected), and compare.
 
-    The first case that fails decides: what was called, what came, what was expected, and the `hint`. An attempt that
-    returns None has not been started. Nothing that the attempt raises gets out.
+    The message describes the first case that fails: the call, the result, the expected result, and the `hint`. An
+    attempt that returns None has not been started. Exceptions of the attempt are reported, not raised.
     """
     name = attempt.__name__
     for arguments, expected in cases:
@@ -50,7 +50,7 @@ def grade(
 
 
 def show(verdict: Verdict) -> mo.Html:
-    """The verdict as a box: a tick or what is missing."""
+    """The verdict as a box with a tick or a pencil."""
     colour, sign = ("#009e73", "✔") if verdict.passed else ("#d55e00", "✎")
     return mo.Html(
         f'<div class="verdict" style="border-left:4px solid {colour};padding:.4rem .8rem;overflow-wrap:anywhere">'

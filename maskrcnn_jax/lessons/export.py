@@ -1,9 +1,8 @@
 """A lesson as one HTML file that needs no network: pictures inside, formulas as MathML, which browsers render.
 
-marimo's own static export loads the page's code and its fonts from elsewhere. So the notebook is run here, and what its
-cells show is written down: formulas become MathML, controls say where they stand, and of an exercise the code that the
-reader would edit is shown. What a lesson uses must be in plain HTML besides formulas and controls (`show.py` sees to
-that); anything else of marimo's is refused rather than left out.
+marimo's own static export loads code and fonts from the network. Here the notebook is run, and the outputs of its cells
+are written as plain HTML: formulas as MathML, controls with their values, and of exercises the code that the reader
+edits. Other elements of marimo are refused rather than left out; `show.py` avoids them.
 """
 
 import ast
@@ -98,8 +97,8 @@ def index_html(lessons: Sequence[Lesson]) -> str:
     )
     intro = (
         "<h1>Mask R-CNN, one component per lesson</h1><p>Each lesson takes about ten minutes to read and has two or "
-        "three exercises. You need Python and NumPy, and to know what a convolution is. In these pages the controls do not "
-        "work; open a lesson as an interactive notebook with <code>python -m maskrcnn_jax.lessons NUMBER</code>.</p>"
+        "three exercises. You need Python and NumPy, and to know what a convolution is. In these pages the controls do "
+        "not work; open a lesson as a notebook with <code>python -m maskrcnn_jax.lessons NUMBER</code>.</p>"
     )
     return _page("Lessons", f"{intro}<table>{rows}</table>", STYLE)
 
@@ -124,7 +123,7 @@ def plain(live: str) -> str:
 
 
 def visible_words(page: str) -> int:
-    """How many words a reader has before them: without code, formulas, and the alternative texts of pictures."""
+    """The number of words to read: without code, formulas, and the alternative texts of pictures."""
     body = page[page.index("<body>") :] if "<body>" in page else page
     text = re.sub(r"<(pre|math|details|style)\b.*?</\1>", " ", body, flags=re.DOTALL)
     return len(re.sub(r"<[^>]+>", " ", text).split())
@@ -153,7 +152,7 @@ def _mathml(found: re.Match) -> str:
 
 
 def _stand(attributes: str) -> str:
-    """What a control is called and where it stands."""
+    """The label and the value of a control."""
     values = {
         name: json.loads(html.unescape(html.unescape(text)).replace("\\u003c", "<").replace("\\u003e", ">"))
         for name, text in re.findall(r"data-(label|initial-value)='(.*?)'", attributes, re.DOTALL)
@@ -165,5 +164,5 @@ def _stand(attributes: str) -> str:
 
 
 def _attempts(cell: ast.FunctionDef) -> str:
-    """The functions that a cell defines for the reader to fill in."""
+    """The functions of a cell that the reader completes."""
     return "\n\n".join(ast.unparse(node) for node in cell.body if isinstance(node, ast.FunctionDef))

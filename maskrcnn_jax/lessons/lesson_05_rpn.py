@@ -166,7 +166,7 @@ def _():
 
 @app.function(hide_code=True)
 @partial(jax.jit, static_argnames="allow_low_quality")
-def answers(boxes, valid, positive_iou, negative_iou, key, *, allow_low_quality):
+def label_and_sample(boxes, valid, positive_iou, negative_iou, key, *, allow_low_quality):
     """Labels of all anchors, the crystal each is matched to, and a sample of 256."""
     overlap = iou(boxes, jnp.asarray(ANCHORS))
     found = match(
@@ -188,7 +188,7 @@ def picture(positive, negative, low_quality, seed):
     boxes[:n] = drop.boxes
     negative = min(negative, positive)
     found, drawn = jax.device_get(
-        answers(boxes, valid, positive, negative, jax.random.key(0), allow_low_quality=bool(low_quality))
+        label_and_sample(boxes, valid, positive, negative, jax.random.key(0), allow_low_quality=bool(low_quality))
     )
     is_positive = found.label == Label.POSITIVE
     mine = np.array([(is_positive & (found.gt_index == i)).sum() for i in range(n)])
@@ -225,7 +225,7 @@ def matches_of(seed, *, low_quality=True):
     boxes = np.zeros((SLOTS, 4), np.float32)
     boxes[: len(real)] = real
     valid, key = np.arange(SLOTS) < len(real), jax.random.key(0)
-    return answers(boxes, valid, 0.7, 0.3, key, allow_low_quality=low_quality)[0], len(real)
+    return label_and_sample(boxes, valid, 0.7, 0.3, key, allow_low_quality=low_quality)[0], len(real)
 
 
 @app.function(hide_code=True)

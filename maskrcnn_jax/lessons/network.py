@@ -1,4 +1,4 @@
-"""The network of the lessons: the small weights that come with the package, which have seen shapes but no drops."""
+"""The network of the lessons: the small weights of the package, trained on drawn shapes and not on drops."""
 
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -22,8 +22,8 @@ def pretrained() -> MaskRCNN:
 
 @lru_cache(maxsize=16)
 def program(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function(model, *arrays)` as a compiled function of (the model's state, *arrays), for models like the pretrained
-    one.
+    """`function(model, *arrays)` compiled as a function of (state of the model, *arrays), for states of the pretrained
+    network's structure.
     """
     graph, _ = nnx.split(pretrained())
     return jax.jit(lambda state, *arrays: function(nnx.merge(graph, state), *arrays))
@@ -31,12 +31,12 @@ def program(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @lru_cache(maxsize=16)
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function(model, *arrays)` with the pretrained model put in, compiled once for each shape of its arrays."""
+    """`function(model, *arrays)` of the pretrained model, compiled once for each combination of array shapes."""
     return partial(program(function), nnx.split(pretrained())[1])
 
 
 def not_yet_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """As `compiled`, but shared with nobody, so that its first call is one."""
+    """As `compiled`, but a program of its own, so that its first call compiles."""
     return partial(program.__wrapped__(function), nnx.split(pretrained())[1])
 
 
@@ -52,7 +52,7 @@ def rpn_outputs(model: MaskRCNN, images: Any) -> tuple[jax.Array, jax.Array, jax
 
 
 def every_stage(model: MaskRCNN, images: Any) -> Stages:
-    """All intermediates by name; here so that the lessons that want them share one program."""
+    """All intermediate results by name; here so that the lessons share one program."""
     return model.stages(images)
 
 

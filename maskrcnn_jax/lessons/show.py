@@ -1,8 +1,8 @@
-"""What the lessons show things with: pictures in rows that wrap, the package's own source, boxes over an image.
+"""How the lessons show pictures in a grid, the package's own source, boxes over an image, and tables.
 
-A picture is one small matplotlib figure with its caption as text below, and pictures stand in a grid that wraps: side
-by side on a wide window, one below the other on a narrow one, where the letters keep their size. Colours are Okabe and
-Ito's, which the common kinds of colour blindness tell apart; lines that differ in colour differ in dash as well.
+A picture is one small matplotlib figure with its caption as text below. Pictures are shown side by side in a wide
+window and one below the other in a narrow one, so that letters keep their size. Colours are Okabe and Ito's, which
+remain distinct with common kinds of colour blindness; lines that differ in colour also differ in dash.
 """
 
 import base64
@@ -41,7 +41,7 @@ def canvas(width: float = 4.2, height: float = 3.3, *, frame: bool = True) -> tu
 
 
 def photo(image: Num[np.ndarray, "h w ..."], *, width: float = 4.2, **options: Any) -> tuple[Figure, Axes]:
-    """An image (RGB or grey) that fills its figure, its axes in continuous pixels: pixel i covers [i, i + 1)."""
+    """An image (RGB or grey) that fills its figure. The axes are in continuous pixels: pixel i covers [i, i + 1)."""
     rows, columns = image.shape[:2]
     figure, axes = canvas(width, width * rows / columns, frame=False)
     if image.ndim == 2:
@@ -54,7 +54,7 @@ def photo(image: Num[np.ndarray, "h w ..."], *, width: float = 4.2, **options: A
 def boxes_over(
     axes: Axes, boxes: Float[np.ndarray, "n 4"], colour: str, *, width: float = 1.6, dash: Any = "-", halo: bool = True
 ) -> None:
-    """Outlines of boxes, with a dark halo under them so that they read on bright and on dark ground."""
+    """Outlines of boxes, with a dark halo so that they are visible on bright and on dark ground."""
     boxes = np.asarray(boxes)
     corners = list(boxes[:, [[0, 1], [2, 1], [2, 3], [0, 3]]])
     if halo:
@@ -65,7 +65,7 @@ def boxes_over(
 
 
 def numbers(axes: Axes, values: Float[np.ndarray, "h w"], *, form: str = "{:.2f}", size: float = 8) -> None:
-    """A table of numbers as coloured cells, each with its number in it."""
+    """A matrix as coloured cells with their numbers."""
     values = np.asarray(values, float)
     axes.imshow(values, cmap="cividis", aspect="auto")
     middle = (values.min() + values.max()) / 2
@@ -75,7 +75,7 @@ def numbers(axes: Axes, values: Float[np.ndarray, "h w"], *, form: str = "{:.2f}
 
 
 def panels(pictures: Mapping[str, Figure | UInt8[np.ndarray, "h w *c"]]) -> mo.Html:
-    """Caption -> figure, or plain image, as pictures in a grid that wraps; the caption is also for screen readers."""
+    """Figures or plain images by their captions, in a grid that wraps; the captions are read by screen readers, too."""
     cells = []
     for caption, picture in pictures.items():
         if isinstance(picture, np.ndarray):  # five times as fast as through matplotlib
@@ -87,15 +87,18 @@ def panels(pictures: Mapping[str, Figure | UInt8[np.ndarray, "h w *c"]]) -> mo.H
             encoded, inches = buffer.getvalue(), picture.get_size_inches()[0]
         data, text = base64.b64encode(encoded).decode("ascii"), html.escape(caption)
         cells.append(
-            f'<figure style="margin:0;flex:1 1 280px;max-width:{inches * 100:.0f}px">'
+            f'<figure style="margin:0;max-width:{inches * 100:.0f}px">'
             f'<img alt="{text}" style="width:100%;height:auto;display:block" src="data:image/png;base64,{data}">'
             f'<figcaption style="font-size:.85rem;padding-top:.3rem">{text}</figcaption></figure>'
         )
-    return mo.Html(f'<div class="panels" style="display:flex;flex-wrap:wrap;gap:1rem">{"".join(cells)}</div>')
+    columns = "repeat(auto-fill,minmax(min(280px,100%),1fr))"  # equally wide, in an incomplete last row as well
+    return mo.Html(
+        f'<div class="panels" style="display:grid;grid-template-columns:{columns};gap:1rem">{"".join(cells)}</div>'
+    )
 
 
 def while_you_read(*calls: Callable[[], Any]) -> None:
-    """In a live notebook: make these calls in the background, so that what they compile is there when needed."""
+    """In a live notebook: make these calls in the background, so that their programs are compiled when needed."""
     if mo.running_in_notebook():
         threading.Thread(target=lambda: [call() for call in calls], daemon=True).start()
 

@@ -37,7 +37,7 @@ def test_a_lesson_is_opened_as_a_copy_and_gone_on_with(tmp_path, monkeypatch, ca
     copy.write_text("solved")
     assert runner.main(7, folder=tmp_path / "mine") == 0
     assert copy.read_text() == "solved", "solutions are not overwritten"
-    assert "going on with it" in capsys.readouterr().out
+    assert "continuing with it" in capsys.readouterr().out
 
 
 def test_the_command_as_typed_serves_a_lesson_whose_cells_run_at_once(tmp_path):
