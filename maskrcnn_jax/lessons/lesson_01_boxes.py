@@ -200,7 +200,7 @@ def _():
         [
             mo.md(
                 f"""
-                ## What goes wrong without it
+                ## What goes wrong when conventions are mixed
 
                 Codebases differ by one pixel: in some a box includes its last pixel, and its width is `x2 - x1 + 1`.
                 Take two equal squares, a third of their side apart: their IoU is 0.5. With the extra pixel it is

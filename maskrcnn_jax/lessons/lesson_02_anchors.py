@@ -158,7 +158,7 @@ def _():
                 sizes: none suits all crystals.
 
                 Two conventions to know. Anchor centres lie at `cell * stride`, not in the middle of the cell; all three
-                sources of pretrained weights do it so, and their weights depend on it. And Matterport writes ratios as
+                sources of pretrained weights do so, and their weights depend on it. And Matterport writes ratios as
                 width / height, torchvision and Detectron2 as height / width: a set of ratios that is not symmetric,
                 read by the other convention, gives anchors turned by 90 degrees.
                 """
@@ -216,7 +216,7 @@ def _():
         [
             mo.md(
                 """
-                ## What goes wrong without it
+                ## What goes wrong without anchors that fit
 
                 A crystal without a well-fitting anchor is still assigned its best one (lesson 05). But the deltas are
                 then large, and a single anchor is trained on it instead of several. Needles suffer most, and no error

@@ -277,7 +277,7 @@ def _():
         [
             mo.md(
                 """
-                ## What goes wrong without it
+                ## What goes wrong without shortcuts, and without the top-down path
 
                 **Without shortcuts**, deeper networks are harder to train: He et al. found a *higher training error*
                 with 34 layers than with 18 (figure 4). They note that vanishing gradients are an unlikely cause, since

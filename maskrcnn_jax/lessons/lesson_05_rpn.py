@@ -301,7 +301,7 @@ def _():
         [
             mo.md(
                 """
-                ## What goes wrong without it
+                ## What goes wrong without these rules
 
                 Without the rule of the best anchor, the network is not trained on small crystals and needles, see
                 above. Without a balanced sample, an objectness close to zero everywhere already has a low loss. The RPN

@@ -195,7 +195,7 @@ def _():
         [
             mo.md(
                 """
-                ## What goes wrong without it
+                ## What goes wrong without NMS
 
                 Without NMS (a threshold of 1.0, at the right end), few more crystals are found, and most of the boxes
                 on crystals are duplicates. A duplicate counts as a false positive (lesson 11), so precision drops to

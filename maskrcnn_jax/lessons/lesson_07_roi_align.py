@@ -241,7 +241,7 @@ def _():
         [
             mo.md(
                 f"""
-                ## What goes wrong without it
+                ## What goes wrong when boxes are rounded
 
                 On a map of stride 16, a box of 24 pixels and its rounded version have a mean IoU of only
                 {iou_with_rounded(24, 16):.2f}. No mask head can predict an exact outline from features of another box.

@@ -266,7 +266,7 @@ def _():
         [
             mo.md(
                 """
-                ## What goes wrong without it
+                ## What goes wrong with simpler heads
 
                 Without the deltas of the box head, final boxes are only as good as the proposals, and a box that cuts
                 off part of its crystal also cuts off its mask. With a softmax over the classes of each cell, in place

@@ -215,7 +215,7 @@ def _():
         [
             mo.md(
                 """
-                ## What goes wrong without it
+                ## What goes wrong without fixed shapes
 
                 Here NMS is run in four ways. The last row is the time per image if the arrays were as long as the
                 number of boxes, a different one for every image.
