@@ -81,8 +81,8 @@ def bilinear_pool(
     >>> bilinear_pool(cells, maps, rows, columns).ravel().tolist()
     [2.0, 2.0]
     """
-    # Before the gather, whose gradient is a scatter-add: inexact and slow in bfloat16.
-    cells = cells.astype(jnp.promote_types(cells.dtype, jnp.float32))
+    # Before the gather, whose gradient is a scatter-add: inexact and slow in bfloat16. Positions are float32 at least.
+    cells = cells.astype(jnp.promote_types(cells.dtype, rows.position.dtype))
     y_cells, x_cells = neighbours(rows, maps.height), neighbours(columns, maps.width)
     start, width = maps.start[:, None, None], maps.width[:, None, None]
     across = columns.position.shape[2]

@@ -1,5 +1,5 @@
-"""bfloat16 by config: what computes in it and what stays float32, read off the traced step. That it learns as float32
-does: `test_step.py`.
+"""bfloat16 by config: what computes in it and what stays float32, read off the traced step; and float64, where nothing
+narrows. That bfloat16 learns as float32 does: `test_step.py`.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import optax
 import pytest
 from flax import nnx
 
+from maskrcnn_jax.layers import Affine
 from maskrcnn_jax.training.optimizer import make_optimizer
 from maskrcnn_jax.training.state import create_state
 from maskrcnn_jax.training.step import make_step
@@ -87,3 +88,25 @@ def test_biases_and_norms_sum_in_float32():
         gradient = gradient[name][...]
         cells = out.size // gradient.size
         np.testing.assert_array_equal(gradient, cells)
+
+
+def test_nothing_narrows_in_float64():
+    """Losses and gradients of the whole network, and the norm that it does not have."""
+    with jax.enable_x64(True):
+        images, truth = small_batch(1)
+        truth = truth._replace(boxes=truth.boxes.astype(jnp.float64))
+        graph, weights = nnx.split(small_model(config=config_of("float64")))
+        weights = jax.tree.map(lambda p: p.astype(jnp.float64), weights)
+        frozen = Affine(3)
+
+        def total(weights, images):
+            images = images + frozen(images)
+            return nnx.merge(graph, weights).losses(images, truth, KEY, WINDOWS.astype(jnp.float64)).total
+
+        run = jax.make_jaxpr(jax.value_and_grad(total), return_shape=True)
+        traced, results = run(weights, images.astype(jnp.float64))
+    assert {leaf.dtype for leaf in jax.tree.leaves(results)} == {jnp.dtype(jnp.float64)}
+    for equation, _ in equations(traced.jaxpr):
+        if equation.primitive.name == "convert_element_type" and equation.outvars[0].aval.shape:
+            before, after = equation.invars[0].aval.dtype, equation.outvars[0].aval.dtype
+            assert before != jnp.float64 or after not in (jnp.float32, HALF), str(equation.source_info.traceback)
