@@ -18,9 +18,10 @@ class Docstrings(griffe.Extension):
             obj.docstring.value = EXAMPLE.sub(lambda found: f"```pycon\n{found[0]}\n```", obj.docstring.value)
 
     def on_class(self, *, cls: griffe.Class, **_: Any) -> None:
-        """Below the docstring of a NamedTuple or dataclass its fields as they are written, with their comments."""
+        """Below the docstring of a NamedTuple or dataclass its fields as written, unless it describes them itself."""
         fields = [m for m in cls.attributes.values() if m.annotation and m.lineno and "property" not in m.labels]
-        if cls.docstring and fields and ("dataclass" in cls.labels or "NamedTuple" in map(str, cls.bases)):
+        told = not cls.docstring or "Attributes:" in cls.docstring.value
+        if fields and not told and ("dataclass" in cls.labels or "NamedTuple" in map(str, cls.bases)):
             lines = cls.source.splitlines()
             first = min(m.lineno for m in fields) - cls.lineno
             last = max(m.endlineno for m in fields) - cls.lineno
