@@ -92,7 +92,7 @@ def index_html(lessons: Sequence[Lesson]) -> str:
     """A page that links to the pages of the lessons in its folder."""
     rows = "".join(
         f'<tr><td>{lesson.number:02d}</td><td><a href="{lesson.page}">{html.escape(lesson.title)}</a></td>'
-        f"<td>{html.escape(lesson.summary)}</td></tr>"
+        f"<td>{html.escape(lesson.summary[0].upper() + lesson.summary[1:])}</td></tr>"
         for lesson in lessons
     )
     intro = (

@@ -1,4 +1,4 @@
-"""Lesson 04: the backbone, a ResNet with a feature pyramid."""
+"""Lesson 04: from pixels to feature maps: residual blocks and the feature pyramid."""
 
 import marimo
 

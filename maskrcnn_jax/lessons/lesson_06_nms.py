@@ -1,4 +1,4 @@
-"""Lesson 06: non-maximum suppression and proposals."""
+"""Lesson 06: removing duplicate boxes by non-maximum suppression, and from candidates to proposals."""
 
 import marimo
 

@@ -1,4 +1,4 @@
-"""Lesson 07: RoI Align and RoI Pool on a small feature map."""
+"""Lesson 07: fixed-size features of a box, with and without rounding."""
 
 import marimo
 

@@ -1,4 +1,4 @@
-"""Lesson 08: box head and mask head, and their three losses."""
+"""Lesson 08: from pooled features to class, box and mask, and the three losses."""
 
 import marimo
 

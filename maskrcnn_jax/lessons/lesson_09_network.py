@@ -1,4 +1,4 @@
-"""Lesson 09: the whole network on one image."""
+"""Lesson 09: all parts in order, from the image to the masks of the detections."""
 
 import marimo
 

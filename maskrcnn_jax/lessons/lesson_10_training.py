@@ -1,4 +1,4 @@
-"""Lesson 10: a short training on drops."""
+"""Lesson 10: transfer learning, held-out drops and the learning rate, with a short training."""
 
 import marimo
 
