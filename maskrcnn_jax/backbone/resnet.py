@@ -109,9 +109,10 @@ CHOICES = {
 class Stage(nnx.Module):
     """Blocks at one resolution; the first one downsamples.
 
-    Two options of the config change how they run, not what they compute. `remat_blocks` keeps only each block's input
-    for the backward pass, which computes the block again (Chen et al. 2016, section 4). `scan_blocks` runs all blocks
-    but the first as one loop over their stacked weights, so that XLA compiles one block instead of ResNet101's 22.
+    Two options of the config change how they run, not what they compute. `scan_blocks` runs all blocks but the first as
+    one loop over their stacked weights, so that XLA compiles one block instead of ResNet101's 22. `remat_blocks` keeps
+    only each block's input for the backward pass, which computes the block again (Chen et al. 2016, section 4); on CPUs
+    it needs `scan_blocks`, since XLA's compiler merges the two computations of a block that stands alone.
 
     >>> config = BackboneConfig(block="basic", norm="affine")
     >>> stage = Stage(2, 3, depth=2, stride=2, config=config, compute=XLA, rngs=nnx.Rngs(0))
