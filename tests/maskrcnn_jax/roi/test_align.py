@@ -136,7 +136,7 @@ def test_gradients_are_finite_and_match_differences(reduce):
 @given(strategies.boxes(6, limit=20), strategies.flags(6), st.sampled_from([np.nan, np.inf, 1e30]))
 def test_what_stands_in_padded_rows_changes_no_other(boxes, valid, garbage):
     other = np.where(valid[:, None], boxes, np.float32(garbage))
-    a, b = roi_align(MAP, boxes, output_size=3), roi_align(MAP, other, output_size=3)
+    a, b = (roi_align(MAP[:, :9], some, output_size=3) for some in (boxes, other))
     np.testing.assert_array_equal(a[valid], b[valid])
 
 
@@ -151,20 +151,16 @@ def test_torchvision(size, sampling_ratio, aligned):
     boxes = g["roi.rois"][:, 1:].reshape(6, 2, 4).swapaxes(0, 1)
     cotangent = np.moveaxis(g[f"roi.cot{size}"], 1, -1).reshape(6, 2, size, size, -1).swapaxes(0, 1)
 
-    @default_jit
-    def both(features):
-        pool = partial(
-            roi_align,
-            output_size=size,
-            spatial_scale=float(g["roi.spatial_scale"]),
-            sampling_ratio=sampling_ratio,
-            aligned=bool(aligned),
-            max_samples=-(-175 // size),  # the largest box covers 175 cells
-        )
-        pooled, pull = jax.vjp(lambda f: jax.vmap(pool)(f, boxes), features)
-        return pooled, pull(jnp.asarray(cotangent))[0]
-
-    pooled, gradient = both(features)
+    pool = partial(
+        roi_align,
+        output_size=size,
+        spatial_scale=float(g["roi.spatial_scale"]),
+        sampling_ratio=sampling_ratio,
+        aligned=bool(aligned),
+        max_samples=-(-175 // size),  # the largest box covers 175 cells
+    )
+    pooled = default_jit(jax.vmap(pool))(features, boxes)
+    (gradient,) = jax.vjp(lambda f: jax.vmap(pool)(f, boxes), features)[1](jnp.asarray(cotangent))
     name = f"roi.s{size}.sr{sampling_ratio}.al{aligned}"
     expected = np.moveaxis(g[f"{name}.y"], 1, -1)
     np.testing.assert_allclose(pooled.swapaxes(0, 1).reshape(expected.shape), expected, atol=5e-5)
