@@ -10,11 +10,11 @@ from tests import oracles, recorded, strategies
 from tests.traced import assert_jit_changes_nothing, default_jit
 
 N = 24
-optimised = default_jit(nms, static_argnames="max_outputs")  # slower to compile, quicker to run
+optimised = default_jit(nms, static_argnames="max_outputs")
 
 
-def survivors(boxes, scores, threshold, slots=None, run=nms, **options):
-    indices, filled = run(
+def survivors(boxes, scores, threshold, slots=None, **options):
+    indices, filled = optimised(
         boxes, scores, iou_threshold=np.float32(threshold), max_outputs=slots or len(boxes), **options
     )
     assert (np.asarray(filled) == np.sort(filled)[::-1]).all(), "filled slots come first"
@@ -141,7 +141,7 @@ def test_five_thousand_boxes(kind):
         shared = np.maximum(w, 0) * np.maximum(h, 0)
         union = np.maximum(areas[best] + areas[order] - shared, np.float32(1e-9))  # two boxes of no area share none
         order = order[(shared / union <= 0.5) | (groups[order] != groups[best])]
-    assert survivors(boxes, scores, 0.5, run=optimised, groups=groups) == expected
+    assert survivors(boxes, scores, 0.5, groups=groups) == expected
     assert 1000 < len(expected) < 4600
 
 
