@@ -34,6 +34,7 @@ def test_every_name_of_a_run_gives_the_same_preparation(tmp_path, clahe):
             (run / "config.json").write_text("{")
         for name in (*names(run), tmp_path / "copy"):
             assert load_run(name).config.image.clahe is clahe, name
+    assert (checkpoint.load_config(run).kernels, load_run(run).config.kernels) == ("xla", "cpu")
 
 
 @pytest.mark.parametrize("clahe", [True, False])

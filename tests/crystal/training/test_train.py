@@ -26,8 +26,11 @@ def test_init_takes_the_architecture_from_the_weights(tmp_path):
         assert architecture.rpn.proposals.nms_iou == 0.6
         assert architecture.classes == ((0, "background"), (1, "shape"))
         assert architecture.image.clahe is True  # the run's own, whatever the weights were trained on
+        assert architecture.kernels == "cpu"  # crystal's choice
     plain = dataclasses.replace(options, clahe=False)
     assert resolve(load_split(options.data, "train"), plain).model.image == SMALL.image
+    plain.set = ("kernels=xla",)
+    assert resolve(load_split(options.data, "train"), plain).model.kernels == "xla"
     options.set = ("fpn_channels=16",)
     with pytest.raises(checkpoint.CheckpointError, match="fpn"):
         train_command(options)
