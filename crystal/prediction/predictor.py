@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Int
 
 from crystal.data.images import Image, apply_clahe, prepare
@@ -31,6 +33,7 @@ from maskrcnn_jax.image.tiles import View, owns, views
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.roi.masks import paste_patch
 from maskrcnn_jax.structures import Detections
+from maskrcnn_jax.training.mesh import DATA, data_mesh, replicate, shard_batch
 
 # A score in a tile, for each of the same score in the whole image, which is what networks are trained on: in a tile,
 # grains that are too small to be seen in training look like crystals.
@@ -109,32 +112,43 @@ class _Whole(NamedTuple):
     found: list[Prediction]
 
 
-@partial(jax.jit, static_argnums=0)
-def _detect(graph: nnx.GraphDef, state: nnx.State, images: jax.Array, windows: jax.Array) -> Detections:
-    """The weights are arguments: as constants they would be compiled into the program, and stored twice."""
-    return nnx.merge(graph, state).detect(images, windows)
+@partial(jax.jit, static_argnums=(0, 1))
+def _detect(graph: nnx.GraphDef, mesh: Mesh, state: nnx.State, images: jax.Array, windows: jax.Array) -> Detections:
+    """Each device has its part of the batch to itself.
+
+    The weights are arguments: as constants they would be compiled into the program, and stored twice.
+    """
+
+    def part(state: nnx.State, images: jax.Array, windows: jax.Array) -> Detections:
+        return nnx.merge(graph, state).detect(images, windows)
+
+    # Nothing is exchanged, so there is nothing for `check_vma` to check.
+    shares = {"in_specs": (P(), P(DATA), P(DATA)), "out_specs": P(DATA), "check_vma": False}
+    return jax.shard_map(part, mesh=mesh, **shares)(state, images, windows)
 
 
 class Predictor:
     """A model ready to be called on images: `predictor(images)` yields a `Prediction` an image, in order.
 
     Compiles at the first call, for `batch_size` views of the config's size, once for all models of one config; the
-    last batch is padded.
+    last batch is padded. All devices of this process share the work.
 
     Args:
         model: its config says the views' size and whether images go through CLAHE.
-        batch_size: views a forward pass.
+        batch_size: views a forward pass on each device.
         zoom: the zooms to look at, the first of them 1, or "auto" (`crystal.prediction.zooms`). The whole image alone
             if not given.
     """
 
     def __init__(self, model: MaskRCNN, *, batch_size: int = 4, zoom: Zoom = WHOLE):
         self.config = model.config
-        self.batch_size = batch_size
+        self._mesh = data_mesh(jax.local_devices())
+        self.batch_size = batch_size * self._mesh.size
         self.zoom: Zoom = zoom
         twin = nnx.merge(*nnx.split(model))  # without CLAHE in its config, so that the program is the same for both
         twin.config = dataclasses.replace(model.config, image=dataclasses.replace(model.config.image, clahe=False))
-        self._graph, self._state = nnx.split(twin)
+        self._graph, state = nnx.split(twin)
+        self._state = replicate(state, self._mesh)
 
     def views(self, height: int, width: int) -> list[View]:
         """The views of an image of this size that the network looks at."""
@@ -176,7 +190,8 @@ class Predictor:
             following = ahead.submit(self._batch, ready)
             while (batch := following.result()) is not None:
                 following = ahead.submit(self._batch, ready)
-                found = jax.device_get(_detect(self._graph, self._state, *batch[:2]))
+                views_and_windows = shard_batch(batch[:2], self._mesh)
+                found = jax.device_get(_detect(self._graph, self._mesh, self._state, *views_and_windows))
                 for slot, (box, view, whole) in enumerate(batch[2]):
                     own = jax.tree.map(lambda values, slot=slot: values[slot], found)
                     whole.found.append(to_original(own, box, view=view, height=whole.height, width=whole.width))

@@ -5,6 +5,9 @@ import csv
 import dataclasses
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import jax.numpy as jnp
@@ -22,19 +25,15 @@ from crystal.prediction.predictor import TRUST_IN_TILES, Prediction, Predictor, 
 from maskrcnn_jax.image.tiles import View
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import Detections
-from tests.small import SMALL, quick_rngs
+from tests.predict_on_two_devices import NETWORK, pictures
+from tests.small import quick_rngs
 from tests.tiff_files import tiff
 
 
 @pytest.fixture(scope="module")
 def predictor():
     """An untrained network all of whose detections count; compiled once for all tests."""
-    config = dataclasses.replace(
-        SMALL,
-        classes=((0, "background"), (7, "crystal")),
-        image=dataclasses.replace(SMALL.image, size=(64, 128), clahe=True),
-    )
-    return Predictor(MaskRCNN(config, rngs=quick_rngs()), batch_size=2)
+    return Predictor(MaskRCNN(NETWORK, rngs=quick_rngs()), batch_size=2)
 
 
 def picture(height, width, seed=0):
@@ -107,6 +106,20 @@ def test_results_come_in_order_and_do_not_depend_on_the_batch(predictor):
     others = Predictor(MaskRCNN(config, rngs=quick_rngs(1)), batch_size=2)
     assert list(others(images))
     assert _detect._cache_size() == traces > 0  # one trace whatever the images, the weights and CLAHE
+
+
+def test_two_devices_share_a_batch(predictor):
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    command = [sys.executable, "-m", "tests.predict_on_two_devices"]
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        command, cwd=root, env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    for (boxes, scores), alone in zip(found, predictor(pictures()), strict=True):
+        np.testing.assert_allclose(boxes, alone.boxes, atol=1e-3)
+        np.testing.assert_allclose(scores, alone.scores, atol=1e-5)
 
 
 def test_a_tile_is_seen_as_the_same_part_alone(predictor):
