@@ -70,6 +70,8 @@ def _():
         total=STEPS + TOO_FAST + 1,
         title="Training",
         subtitle="the first step also compiles the program",
+        show_rate=False,
+        show_eta=False,  # the first step takes far longer than the others
         remove_on_exit=True,
         disabled=not mo.running_in_notebook(),
     ) as _bar:

@@ -94,7 +94,7 @@ def picture(slots, batch):
     )
     axes.plot([1, 200], [1, 1], color=BLUE, label="padded to a fixed number")
     axes.set(xlabel="step", ylabel="programs compiled so far", ylim=(0, None))
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="center right", fontsize=8)
     return {
         f"{(counts <= slots).mean():.0%} of {DROPS} drops have at most {slots} crystals": fit,
         f"With {slots} slots, {lost[slots - 1]:.0%} of the crystals are left out and {empty[slots - 1]:.0%} of the "
