@@ -12,7 +12,9 @@ from crystal.data.augment import Augmentation
 from crystal.data.coco_file import DatasetError
 from crystal.data.dataset import Instance, Record
 from crystal.data.preparation import Collate, Examples, Vary, enclosing_boxes, fill_slots, read_record_image
+from maskrcnn_jax.config import RPNTargetConfig
 from maskrcnn_jax.rpn.targets import label_anchors
+from tests.small import one_truth
 
 SQUARE = [[10.0, 10.0, 20.0, 10.0, 20.0, 30.0, 10.0, 30.0]]
 
@@ -136,8 +138,8 @@ def test_no_anchor_on_an_object_without_a_slot_is_a_negative(tmp_path):
     boxes = np.array([i.box for i in record_.instances])
     middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, np.maximum(boxes[:, 2:] - boxes[:, :2], 10) / 2
     own = jnp.asarray(np.concatenate([middle - half, middle + half], 1))  # an anchor on each of the objects
-    rule = {"positive_iou": 0.7, "negative_iou": 0.3, "crowd_iou": 0.001}
-    label = label_anchors(own, *(jnp.asarray(a[0]) for a in (batch.boxes, batch.valid, batch.crowd)), **rule).label
+    truth = one_truth(batch.boxes[0], batch.valid[0], batch.crowd[0])
+    label = label_anchors(own, truth, config=RPNTargetConfig()).label
     assert (label == 1).sum() >= 12
     assert not (label == 0).any()
 
