@@ -1,5 +1,6 @@
 """Torchvision's state dicts: every stage, loss and gradient against torchvision 0.28 itself."""
 
+import dataclasses
 import hashlib
 import re
 import zlib
@@ -180,6 +181,23 @@ def test_all_gradients(step, model):
     assert len(flipped) <= 5  # three, with XLA's convolutions on the CPU that this was written on
     assert max(ours_off.values()) <= 2e-4
     assert np.median(list(ours_off.values())) <= 5e-5
+
+
+@pytest.mark.slow
+def test_norms_of_gradients_by_the_kernels_for_cpus(model):
+    """Each is within 1e-4 of the recorded norm or of the one in float64."""
+    golden, exact = recorded.load("torchvision_training"), recorded.load("torchvision_exact_norms")
+    exact = dict(zip(map(str, exact["names"]), exact["norms"], strict=True))
+    theirs = dict(zip(map(str, golden["grad_names"]), golden["grads"], strict=True))
+    config = dataclasses.replace(model.config, kernels="cpu")
+    parameters = checkpoint.named_parameters(model)
+    _, gradients = training_step(checkpoint.build(config, parameters, name="the model"))
+    wanted = {name: p.shape for name, p in parameters.items()}
+    for rule in torchvision.rules(wanted, config.backbone.depths, epsilon=1e-5):
+        if len(rule.targets) == 1:  # the others are frozen norms
+            name, target = next(iter(rule.sources)), rule.targets[0]
+            l2, truth = np.sqrt((gradients[target] ** 2).sum()), exact[target]
+            assert min(abs(l2 - theirs[name][0]), abs(l2 - truth)) <= 1e-4 * truth, name
 
 
 def test_basic_blocks(tmp_path):
