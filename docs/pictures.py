@@ -15,6 +15,7 @@ from crystal.prediction.predictor import Predictor
 from crystal.prediction.trained_model import load_run
 
 SCORE = 0.5
+TILE = 480  # pixels of a drop in the contact sheet
 
 
 def _save(path: Path, image: np.ndarray) -> None:
@@ -36,8 +37,8 @@ def main(demo: Path = Path("runs/demo"), out: Path = Path("docs/pictures"), firs
     tiles = []
     for image, found in zip(images, Predictor(model)(images), strict=True):
         shown = [rle for rle, score in zip(found.rles, found.scores, strict=True) if score >= SCORE]
-        tiles.append(draw_outlines(image, shown))
-    _save(out / "outlines.jpg", contact_sheet(tiles, [""] * len(tiles), 3, 480))
+        tiles.append(draw_outlines(image, shown, scale=TILE / image.shape[1]))
+    _save(out / "outlines.jpg", contact_sheet(tiles, [""] * len(tiles), 3, TILE))
     _save(out / "clahe_before.jpg", enlarged(images[0]))
     _save(out / "clahe_after.jpg", enlarged(apply_clahe(images[0])))
     _save(out / "labelled_mask.jpg", enlarged(labelled_mask(images[0], truth_of(records[0])["masks"]), 2 * WIDTH))

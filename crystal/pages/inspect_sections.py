@@ -17,7 +17,8 @@ from crystal.inspection.targets import TrainingTargets
 from crystal.pages import pictures
 from crystal.pages.charts import chart, hexadecimal
 from crystal.pages.pictures import LEVEL_COLOURS, WIDTH, Array, Image, draw_boxes, enlarged, on_white
-from crystal.prediction.overlays import MAX_LABELS, ORANGE, SKY, VERMILLION, beside, draw_outlines, over_histogram
+from crystal.prediction.labels import FEW
+from crystal.prediction.overlays import ORANGE, SKY, VERMILLION, beside, draw_outlines, over_histogram
 from maskrcnn_jax.boxes.geometry import iou
 from maskrcnn_jax.roi.masks import paste
 
@@ -247,13 +248,13 @@ def masks(inspection: Inspection) -> dict[str, Any]:
                 "picture": beside([cells, on_white(outline, SIDE)]),
             }
         )
-    labels = [f"{score:.2f}" for score in inspection.prediction.scores]
     rles, scale = inspection.prediction.rles, 1000 / max(inspection.image.shape[1], 1)
+    numbers, scores = [str(n) for n, _ in enumerate(rles, 1)], inspection.prediction.scores
     return {
         "detections": shown,
-        "result": draw_outlines(inspection.image, rles, labels=labels, scale=scale),
+        "result": draw_outlines(inspection.image, rles, labels=numbers, scores=scores, scale=scale),
         "outlines": len(rles),
-        "scored": 0 < len(rles) <= MAX_LABELS,
+        "scored": 0 < len(rles) <= FEW,
     }
 
 

@@ -27,7 +27,8 @@ COLOURS["levels"] = [(colour, f"P{level}") for level, colour in LEVEL_COLOURS.it
 
 def picture(image: UInt8[np.ndarray, "h w 3"]) -> str:
     """An RGB image as a data URI (JPEG), for the `src` of an `<img>`."""
-    _, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    full_colour = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]  # for thin lines
+    _, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85, *full_colour])
     return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode('ascii')}"
 
 

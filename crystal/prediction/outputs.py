@@ -1,6 +1,6 @@
 """The files of `crystal predict`, which replace those of an earlier run together, once all are complete.
 
-    DIR/overlays/<name>.jpg    the image with its outlines; labels are the crystal's number in the CSV and its score
+    DIR/overlays/<name>.jpg    the image with outlines, each with its number in the CSV, if few also with its score
     DIR/crystals.csv           a row a crystal, in pixels of the original image (columns below)
     DIR/predictions.json       a COCO dict: images, categories, annotations = all detections with score, zoom and RLE
     DIR/labelme/<name>.json    outlines to correct by hand, if asked for: `labelme IMAGES --output DIR/labelme`
@@ -38,7 +38,8 @@ COLUMNS = (
     *("image", "crystal", "class", "score", "x1", "y1", "x2", "y2"),
     *("area_px", "centre_x", "centre_y", "length_px", "width_px", "zoom"),
 )
-JPEG_QUALITY = 92
+# Colour at full resolution, so that thin lines keep theirs.
+JPEG = [cv2.IMWRITE_JPEG_QUALITY, 92, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 
 
 INFO = "Instances predicted by crystal, all scores"
@@ -119,9 +120,10 @@ class OutputFolder:
         with explained_writing(picture):
             self._add_annotations(image_id, prediction)
             self._add_rows(name.file_name, prediction, shown)
-            labels = [f"{n} {prediction.scores[i]:.2f}" for n, i in enumerate(shown, 1)]
-            drawn = draw_outlines(image, [prediction.rles[i] for i in shown], labels=labels)
-            _, encoded = cv2.imencode(".jpg", drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+            numbers = [str(n) for n, _ in enumerate(shown, 1)]
+            rles, scores = [prediction.rles[i] for i in shown], prediction.scores[shown]
+            drawn = draw_outlines(image, rles, labels=numbers, scores=scores)
+            _, encoded = cv2.imencode(".jpg", drawn[..., ::-1], JPEG)
             picture.write_bytes(encoded.tobytes())
             if self.labelme:
                 self._add_labelme(path, name, (height, width), prediction, shown)

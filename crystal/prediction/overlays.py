@@ -6,18 +6,18 @@ common kinds of colour blindness tell apart.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from crystal.data.labelme.folder import voc_colours
-from crystal.data.outlines import contours, cut
+from crystal.data.outlines import Mask, contours, cut
+from crystal.prediction.labels import FONT, HALO, Colour, write_labels
 
 Image = UInt8[np.ndarray, "h w 3"]
 Masks = Bool[np.ndarray, "n h w"] | Sequence[Mapping[str, Any]]
-Colour = tuple[int, int, int]
 
 # Okabe and Ito's palette (https://jfly.uni-koeln.de/color), RGB, for every picture and chart of the package.
 ORANGE: Colour = (230, 159, 0)
@@ -29,85 +29,61 @@ VERMILLION: Colour = (213, 94, 0)
 PURPLE: Colour = (204, 121, 167)
 GREY: Colour = (150, 150, 150)
 COLOURS = (ORANGE, SKY, GREEN, YELLOW, VERMILLION, PURPLE)  # of instances, in turn
-HALO: Colour = (16, 16, 16)
-FONT = cv2.FONT_HERSHEY_SIMPLEX
-MAX_LABELS = 25  # more of them hide the picture
 
 
 def line_width(height: int, width: int) -> int:
-    """Pixels of an outline that reads when the whole picture is on a screen: 1 at 256, 2 at 512, 7 at 2700."""
-    return 1 + min(height, width) // 400
+    """Pixels of an outline that reads when the whole picture is on a screen: 2, and 3 at 2700."""
+    return max(2, round(min(height, width) / 900))
 
 
-def _own_width(parts: list[np.ndarray], most: int) -> int:
-    """The width of one outline in pixels: `most`, but thin enough for what is inside a small instance to be seen."""
+class _Outline(NamedTuple):
+    """Lines around an instance, in pixels of the picture, and what of it the picture shows, at (left, top)."""
+
+    lines: list[Int[np.ndarray, "k 2"]]
+    inside: Bool[np.ndarray, "ph pw"]
+    left: int
+    top: int
+
+    def draw(self, picture: Image, colour: Colour, thick: int) -> None:
+        """Draw the lines, but not over the instance itself."""
+        part = picture[self.top :, self.left :][: self.inside.shape[0], : self.inside.shape[1]]
+        before = part.copy()
+        cv2.polylines(picture, self.lines, True, colour, thick, cv2.LINE_AA)
+        inside = self.inside[: part.shape[0], : part.shape[1]]  # at the picture's border a pixel may be rounded away
+        part[inside] = before[inside]
+
+
+def _around(mask: Mask, scale: float, out: int) -> _Outline:
+    """The outline of a mask, its lines `out` pixels outside the border pixels."""
+    # The centre of pixel i lies at i + 0.5; OpenCV draws by pixel index.
+    parts = [np.rint((part + 0.5) * scale - 0.5).astype(np.int32) for part in contours(mask)]
     if not parts:
-        return most
-    return min(most, max(1, int(np.ptp(np.concatenate(parts), axis=0).min()) // 8))
-
-
-def _place(busy: np.ndarray, box: tuple[int, int, int, int], size: tuple[int, int]) -> tuple[int, int] | None:
-    """Top-left (x, y) of a label of `size` (w, h) beside a box, where it hides least of what is `busy`."""
-    x1, y1, x2, y2 = box
-    w, h = size
-    spots = [
-        (x1, y1 - h),
-        (x1, y2),
-        (x2 - w, y1 - h),
-        (x2 - w, y2),
-        (x2, y1),
-        (x1 - w, y1),
-        (x2, y2 - h),
-        (x1 - w, y2 - h),
-    ]
-    spots = [(x, y) for x, y in spots if 0 <= x <= busy.shape[1] - w and 0 <= y <= busy.shape[0] - h]
-    return min(spots, key=lambda s: int(busy[s[1] : s[1] + h, s[0] : s[0] + w].sum()), default=None)
-
-
-def _write_labels(
-    picture: np.ndarray, lines: list[list[np.ndarray]], labels: Sequence[str], colours: list[Colour]
-) -> None:
-    """Write each label beside its outline, on a dark plate; those of instances smaller than the text are left out."""
-    thick = line_width(*picture.shape[:2])
-    font_scale = 0.4 * max(1.0, min(picture.shape[:2]) / 700)
-    busy = np.zeros(picture.shape[:2], np.uint8)
-    for parts in lines:
-        cv2.polylines(busy, parts, True, 1, thick + 2)
-    for parts, text, colour in zip(lines, labels, colours, strict=True):
-        if not parts:
-            continue
-        (w, h), below = cv2.getTextSize(text, FONT, font_scale, max(1, thick // 2))
-        w, h, gap = w + 2 * thick, h + below, 2 * thick
-        points = np.concatenate(parts)
-        (x1, y1), (x2, y2) = points.min(0) - gap, points.max(0) + gap
-        if max(x2 - x1, y2 - y1) < 1.5 * h or (spot := _place(busy, (x1, y1, x2, y2), (w, h))) is None:
-            continue
-        x, y = spot
-        picture[y : y + h, x : x + w] = picture[y : y + h, x : x + w] // 4 + np.array(HALO, np.uint8)
-        cv2.putText(
-            picture, text, (x + thick, y + h - below), FONT, font_scale, colour, max(1, thick // 2), cv2.LINE_AA
-        )
-        busy[y : y + h, x : x + w] = 1
+        return _Outline([], np.zeros((0, 0), bool), 0, 0)
+    corner = np.concatenate(parts).min(0) - out
+    canvas = np.zeros((np.concatenate(parts).max(0) - corner + out + 1)[::-1], np.uint8)
+    cv2.fillPoly(canvas, [part - corner for part in parts], 1)
+    wider = cv2.dilate(canvas, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * out + 1, 2 * out + 1)))
+    lines, _ = cv2.findContours(wider, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=corner.tolist())
+    left, top = corner + out
+    return _Outline([line.reshape(-1, 2) for line in lines], canvas[out:-out, out:-out].astype(bool), left, top)
 
 
 def draw_outlines(
     image: Image,
     masks: Masks,
     *,
-    scores: Sequence[float] | Float[np.ndarray, " n"] | None = None,
     labels: Sequence[str] | None = None,
-    boxes: Float[np.ndarray, "n 4"] | None = None,
+    scores: Sequence[float] | Float[np.ndarray, " n"] | None = None,
     colours: Sequence[Colour] | None = None,
     scale: float = 1.0,
 ) -> Image:
-    """Draw the outline of each instance over an image.
+    """Draw a line around each instance of an image; what lies inside stays as it is.
 
     Args:
         image: uint8 RGB.
         masks: the instances, of the image's height and width.
-        scores: in [0, 1], written beside the outlines; not where there are more than 25 instances or one is tiny.
-        labels: texts to write instead of the scores.
-        boxes: `[x1, y1, x2, y2]` in the image's pixels, drawn as thin rectangles.
+        labels: a short text each, such as its number, written beside it on its colour (`labels.py`).
+        scores: in [0, 1], written behind the labels; with labels, only where there are few instances.
         colours: RGB, taken in turn; the six of `COLOURS` where none is given.
         scale: size of the picture against the image, for thumbnails, or for fine lines over a small image.
 
@@ -121,21 +97,18 @@ def draw_outlines(
         picture = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     thick = line_width(*picture.shape[:2])
     palette = [(colours or COLOURS)[i % len(colours or COLOURS)] for i in range(len(masks))]
-    # The centre of pixel i lies at i + 0.5; OpenCV draws by pixel index.
-    lines = [[np.rint((part + 0.5) * scale - 0.5).astype(np.int32) for part in contours(mask)] for mask in masks]
-    frames = [] if boxes is None else [np.rint(np.asarray(box) * scale - 0.5).astype(int) for box in boxes]
-    widths = [_own_width(parts, thick) for parts in lines]
-    for parts, own in zip(lines, widths, strict=True):  # all halos first: a halo must not cut its neighbour's line
-        cv2.polylines(picture, parts, True, HALO, own + max(2, own // 2), cv2.LINE_AA)
-    for (x1, y1, x2, y2), colour in zip(frames, palette, strict=bool(frames)):
-        cv2.rectangle(picture, (x1, y1), (x2, y2), HALO, max(1, thick // 2) + 2)
-        cv2.rectangle(picture, (x1, y1), (x2, y2), colour, max(1, thick // 2))
-    for parts, colour, own in zip(lines, palette, widths, strict=True):
-        cv2.polylines(picture, parts, True, colour, own, cv2.LINE_AA)
-    if labels is None and scores is not None:
-        labels = [f"{score:.2f}" for score in scores]
-    if labels is not None and len(lines) <= MAX_LABELS:
-        _write_labels(picture, lines, labels, palette)
+    outlines = [_around(mask, scale, thick // 2 + 1) for mask in masks]
+    for outline in outlines:  # all halos first: a halo must not cut its neighbour's line
+        outline.draw(picture, HALO, thick + 2)
+    for outline, colour in zip(outlines, palette, strict=True):
+        outline.draw(picture, colour, thick)
+    texts = [] if labels is None else [list(labels)]
+    if scores is not None:
+        texts.append([f"{score:.2f}" for score in scores])
+    if texts:
+        write_labels(
+            picture, [outline.lines for outline in outlines], list(zip(*texts, strict=True)), palette, gap=thick + 1
+        )
     return picture
 
 
