@@ -1,6 +1,8 @@
 """Exercises: a reader completes a function, and a check reports the first case in which it is wrong."""
 
 import html
+import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -56,6 +58,19 @@ def show(verdict: Verdict) -> mo.Html:
         f'<div class="verdict" style="border-left:4px solid {colour};padding:.4rem .8rem;overflow-wrap:anywhere">'
         f"{sign} {html.escape(verdict.message)}</div>"
     )
+
+
+def solution(solve: Callable[..., Any], why: str) -> mo.Html:
+    """A right solution and the reasoning behind it, folded up.
+
+    Args:
+        solve: is named solve_<name>, and shown as my_<name>, the function that the reader completes.
+        why: in Markdown.
+    """
+    code = inspect.getsource(solve)
+    code = re.sub(r"\bsolve_", "my_", code[code.index("def ") :])
+    text = mo.md(f"{why}\n\n````python\n{code}````").text
+    return mo.Html(f"<details><summary>Solution</summary>{text}</details>")
 
 
 def _brief(value: Any) -> str:

@@ -13,16 +13,31 @@ with app.setup:
     from maskrcnn_jax.boxes.coding import decode, encode
     from maskrcnn_jax.boxes.geometry import area, intersection, iou
     from maskrcnn_jax.lessons.drops import scene
-    from maskrcnn_jax.lessons.exercise import grade, show
+    from maskrcnn_jax.lessons.exercise import grade, show, solution
+    from maskrcnn_jax.lessons.guide import calls, start
     from maskrcnn_jax.lessons.show import BLUE, GREY, ORANGE, SKY, VERMILLION, boxes_over, canvas, panels, photo, source
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.vstack(
+        [
+            mo.md("# 01 Boxes and IoU"),
+            start(
+                5,
+                know="NumPy arrays",
+                pages={"Boxes": "components/boxes"},
+                papers={"Crystals 2021": "equation 5", "R-CNN": "appendix C", "Faster R-CNN": "equation 2"},
+            ),
+        ]
+    )
+    return
 
 
 @app.cell(hide_code=True)
 def _():
     mo.md(
         r"""
-        # 01 Boxes and IoU
-
         **What it is for.** Mask R-CNN compares boxes at every stage. Does this anchor cover that crystal? Do these two
         detections show the same crystal? Was the crystal found? One number answers all three questions, *intersection
         over union* (IoU; Crystals 2021, eq. 5):
@@ -35,6 +50,17 @@ def _():
         **A box** is `[x1, y1, x2, y2]` in *continuous* pixels. Pixel *i* covers the interval [i, i + 1), so the pixels
         2, 3 and 4 reach from 2 to 5. The width of a box is simply `x2 - x1`, here 3.
         """
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.vstack(
+        [
+            mo.md("These calls make the pictures below:"),
+            calls(measure, "iou", "intersection", "encode"),
+        ]
     )
     return
 
@@ -237,11 +263,23 @@ def check_area(attempt):
     return grade(attempt, [((box,), value) for box, value in zip(boxes, right, strict=True)], hint=hint)
 
 
+@app.function(hide_code=True)
+def solve_area(box):
+    """Width times height of [x1, y1, x2, y2]."""
+    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
+
+
 @app.cell(hide_code=True)
 def _(my_area):
     mo.vstack(
         [
             show(check_area(my_area)),
+            solution(
+                solve_area,
+                "Each side is limited to 0 *before* the product, since two negative sides would have a "
+                "positive product. Such boxes are not rare: the corners of the intersection of two boxes that "
+                "do not overlap are exchanged.",
+            ),
             mo.md("**2.** `my_iou(box, other)`: the IoU of two boxes, each a list of four numbers."),
         ]
     )
@@ -273,11 +311,26 @@ def check_iou(attempt):
     return grade(attempt, [((box, other), value) for other, value in zip(others, right, strict=True)], hint=hint)
 
 
+@app.function(hide_code=True)
+def solve_iou(box, other):
+    """Intersection over union of two boxes."""
+    width = max(0.0, min(box[2], other[2]) - max(box[0], other[0]))
+    height = max(0.0, min(box[3], other[3]) - max(box[1], other[1]))
+    areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (box, other)]
+    return width * height / (sum(areas) - width * height)
+
+
 @app.cell(hide_code=True)
 def _(my_iou):
     mo.vstack(
         [
             show(check_iou(my_iou)),
+            solution(
+                solve_iou,
+                "The intersection begins at the larger of the two left edges and ends at the smaller of the "
+                "two right edges; it is empty if that end lies before the beginning. It is part of both "
+                "areas, so their sum counts it twice: subtract it once.",
+            ),
             mo.md("**3.** `my_decode(anchor, deltas)`: the box that four deltas turn an anchor into."),
         ]
     )
@@ -303,10 +356,30 @@ def check_decode(attempt):
     return grade(attempt, [((anchor, d), value) for d, value in zip(moves, right, strict=True)], hint=hint)
 
 
+@app.function(hide_code=True)
+def solve_decode(anchor, deltas):
+    """[x1, y1, x2, y2] of the anchor after the deltas (dx, dy, dw, dh)."""
+    x1, y1, x2, y2 = anchor
+    dx, dy, dw, dh = deltas
+    x, y = (x1 + x2) / 2 + dx * (x2 - x1), (y1 + y2) / 2 + dy * (y2 - y1)
+    width, height = (x2 - x1) * np.exp(dw), (y2 - y1) * np.exp(dh)
+    return [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+
+
 @app.cell(hide_code=True)
 def _(my_decode):
     mo.vstack(
-        [show(check_decode(my_decode)), mo.md("**Next:** lesson 02, anchors: the boxes that the network starts from.")]
+        [
+            show(check_decode(my_decode)),
+            solution(
+                solve_decode,
+                "Solve the equations of the deltas for the new box: $x = x_a + d_x w_a$ and $w = w_a "
+                "e^{d_w}$. The centre moves in units of the *anchor's* size, and width and height change "
+                "about the new centre. The package also limits $d_w$ and $d_h$ from above, so that the "
+                "exponential of a bad prediction does not overflow.",
+            ),
+            mo.md("**Next:** lesson 02, anchors: the boxes that the network starts from."),
+        ]
     )
     return
 

@@ -12,7 +12,8 @@ with app.setup:
 
     from maskrcnn_jax.boxes.geometry import iou
     from maskrcnn_jax.lessons.drops import scene
-    from maskrcnn_jax.lessons.exercise import grade, show
+    from maskrcnn_jax.lessons.exercise import grade, show, solution
+    from maskrcnn_jax.lessons.guide import calls, start
     from maskrcnn_jax.lessons.show import (
         BLUE,
         GREEN,
@@ -33,10 +34,24 @@ with app.setup:
 
 @app.cell(hide_code=True)
 def _():
+    mo.vstack(
+        [
+            mo.md("# 02 Anchors"),
+            start(
+                5,
+                know="IoU (lesson 01)",
+                pages={"Anchors": "components/anchors"},
+                papers={"Crystals 2021": "section 2.3", "Faster R-CNN": "section 3.1.1", "FPN": "section 4.1"},
+            ),
+        ]
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
     mo.md(
         r"""
-        # 02 Anchors
-
         **What it is for.** A network has a fixed number of outputs, but an image holds any number of crystals. So a
         fixed set of boxes, the *anchors*, is laid over every image. For each anchor the region proposal network (RPN)
         predicts whether a crystal is there, and the deltas that turn the anchor into the crystal's box (Faster R-CNN,
@@ -52,6 +67,18 @@ def _():
         are often smaller, and needles are longer and thinner. So compare the anchors with your crystals before you
         train: `crystal check` does this for your data.
         """
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.vstack(
+        [
+            mo.md("These calls make the pictures below:"),
+            calls(picture, "pyramid_anchors"),
+            calls(best_anchor, "iou"),
+        ]
     )
     return
 
@@ -249,11 +276,24 @@ def check_anchor(attempt):
     return grade(attempt, [(case, base_anchors(case[0], (case[1],))[0]) for case in cases], hint=hint)
 
 
+@app.function(hide_code=True)
+def solve_anchor(size, ratio):
+    """A box of area size ** 2 whose height is ratio times its width."""
+    width, height = size / np.sqrt(ratio), size * np.sqrt(ratio)
+    return [-width / 2, -height / 2, width / 2, height / 2]
+
+
 @app.cell(hide_code=True)
 def _(my_anchor):
     mo.vstack(
         [
             show(check_anchor(my_anchor)),
+            solution(
+                solve_anchor,
+                r"The two conditions are $h = r w$ and $w h = s^2$. Put the first into the second: $r w^2 = "
+                r"s^2$, so $w = s / \sqrt{r}$. The anchors of a cell are these boxes, moved to the cell's "
+                r"place in the image.",
+            ),
             mo.md(
                 "**2.** `my_count(height, width, strides, ratios)`: the number of anchors of an image on all levels."
             ),
@@ -283,11 +323,23 @@ def check_count(attempt):
     return grade(attempt, list(zip(cases, right, strict=True)), hint=hint)
 
 
+@app.function(hide_code=True)
+def solve_count(height, width, strides, ratios):
+    """Number of anchors; the last row and column of cells may extend beyond the image."""
+    return sum(-(-height // stride) * -(-width // stride) * len(ratios) for stride in strides)
+
+
 @app.cell(hide_code=True)
 def _(my_count):
     mo.vstack(
         [
             show(check_count(my_count)),
+            solution(
+                solve_count,
+                "A side is divided by the stride and rounded *up* (in Python `-(-a // b)`), since a part of a "
+                "cell at the edge is a cell too. Each level has about a quarter of the cells of the level "
+                "below it, so about three quarters of all anchors are those of P2.",
+            ),
             mo.md(
                 "**3.** `my_index(row, column, ratio, columns, ratios)`: the index of an anchor in the list of its "
                 "level. The list goes row by row, in a row column by column, and in a cell ratio by ratio; `ratio` "
@@ -319,10 +371,26 @@ def check_index(attempt):
     return grade(attempt, cases, hint="The ratio changes fastest, then the column, then the row.")
 
 
+@app.function(hide_code=True)
+def solve_index(row, column, ratio, columns, ratios):
+    """Index of one anchor among those of its level."""
+    return (row * columns + column) * ratios + ratio
+
+
 @app.cell(hide_code=True)
 def _(my_index):
     mo.vstack(
-        [show(check_index(my_index)), mo.md("**Next:** lesson 03, contrast enhancement, the first step of the chain.")]
+        [
+            show(check_index(my_index)),
+            solution(
+                solve_index,
+                "`row * columns` cells lie in the rows above, `column` cells before this one in its row, and "
+                "each cell has `ratios` anchors. The RPN's outputs [rows, columns, ratios] have the same "
+                "order when they are flattened. With another order, every prediction would be applied to the "
+                "wrong anchor.",
+            ),
+            mo.md("**Next:** lesson 03, contrast enhancement, the first step of the chain."),
+        ]
     )
     return
 

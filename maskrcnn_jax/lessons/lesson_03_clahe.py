@@ -12,7 +12,8 @@ with app.setup:
 
     from maskrcnn_jax.image.clahe import clahe, clahe_rgb, equalize
     from maskrcnn_jax.lessons.drops import scene
-    from maskrcnn_jax.lessons.exercise import grade, show
+    from maskrcnn_jax.lessons.exercise import grade, show, solution
+    from maskrcnn_jax.lessons.guide import calls, start
     from maskrcnn_jax.lessons.show import BLUE, GREY, VERMILLION, canvas, panels, source, while_you_read
 
     HEIGHT, WIDTH = 384, 480
@@ -20,10 +21,24 @@ with app.setup:
 
 @app.cell(hide_code=True)
 def _():
+    mo.vstack(
+        [
+            mo.md("# 03 CLAHE"),
+            start(
+                5,
+                know="what the histogram of an image is",
+                pages={"CLAHE": "components/clahe"},
+                papers={"Crystals 2021": "section 2.1, figure 2 and table 1"},
+            ),
+        ]
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
     mo.md(
         r"""
-        # 03 CLAHE
-
         **What it is for.** Under a microscope the light is often uneven, and crystals are nearly as bright as the drop
         around them. Qin et al. (Crystals 2021, section 2.1 and figure 2) enhance the contrast of each image by
         *contrast-limited adaptive histogram equalisation* (CLAHE) before the network sees it. They report that the mask
@@ -43,6 +58,17 @@ def _():
         pixels, with $\lambda$ the clip limit. The pixels above the limit are distributed evenly over all levels. The
         slope of the curve, and with it the gain in contrast, is then limited to about $\lambda$.
         """
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.vstack(
+        [
+            mo.md("These calls make the pictures below:"),
+            calls(picture, "equalize", "clahe"),
+        ]
     )
     return
 
@@ -204,11 +230,23 @@ def check_clip_count(attempt):
     return grade(attempt, cases, hint="Round down, and never below 1.")
 
 
+@app.function(hide_code=True)
+def solve_clip_count(clip_limit, area):
+    """The c of the second equation."""
+    return max(int(clip_limit * area / 256), 1) if clip_limit > 0 else area
+
+
 @app.cell(hide_code=True)
 def _(my_clip_count):
     mo.vstack(
         [
             show(check_clip_count(my_clip_count)),
+            solution(
+                solve_clip_count,
+                "If all levels were equally frequent, each of the 256 bins would hold `area / 256` pixels; "
+                "the limit is that number times the clip limit. It is at least 1, since with a limit of 0 no "
+                "pixel would be left to equalise. `int` rounds down, as no number here is negative.",
+            ),
             mo.md(
                 "**2.** `my_curve(levels)`: equalise a list of grey levels by the first equation, as one tile without "
                 "a clip limit. Round halves to the even number, as Python's `round` and `numpy.round` do."
@@ -237,11 +275,22 @@ def check_curve(attempt):
     return grade(attempt, cases, hint="255 / N times the number of pixels whose level is at most this one.")
 
 
+@app.function(hide_code=True)
+def solve_curve(levels):
+    """The new level of each pixel, in order."""
+    return [round(255 / len(levels) * sum(other <= level for other in levels)) for level in levels]
+
+
 @app.cell(hide_code=True)
 def _(my_curve):
     mo.vstack(
         [
             show(check_curve(my_curve)),
+            solution(
+                solve_curve,
+                r"The sum over all $u \le v$ of the histogram is the number of pixels that are at most as "
+                r"bright as $v$. The brightest pixel always becomes 255, and equal levels stay equal.",
+            ),
             mo.md(
                 "**3.** `my_blend(top_left, top_right, low_left, low_right, down, right)`: interpolate bilinearly "
                 "between the values that the curves of the four nearest tiles give a pixel. `down` and `right` are its "
@@ -277,9 +326,28 @@ def check_blend(attempt):
     )
 
 
+@app.function(hide_code=True)
+def solve_blend(top_left, top_right, low_left, low_right, down, right):
+    """The four numbers, interpolated bilinearly."""
+    top = top_left + right * (top_right - top_left)
+    low = low_left + right * (low_right - low_left)
+    return top + down * (low - top)
+
+
 @app.cell(hide_code=True)
 def _(my_blend):
-    mo.vstack([show(check_blend(my_blend)), mo.md("**Next:** lesson 04, from pixels to feature maps.")])
+    mo.vstack(
+        [
+            show(check_blend(my_blend)),
+            solution(
+                solve_blend,
+                "Interpolate along the upper row and along the lower row, then between the two results. The "
+                "other order, columns first, gives the same. Without the interpolation, the edges of the "
+                "tiles would be visible in the image.",
+            ),
+            mo.md("**Next:** lesson 04, from pixels to feature maps."),
+        ]
+    )
     return
 
 

@@ -17,8 +17,10 @@ with app.setup:
     from maskrcnn_jax.backbone.resnet import BasicBlock, ResNet
     from maskrcnn_jax.boxes.coding import decode
     from maskrcnn_jax.boxes.geometry import iou
+    from maskrcnn_jax.lessons.diagrams import bottleneck, fpn
     from maskrcnn_jax.lessons.drops import scene
-    from maskrcnn_jax.lessons.exercise import grade, show
+    from maskrcnn_jax.lessons.exercise import grade, show, solution
+    from maskrcnn_jax.lessons.guide import calls, diagram, start
     from maskrcnn_jax.lessons.network import compiled, pretrained
     from maskrcnn_jax.lessons.show import BLUE, GREY, VERMILLION, canvas, panels, source
     from maskrcnn_jax.structures import Pyramid
@@ -26,10 +28,24 @@ with app.setup:
 
 @app.cell(hide_code=True)
 def _():
+    mo.vstack(
+        [
+            mo.md("# 04 ResNet and FPN"),
+            start(
+                6,
+                know="what a convolution and a stride are",
+                pages={"ResNet": "components/resnet", "Feature pyramid": "components/fpn"},
+                papers={"Crystals 2021": "section 2.3, figure 3", "ResNet": "table 1 and figure 4", "FPN": "section 3"},
+            ),
+        ]
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
     mo.md(
         r"""
-        # 04 ResNet and FPN
-
         **What it is for.** A single pixel does not tell whether it belongs to a crystal. The *backbone* computes
         feature maps from the image, in which each cell describes a region. **ResNet** (He et al. 2015, table 1) has
         five stages with the outputs C1 to C5. Each stage halves the resolution (strides 2, 4, 8, 16 and 32) and
@@ -50,6 +66,19 @@ def _():
         where lateral is a 1x1 convolution and $\mathrm{up}_2$ doubles the resolution. $P_l$ is a 3x3 convolution of
         $M_l$. So the fine maps contain information from the coarse ones, too.
         """
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.vstack(
+        [
+            diagram(bottleneck(), "The residual block of ResNet-50 and ResNet-101; c: channels of its output"),
+            diagram(fpn(), "The feature pyramid: C2 to C5 from the backbone, each with its share of the image's side"),
+            mo.md("This call makes the pictures below:"),
+            calls(both_pyramids, "features"),
+        ]
     )
     return
 
@@ -326,11 +355,23 @@ def check_sides(attempt):
     return grade(attempt, cases, hint="The strides are 2, 4, 8, 16 and 32.")
 
 
+@app.function(hide_code=True)
+def solve_sides(height, width):
+    """[(rows, columns) of C1, ..., of C5]."""
+    return [(height // stride, width // stride) for stride in (2, 4, 8, 16, 32)]
+
+
 @app.cell(hide_code=True)
 def _(my_sides):
     mo.vstack(
         [
             show(check_sides(my_sides)),
+            solution(
+                solve_sides,
+                "The stem's convolution has stride 2, so C1 has half the resolution. Each further stage "
+                "halves it once more. Sides that are multiples of 32 can be halved five times without a "
+                "remainder; P6 needs one more halving, so `crystal` asks for multiples of 64.",
+            ),
             mo.md("**2.** `my_upsample(rows)`: double the rows and the columns by repeating each cell."),
         ]
     )
@@ -355,11 +396,22 @@ def check_upsample(attempt):
     return grade(attempt, cases, hint="Repeat each value in its row, then each row.")
 
 
+@app.function(hide_code=True)
+def solve_upsample(rows):
+    """A list of twice as many rows, each twice as long."""
+    return [[value for value in row for _ in range(2)] for row in rows for _ in range(2)]
+
+
 @app.cell(hide_code=True)
 def _(my_upsample):
     mo.vstack(
         [
             show(check_upsample(my_upsample)),
+            solution(
+                solve_upsample,
+                "Each cell becomes a square of 2x2 equal cells (*nearest-neighbour* upsampling). Edges become "
+                "blocky by this; the 3x3 convolution that follows the sum can smooth them (FPN, section 3).",
+            ),
             mo.md(
                 "**3.** `my_view(layers)`: the width in pixels of the receptive field of a cell, for a list of layers "
                 "(kernel, stride), the first layer first. It is 3 for one 3x3 convolution, and 5 for two."
@@ -390,9 +442,30 @@ def check_view(attempt):
     return grade(attempt, cases, hint="Each layer adds (kernel - 1) times the product of the strides before it.")
 
 
+@app.function(hide_code=True)
+def solve_view(layers):
+    """The width of the receptive field."""
+    width, stride = 1, 1
+    for kernel, step in layers:
+        width += (kernel - 1) * stride
+        stride *= step
+    return width
+
+
 @app.cell(hide_code=True)
 def _(my_view):
-    mo.vstack([show(check_view(my_view)), mo.md("**Next:** lesson 05, the region proposal network.")])
+    mo.vstack(
+        [
+            show(check_view(my_view)),
+            solution(
+                solve_view,
+                "Two neighbouring cells of a layer are as many pixels apart as the product of all strides "
+                "before it. A kernel of $k$ cells spans $k - 1$ such distances more than a single cell does. "
+                "That is why strides early in the network enlarge the receptive field most.",
+            ),
+            mo.md("**Next:** lesson 05, the region proposal network."),
+        ]
+    )
     return
 
 

@@ -16,8 +16,10 @@ with app.setup:
     from maskrcnn_jax.boxes.geometry import iou
     from maskrcnn_jax.boxes.matching import Label, match
     from maskrcnn_jax.boxes.sampling import sample_balanced
+    from maskrcnn_jax.lessons.diagrams import rpn
     from maskrcnn_jax.lessons.drops import scene
-    from maskrcnn_jax.lessons.exercise import grade, show
+    from maskrcnn_jax.lessons.exercise import grade, show, solution
+    from maskrcnn_jax.lessons.guide import calls, diagram, start
     from maskrcnn_jax.lessons.network import compiled, pretrained, rpn_outputs
     from maskrcnn_jax.lessons.show import (
         BLUE,
@@ -43,10 +45,24 @@ with app.setup:
 
 @app.cell(hide_code=True)
 def _():
+    mo.vstack(
+        [
+            mo.md("# 05 RPN: targets and loss"),
+            start(
+                6,
+                know="IoU and deltas (lesson 01), anchors (lesson 02), the pyramid (lesson 04)",
+                pages={"Region proposal network": "components/rpn", "Matching and sampling": "components/matching"},
+                papers={"Crystals 2021": "section 2.3 and equation 2", "Faster R-CNN": "section 3.1"},
+            ),
+        ]
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
     mo.md(
         r"""
-        # 05 RPN: targets and loss
-
         **What it is for.** Only a few of the twenty thousand anchors of an image lie on crystals. The *region proposal
         network* (RPN) predicts for each anchor $i$ the probability $p_i$ that it shows a crystal, its *objectness*, and
         four deltas $t_i$ (lesson 01) that turn it into the crystal's box. For training, every anchor gets a label
@@ -69,6 +85,17 @@ def _():
         Matterport divides by four times the number of positives, torchvision and Detectron2 by the number of sampled
         anchors.
         """
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.vstack(
+        [
+            mo.md("These calls label the anchors and sample from them:"),
+            calls(label_and_sample, "match", "sample_balanced"),
+        ]
     )
     return
 
@@ -134,7 +161,11 @@ def _():
                 (lesson 02), so a map with three ratios gets three logits and twelve deltas per cell.
                 """
             ),
+            diagram(rpn(), "The RPN head on one level of h x w cells; a: the number of ratios"),
+            mo.md("Of the network of this lesson, which is smaller:"),
             head_shapes(),
+            mo.md("These calls give objectness and boxes (`rank` selects the best and moves them by their deltas):"),
+            calls(rpn_outputs, "rpn", "rank"),
             panels(objectness_maps()),
             mo.md(
                 f""" This network was trained on drawn shapes and has never seen a drop. Still, objectness tells
@@ -262,6 +293,9 @@ def _():
                 network that always answers "background" is right for {labelled(9)[1] / sum(labelled(9)):.1%} of them,
                 and the mean loss over all would hardly reward it for finding crystals. Anchors on a *crowd*, a region
                 with crystals that were not outlined one by one, are ignored too, unless they are positive.
+
+                For an image of your own, `crystal inspect IMAGE --weights RUN --truth FILE --out PAGE.html` shows which
+                anchors are matched to which crystal, and crystals that no anchor reaches.
                 """
             ),
             source(match, label_anchors, sample_balanced, rpn_targets, rpn_losses),
@@ -340,10 +374,31 @@ def check_labels(attempt):
     return grade(attempt, cases, hint=hint)
 
 
+@app.function(hide_code=True)
+def solve_labels(table):
+    """A list with 1, 0 or -1 for each column of the table."""
+    best = [max(row) for row in table]  # of each crystal
+    labels = []
+    for column in zip(*table, strict=True):  # the IoUs of one anchor
+        claimed = any(value == most > 0 for value, most in zip(column, best, strict=True))
+        labels.append(1 if claimed or max(column) >= 0.7 else 0 if max(column) < 0.3 else -1)
+    return labels
+
+
 @app.cell(hide_code=True)
 def _(my_labels):
     mo.vstack(
-        [show(check_labels(my_labels)), mo.md("**2.** `my_smooth_l1(d, beta)`: smooth L1 of one number, for beta > 0.")]
+        [
+            show(check_labels(my_labels)),
+            solution(
+                solve_labels,
+                "For the thresholds only an anchor's *highest* IoU counts. The rule of the best anchor looks "
+                "at the rows of the table, and comes first: such an anchor is positive even if its IoU is "
+                "below 0.3. A crystal whose best IoU is 0 claims no anchor; otherwise it would claim all of "
+                "them.",
+            ),
+            mo.md("**2.** `my_smooth_l1(d, beta)`: smooth L1 of one number, for beta > 0."),
+        ]
     )
     return
 
@@ -365,11 +420,22 @@ def check_smooth_l1(attempt):
     return grade(attempt, list(zip(cases, right, strict=True)), hint="The two parts have the same value at |d| = beta.")
 
 
+@app.function(hide_code=True)
+def solve_smooth_l1(d, beta):
+    """The loss of one difference d."""
+    return d * d / (2 * beta) if abs(d) < beta else abs(d) - beta / 2
+
+
 @app.cell(hide_code=True)
 def _(my_smooth_l1):
     mo.vstack(
         [
             show(check_smooth_l1(my_smooth_l1)),
+            solution(
+                solve_smooth_l1,
+                r"At $|d| = \beta$ both parts have the value $\beta / 2$ and the slope 1: that is what the "
+                r"constants are for. The gradient of the linear part does not depend on the size of the error.",
+            ),
             mo.md(
                 "**3.** `my_entropy(logit, positive)`: the binary cross entropy of one anchor. It must not overflow "
                 "for a logit of -1000: such an overflow is a common cause of a loss that is **NaN at step 1**."
@@ -397,9 +463,28 @@ def check_entropy(attempt):
     return grade(attempt, list(zip(cases, right, strict=True)), hint=hint)
 
 
+@app.function(hide_code=True)
+def solve_entropy(logit, positive):
+    """Minus the logarithm of the probability of the true label; the sigmoid of the logit is that of 1."""
+    z = -logit if positive else logit
+    return max(z, 0.0) + np.log1p(np.exp(-abs(z)))
+
+
 @app.cell(hide_code=True)
 def _(my_entropy):
-    mo.vstack([show(check_entropy(my_entropy)), mo.md("**Next:** lesson 06, from anchors to proposals.")])
+    mo.vstack(
+        [
+            show(check_entropy(my_entropy)),
+            solution(
+                solve_entropy,
+                r"Minus the logarithm of the sigmoid of $x$ is $\log(1 + e^{-x})$; for a negative anchor, "
+                r"exchange the sign of $x$. With $z$ as in the hint, $\log(1 + e^z) = z + \log(1 + e^{-z})$. "
+                r"Choose the form whose exponent is negative: then nothing overflows, and `log1p` is exact for "
+                r"small exponentials.",
+            ),
+            mo.md("**Next:** lesson 06, from anchors to proposals."),
+        ]
+    )
     return
 
 

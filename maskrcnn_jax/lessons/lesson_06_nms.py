@@ -15,7 +15,8 @@ with app.setup:
     from maskrcnn_jax.boxes.geometry import iou
     from maskrcnn_jax.boxes.nms import nms
     from maskrcnn_jax.lessons.drops import scene
-    from maskrcnn_jax.lessons.exercise import grade, show
+    from maskrcnn_jax.lessons.exercise import grade, show, solution
+    from maskrcnn_jax.lessons.guide import calls, start
     from maskrcnn_jax.lessons.network import compiled, rpn_outputs
     from maskrcnn_jax.lessons.show import BLUE, GREY, ORANGE, VERMILLION, boxes_over, canvas, panels, photo, source
     from maskrcnn_jax.rpn.proposals import propose
@@ -25,10 +26,24 @@ with app.setup:
 
 @app.cell(hide_code=True)
 def _():
+    mo.vstack(
+        [
+            mo.md("# 06 NMS and proposals"),
+            start(
+                4,
+                know="IoU (lesson 01), objectness (lesson 05)",
+                pages={"Non-maximum suppression": "components/nms", "Region proposal network": "components/rpn"},
+                papers={"R-CNN": "section 2.2", "Faster R-CNN": "section 3.3", "Crystals 2021": "section 2.3"},
+            ),
+        ]
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
     mo.md(
         r"""
-        # 06 NMS and proposals
-
         **What it is for.** Several anchors around a crystal get a high objectness, so the RPN predicts the same crystal
         several times. *Non-maximum suppression* (NMS; R-CNN, section 2.2) removes the duplicates: go through the boxes
         by falling score, and keep a box unless its IoU with a box already kept exceeds a threshold. It is applied
@@ -44,6 +59,18 @@ def _():
         Start with all boxes kept and apply the equation until nothing changes. This takes a few rounds, each of them
         one product of a matrix and a vector.
         """
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.vstack(
+        [
+            mo.md("These calls make the pictures below:"),
+            calls(rpn_outputs, "rpn", "rank"),
+            calls(suppress, "nms"),
+        ]
     )
     return
 
@@ -239,11 +266,27 @@ def check_nms(attempt):
     return grade(attempt, cases, hint=hint)
 
 
+@app.function(hide_code=True)
+def solve_nms(overlap, scores, threshold):
+    """A list of indices, highest score first."""
+    kept = []
+    for i in sorted(range(len(scores)), key=lambda i: -scores[i]):
+        if all(overlap[i][k] <= threshold for k in kept):
+            kept.append(i)
+    return kept
+
+
 @app.cell(hide_code=True)
 def _(my_nms):
     mo.vstack(
         [
             show(check_nms(my_nms)),
+            solution(
+                solve_nms,
+                "Compare each box with the boxes *kept* so far, not with all boxes of a higher score: a box "
+                "that was removed must not remove others. Python's `sorted` keeps the order of equal scores, "
+                "so the lower index comes first.",
+            ),
             mo.md(
                 "**2.** `my_round(suppresses, keep)`: apply the equation once; `suppresses[i][j]` is S, `keep[i]` is k."
             ),
@@ -273,9 +316,28 @@ def check_round(attempt):
     return grade(attempt, cases, hint="j is kept unless some i has both suppresses[i][j] and keep[i].")
 
 
+@app.function(hide_code=True)
+def solve_round(suppresses, keep):
+    """The next `keep`: for each j, whether no kept i suppresses it."""
+    n = len(keep)
+    return [not any(suppresses[i][j] and keep[i] for i in range(n)) for j in range(n)]
+
+
 @app.cell(hide_code=True)
 def _(my_round):
-    mo.vstack([show(check_round(my_round)), mo.md("**Next:** lesson 07, the features of each proposal.")])
+    mo.vstack(
+        [
+            show(check_round(my_round)),
+            solution(
+                solve_round,
+                "This is the equation, word for word. The first box in the order is right from the start, as "
+                "no box suppresses it. After one round the second is right, since it depends on the first "
+                "only, and so on: after as many rounds as there are boxes all are right, and in practice "
+                "after a few.",
+            ),
+            mo.md("**Next:** lesson 07, the features of each proposal."),
+        ]
+    )
     return
 
 

@@ -13,7 +13,8 @@ with app.setup:
     import numpy as np
 
     from maskrcnn_jax.config import Sampling
-    from maskrcnn_jax.lessons.exercise import grade, show
+    from maskrcnn_jax.lessons.exercise import grade, show, solution
+    from maskrcnn_jax.lessons.guide import calls, start
     from maskrcnn_jax.lessons.show import (
         BLUE,
         GREY,
@@ -34,10 +35,29 @@ with app.setup:
 
 @app.cell(hide_code=True)
 def _():
+    mo.vstack(
+        [
+            mo.md("# 07 RoI Align against RoI Pool"),
+            start(
+                6,
+                know="feature maps and the pyramid (lesson 04)",
+                pages={"RoI Align": "components/roi_align"},
+                papers={
+                    "Crystals 2021": "section 2.4, figure 4",
+                    "Mask R-CNN": "section 3, tables 2c and 2d",
+                    "Fast R-CNN": "section 2.1",
+                    "FPN": "equation 1",
+                },
+            ),
+        ]
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
     mo.md(
         r"""
-        # 07 RoI Align against RoI Pool
-
         **What it is for.** Proposals have all sizes, but the heads need features of a fixed size: a grid of 7x7 or
         14x14 *bins* per channel. So each proposal, or *region of interest* (RoI), is cut out of the feature map and
         resized. RoI Pool (Fast R-CNN, section 2.1) *rounds* the edges of the box to whole cells of the map, and then
@@ -55,6 +75,17 @@ def _():
         $\frac{1}{s^2} \sum_k f(y_k, x_k)$. Qin et al. (Crystals 2021, section 2.4 and figure 4) take the *maximum* of
         four points instead.
         """
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.vstack(
+        [
+            mo.md("These calls make the pictures below:"),
+            calls(pool, "sample_grid", "roi_align"),
+        ]
     )
     return
 
@@ -311,11 +342,27 @@ def check_bilinear(attempt):
     return grade(attempt, [((values.tolist(), y, x), right(y, x)) for y, x in points], hint=hint)
 
 
+@app.function(hide_code=True)
+def solve_bilinear(grid, y, x):
+    """The value at (y, x), interpolated between the four nearest cells."""
+    return sum(
+        value * max(0.0, 1 - abs(y - i)) * max(0.0, 1 - abs(x - j))
+        for i, row in enumerate(grid)
+        for j, value in enumerate(row)
+    )
+
+
 @app.cell(hide_code=True)
 def _(my_bilinear):
     mo.vstack(
         [
             show(check_bilinear(my_bilinear)),
+            solution(
+                solve_bilinear,
+                "This is the equation as it stands: all cells but the four nearest have the weight 0. The "
+                "weights add up to 1, and at the centre of a cell that cell alone has weight 1. The package "
+                "computes the four terms only, which is faster.",
+            ),
             mo.md(
                 "**2.** `my_positions(low, high, bins, samples)`: the positions of the sampling points along one axis, "
                 "`bins * samples` in all, in order, for a box from `low` to `high`."
@@ -347,11 +394,24 @@ def check_positions(attempt):
     return grade(attempt, [(case, right(*case)) for case in cases], hint=hint)
 
 
+@app.function(hide_code=True)
+def solve_positions(low, high, bins, samples):
+    """Positions of all sampling points of one axis, in order."""
+    part = (high - low) / (bins * samples)
+    return [low + (k + 0.5) * part for k in range(bins * samples)]
+
+
 @app.cell(hide_code=True)
 def _(my_positions):
     mo.vstack(
         [
             show(check_positions(my_positions)),
+            solution(
+                solve_positions,
+                "The points divide the box evenly: each lies in the *middle* of its part, so none lies on an "
+                "edge of the box or of a bin. The edges are never rounded, so a small shift of the box shifts "
+                "all points by as much.",
+            ),
             mo.md("**3.** `my_level(width, height)`: the pyramid level of a box of `width` x `height` pixels."),
         ]
     )
@@ -377,9 +437,28 @@ def check_level(attempt):
     return grade(attempt, list(zip(sides, levels, strict=True)), hint=hint)
 
 
+@app.function(hide_code=True)
+def solve_level(width, height):
+    """2, 3, 4 or 5."""
+    level = np.floor(4 + np.log2(np.sqrt(width * height) / 224))
+    return int(min(max(level, 2), 5))
+
+
 @app.cell(hide_code=True)
 def _(my_level):
-    mo.vstack([show(check_level(my_level)), mo.md("**Next:** lesson 08, the heads that read these features.")])
+    mo.vstack(
+        [
+            show(check_level(my_level)),
+            solution(
+                solve_level,
+                "A box of twice the side is one level higher, where cells are twice as wide: it spans as many "
+                "cells as before. Round down first, then limit. 224 is the size of ImageNet's crops, on which "
+                "backbones are trained before; the level of such a box is P4, as in Faster R-CNN without a "
+                "pyramid (FPN, section 4.2).",
+            ),
+            mo.md("**Next:** lesson 08, the heads that read these features."),
+        ]
+    )
     return
 
 

@@ -16,8 +16,10 @@ with app.setup:
     from maskrcnn_jax.boxes.coding import decode, encode
     from maskrcnn_jax.boxes.geometry import iou
     from maskrcnn_jax.config import RoILossConfig, Sampling
+    from maskrcnn_jax.lessons.diagrams import box_head, mask_head
     from maskrcnn_jax.lessons.drops import scene
-    from maskrcnn_jax.lessons.exercise import grade, show
+    from maskrcnn_jax.lessons.exercise import grade, show, solution
+    from maskrcnn_jax.lessons.guide import calls, diagram, start
     from maskrcnn_jax.lessons.network import compiled, pyramid_of
     from maskrcnn_jax.lessons.show import (
         BLUE,
@@ -43,10 +45,31 @@ with app.setup:
 
 @app.cell(hide_code=True)
 def _():
+    mo.vstack(
+        [
+            mo.md("# 08 Box and mask heads, and their losses"),
+            start(
+                5,
+                know="deltas (lesson 01), smooth L1 (lesson 05), RoI Align (lesson 07)",
+                pages={
+                    "Box head": "components/box_head",
+                    "Mask head": "components/mask_head",
+                    "Targets and losses": "components/losses",
+                },
+                papers={
+                    "Crystals 2021": "section 2.4 and equation 1",
+                    "Mask R-CNN": "section 3, figure 4 and table 2b",
+                },
+            ),
+        ]
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
     mo.md(
         r"""
-        # 08 Box and mask heads, and their losses
-
         **What it is for.** A proposal is only a first estimate of a box. From its features, pooled to 7x7 cells, the
         *box head* predicts the class and the deltas to a better box. From features pooled to 14x14 cells the *mask
         head* predicts the mask, as 28x28 probabilities over the box (Mask R-CNN, section 3 and figure 4; Crystals 2021,
@@ -65,6 +88,20 @@ def _():
         other classes do not enter the loss: only the box head has to tell the classes apart. $L_{box}$ and $L_{mask}$
         are computed for positive proposals only, those with an IoU of 0.5 or more with a crystal.
         """
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.vstack(
+        [
+            diagram(box_head(), "The box head for one proposal (RoI); k: classes, background included"),
+            diagram(mask_head(), "The mask head for one proposal (RoI)"),
+            mo.md("These calls make the pictures below:"),
+            calls(heads, "classify", "decode", "outline"),
+            calls(three_losses, "roi_losses"),
+        ]
     )
     return
 
@@ -299,11 +336,24 @@ def check_cross_entropy(attempt):
     return grade(attempt, list(zip(cases, right, strict=True)), hint=hint)
 
 
+@app.function(hide_code=True)
+def solve_cross_entropy(logits, true_class):
+    """Minus the logarithm of the softmax probability of the true class."""
+    highest = max(logits)
+    return highest + np.log(sum(np.exp(z - highest) for z in logits)) - logits[true_class]
+
+
 @app.cell(hide_code=True)
 def _(my_cross_entropy):
     mo.vstack(
         [
             show(check_cross_entropy(my_cross_entropy)),
+            solution(
+                solve_cross_entropy,
+                r"Minus the logarithm of $e^{z_k} / \sum_j e^{z_j}$ is $\log \sum_j e^{z_j} - z_k$. To take "
+                r"the highest logit out of the sum does not change the result, and then the largest "
+                r"exponential is 1: nothing overflows, and the sum is never 0.",
+            ),
             mo.md(
                 "**2.** `my_mask_loss(logits, target, true_class)`: the mask loss of one positive proposal, with "
                 "`logits[i][j][k]` of cell (i, j) and class k, and `target[i][j]` 0 or 1."
@@ -340,9 +390,32 @@ def check_mask_loss(attempt):
     )
 
 
+@app.function(hide_code=True)
+def solve_mask_loss(logits, target, true_class):
+    """The mean binary cross entropy over the cells."""
+    losses = []
+    for row, wanted in zip(logits, target, strict=True):
+        for cell, y in zip(row, wanted, strict=True):
+            z = -cell[true_class] if y else cell[true_class]
+            losses.append(max(z, 0.0) + np.log1p(np.exp(-abs(z))))
+    return sum(losses) / len(losses)
+
+
 @app.cell(hide_code=True)
 def _(my_mask_loss):
-    mo.vstack([show(check_mask_loss(my_mask_loss)), mo.md("**Next:** lesson 09, the whole network.")])
+    mo.vstack(
+        [
+            show(check_mask_loss(my_mask_loss)),
+            solution(
+                solve_mask_loss,
+                "Each cell is a yes-or-no question for the true class alone, with the cross entropy of lesson "
+                "05. The logits of other classes are never read, so they get no gradient: the masks of the "
+                "classes do not compete. The mean, not the sum, keeps the loss independent of the size of the "
+                "mask.",
+            ),
+            mo.md("**Next:** lesson 09, the whole network."),
+        ]
+    )
     return
 
 

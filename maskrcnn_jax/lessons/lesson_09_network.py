@@ -16,8 +16,10 @@ with app.setup:
     from maskrcnn_jax.boxes.geometry import iou
     from maskrcnn_jax.config import BoxCoding, DetectionConfig
     from maskrcnn_jax.image.letterbox import letterbox
+    from maskrcnn_jax.lessons.diagrams import network
     from maskrcnn_jax.lessons.drops import scene
-    from maskrcnn_jax.lessons.exercise import grade, show
+    from maskrcnn_jax.lessons.exercise import grade, show, solution
+    from maskrcnn_jax.lessons.guide import calls, diagram, start
     from maskrcnn_jax.lessons.network import compiled, every_stage, pretrained
     from maskrcnn_jax.lessons.show import (
         BLUE,
@@ -41,10 +43,28 @@ with app.setup:
 
 @app.cell(hide_code=True)
 def _():
+    mo.vstack(
+        [
+            mo.md("# 09 The whole network on one image"),
+            start(
+                5,
+                know="lessons 03 to 08",
+                pages={
+                    "The network": "components/network",
+                    "Letterbox": "components/letterbox",
+                    "Detections": "components/detections",
+                },
+                papers={"Crystals 2021": "section 2.2 and figure 1", "Mask R-CNN": "section 3"},
+            ),
+        ]
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
     mo.md(
         r"""
-        # 09 The whole network on one image
-
         **What it is for.** This lesson runs the parts of lessons 03 to 08 in their order (Mask R-CNN, section 3;
         Crystals 2021, figure 1):
 
@@ -62,6 +82,19 @@ def _():
         with the package. They were trained on drawn shapes and have never seen a drop; lesson 10 trains them on drops.
         CLAHE (lesson 03) is optional, and these weights were trained without it.
         """
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.vstack(
+        [
+            diagram(network(), "The network, from the letterboxed image to the detections"),
+            mo.md("These calls make the pictures below:"),
+            calls(every_stage, "stages"),
+            calls(picture, "paste"),
+        ]
     )
     return
 
@@ -176,6 +209,18 @@ def _():
             ),
             shapes(),
             source(MaskRCNN.stages, select_detections, paste),
+            mo.md(
+                """
+                To follow an image of your own through these stages, write a page of them:
+
+                ```
+                crystal inspect IMAGE --weights RUN --truth FILE --out PAGE.html
+                ```
+
+                It shows feature maps, objectness, proposals, detections and masks; with `--truth`, a LabelMe or COCO
+                file, also which anchors are matched to which crystal, and the losses.
+                """
+            ),
         ]
     )
     return
@@ -266,11 +311,24 @@ def check_letterbox(attempt):
     )
 
 
+@app.function(hide_code=True)
+def solve_letterbox(height, width, size):
+    """(scale, left, top)."""
+    scale = min(size / height, size / width)
+    return scale, (size - round(width * scale)) // 2, (size - round(height * scale)) // 2
+
+
 @app.cell(hide_code=True)
 def _(my_letterbox):
     mo.vstack(
         [
             show(check_letterbox(my_letterbox)),
+            solution(
+                solve_letterbox,
+                "With the smaller of the two scales both sides fit; with the larger one the longer side would "
+                "be cut off. One scale for both sides keeps the shapes of crystals. To bring a box back to "
+                "the image, subtract the offsets, then divide by the scale.",
+            ),
             mo.md(
                 "**2.** `my_candidates(probabilities, lowest)`: the pairs (proposal, class) whose probability is "
                 "`lowest` or more, highest first. `probabilities[p][k]` is that of proposal p and class k; class 0 is "
@@ -315,9 +373,28 @@ def check_candidates(attempt):
     return grade(attempt, cases, hint="One proposal may give two candidates, for two classes; sort all by probability.")
 
 
+@app.function(hide_code=True)
+def solve_candidates(probabilities, lowest):
+    """A list of pairs, highest probability first."""
+    pairs = [(p, k) for p, row in enumerate(probabilities) for k in range(1, len(row)) if row[k] >= lowest]
+    return sorted(pairs, key=lambda pair: -probabilities[pair[0]][pair[1]])
+
+
 @app.cell(hide_code=True)
 def _(my_candidates):
-    mo.vstack([show(check_candidates(my_candidates)), mo.md("**Next:** lesson 10, training on drops.")])
+    mo.vstack(
+        [
+            show(check_candidates(my_candidates)),
+            solution(
+                solve_candidates,
+                "Every class but background is a candidate of its own, with its own box, as the box head "
+                "predicts four deltas *per class*. So one proposal can become two detections; NMS, done for "
+                "each class by itself, does not remove one for the other. Matterport takes only the class of "
+                "highest probability of each proposal.",
+            ),
+            mo.md("**Next:** lesson 10, training on drops."),
+        ]
+    )
     return
 
 

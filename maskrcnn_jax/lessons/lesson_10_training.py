@@ -16,9 +16,10 @@ with app.setup:
     from crystal.evaluation.metrics import paper_map
     from crystal.prediction.overlays import draw_outlines
     from maskrcnn_jax.lessons.drops import scene
-    from maskrcnn_jax.lessons.exercise import grade, show
+    from maskrcnn_jax.lessons.exercise import grade, show, solution
+    from maskrcnn_jax.lessons.guide import calls, start
     from maskrcnn_jax.lessons.network import every_stage, program
-    from maskrcnn_jax.lessons.short_training import EVERY, HELD_OUT, STEPS, TOO_FAST, trained
+    from maskrcnn_jax.lessons.short_training import EVERY, HELD_OUT, STEPS, TOO_FAST, train, trained
     from maskrcnn_jax.lessons.show import BLUE, GREY, ORANGE, VERMILLION, canvas, panels, source
     from maskrcnn_jax.roi.masks import paste
     from maskrcnn_jax.training.optimizer import make_optimizer, make_schedule
@@ -29,10 +30,24 @@ with app.setup:
 
 @app.cell(hide_code=True)
 def _():
+    mo.vstack(
+        [
+            mo.md("# 10 Training on drops"),
+            start(
+                5,
+                know="the losses (lessons 05 and 08), gradient descent",
+                pages={"Training step": "components/training"},
+                papers={"Crystals 2021": "section 2.2", "SGDR": "equation 5"},
+            ),
+        ]
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
     mo.md(
         r"""
-        # 10 Training on drops
-
         **What it is for.** To train a deep network from random weights takes far more outlined crystals than a
         laboratory has. Qin et al. therefore start from weights trained on the photographs of COCO (Crystals 2021,
         section 2.2): a backbone that recognises edges and corners there recognises them in micrographs too. Only the
@@ -53,6 +68,17 @@ def _():
         Below, a small network is trained when you open the lesson, with one drop per step. It was trained on drawn
         shapes before; here its backbone is frozen, and the output layers of both heads are new.
         """
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.vstack(
+        [
+            mo.md("These calls make the training below:"),
+            calls(train, "make_optimizer", "create_state", "make_step"),
+        ]
     )
     return
 
@@ -245,11 +271,25 @@ def check_rate(attempt):
     return grade(attempt, cases, hint=hint, tolerance=1e-6)
 
 
+@app.function(hide_code=True)
+def solve_rate(step, rate, steps, warmup):
+    """The learning rate at a step."""
+    if step < warmup:
+        return rate * step / warmup
+    return rate / 2 * (1 + np.cos(np.pi * (step - warmup) / (steps - warmup)))
+
+
 @app.cell(hide_code=True)
 def _(my_rate):
     mo.vstack(
         [
             show(check_rate(my_rate)),
+            solution(
+                solve_rate,
+                "Both parts are `rate` at `step = warmup`, so the curve has no jump. New output layers have "
+                "large, changing gradients at first; during the warm-up they do little harm to the pretrained "
+                "weights. Towards the end small steps let the weights settle.",
+            ),
             mo.md(
                 "**2.** `my_clip(gradients, longest)`: clip the gradients, a list for each weight tensor, by their "
                 "*global* norm, the norm of all numbers together, to at most `longest`."
@@ -287,9 +327,27 @@ def check_clip(attempt):
     )
 
 
+@app.function(hide_code=True)
+def solve_clip(gradients, longest):
+    """The gradients, all multiplied by the same factor if their global norm is too large."""
+    norm = np.sqrt(sum(value**2 for gradient in gradients for value in gradient))
+    factor = min(1.0, longest / norm)
+    return [[factor * value for value in gradient] for gradient in gradients]
+
+
 @app.cell(hide_code=True)
 def _(my_clip):
-    mo.vstack([show(check_clip(my_clip)), mo.md("**Next:** lesson 11, how to measure the result.")])
+    mo.vstack(
+        [
+            show(check_clip(my_clip)),
+            solution(
+                solve_clip,
+                "One factor for all tensors changes the length of the gradient, but not its direction. "
+                "Clipping each tensor by itself would change the direction, and with it what the step does.",
+            ),
+            mo.md("**Next:** lesson 11, how to measure the result."),
+        ]
+    )
     return
 
 

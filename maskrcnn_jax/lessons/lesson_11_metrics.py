@@ -12,7 +12,8 @@ with app.setup:
     from crystal.evaluation.metrics import average_precision, mask_iou, match, paper_map, precision_recall
     from crystal.prediction.overlays import draw_outlines
     from maskrcnn_jax.lessons.drops import scene
-    from maskrcnn_jax.lessons.exercise import grade, show
+    from maskrcnn_jax.lessons.exercise import grade, show, solution
+    from maskrcnn_jax.lessons.guide import calls, start
     from maskrcnn_jax.lessons.show import BLUE, GREY, ORANGE, canvas, panels, source, table
 
     SEED = 8
@@ -20,10 +21,24 @@ with app.setup:
 
 @app.cell(hide_code=True)
 def _():
+    mo.vstack(
+        [
+            mo.md("# 11 Metrics: IoU, P, R, AP by hand"),
+            start(
+                5,
+                know="IoU (lesson 01)",
+                pages={"The map from the paper": "paper", "Results": "results"},
+                papers={"Crystals 2021": "equations 3 to 5, table 1"},
+            ),
+        ]
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
     mo.md(
         r"""
-        # 11 Metrics: IoU, P, R, AP by hand
-
         **What it is for.** A metric tells you whether a change made the network better. First, predictions are matched
         to crystals, highest score first. A prediction is matched to the crystal with which its *mask* has the highest
         IoU (Crystals 2021, eq. 5), among the crystals not matched yet, if that IoU reaches a threshold. It is then a
@@ -41,6 +56,17 @@ def _():
         The paper's mAP is the mean of the AP of each *image*. COCO's AP takes the predictions of all images together,
         and averages over classes and ten IoU thresholds. The two numbers cannot be compared.
         """
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.vstack(
+        [
+            mo.md("These calls make the pictures below:"),
+            calls(picture, "match", "precision_recall", "average_precision"),
+        ]
     )
     return
 
@@ -254,11 +280,25 @@ def check_iou(attempt):
     return grade(attempt, cases, hint="The IoU of two empty masks is 0.")
 
 
+@app.function(hide_code=True)
+def solve_iou(mask, other):
+    """Pixels in both masks divided by pixels in at least one; 0 if both masks are empty."""
+    a, b = np.array(mask) > 0, np.array(other) > 0
+    either = (a | b).sum()
+    return (a & b).sum() / either if either else 0.0
+
+
 @app.cell(hide_code=True)
 def _(my_iou):
     mo.vstack(
         [
             show(check_iou(my_iou)),
+            solution(
+                solve_iou,
+                "This is the IoU of boxes with pixels in place of areas. Masks are stricter than boxes: the "
+                "boxes of two needles that cross can agree almost perfectly while the needles share a few "
+                "pixels only.",
+            ),
             mo.md(
                 "**2.** `my_match(overlap, threshold)`: for each prediction the index of its crystal, or -1 if it is "
                 "not matched. `overlap[p][g]` is the IoU of prediction p, highest score first, with crystal g."
@@ -303,11 +343,29 @@ def check_match(attempt):
     )
 
 
+@app.function(hide_code=True)
+def solve_match(overlap, threshold):
+    """A list with the index of a crystal, or -1, for each prediction."""
+    matched, answer = set(), []
+    for row in overlap:
+        free = [crystal for crystal in range(len(row)) if crystal not in matched]
+        best = max(free, key=lambda crystal: row[crystal], default=None)
+        answer.append(best if best is not None and row[best] >= threshold else -1)
+        matched.add(answer[-1])
+    return answer
+
+
 @app.cell(hide_code=True)
 def _(my_match):
     mo.vstack(
         [
             show(check_match(my_match)),
+            solution(
+                solve_match,
+                "Predictions choose in the order of their scores, and a crystal that is matched is no longer "
+                "available. A prediction takes the best of the *remaining* crystals; if that IoU is too low "
+                "it is a false positive, and it does not occupy a crystal.",
+            ),
             mo.md(
                 "**3.** `my_ap(hits, crystals)`: the AP of an image with so many crystals; `hits[k]` says whether "
                 "prediction k, highest score first, is a true positive."
@@ -341,9 +399,27 @@ def check_ap(attempt):
     return grade(attempt, cases, hint=hint)
 
 
+@app.function(hide_code=True)
+def solve_ap(hits, crystals):
+    """Average precision by the last equation."""
+    precision = [sum(hits[: k + 1]) / (k + 1) for k in range(len(hits))]
+    return sum(max(precision[k:]) for k, hit in enumerate(hits) if hit) / crystals
+
+
 @app.cell(hide_code=True)
 def _(my_ap):
-    mo.vstack([show(check_ap(my_ap)), mo.md("**Next:** lesson 12, speed.")])
+    mo.vstack(
+        [
+            show(check_ap(my_ap)),
+            solution(
+                solve_ap,
+                "Recall rises only at a true positive, and by $1 / N$ for $N$ crystals; all other terms of "
+                "the sum are 0. Crystals that are never found add nothing, so AP cannot exceed the highest "
+                "recall.",
+            ),
+            mo.md("**Next:** lesson 12, speed."),
+        ]
+    )
     return
 
 

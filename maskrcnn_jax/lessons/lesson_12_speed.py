@@ -16,7 +16,8 @@ with app.setup:
     from crystal.drops.drop import draw_drop
     from maskrcnn_jax.boxes.nms import nms
     from maskrcnn_jax.lessons.drops import scene
-    from maskrcnn_jax.lessons.exercise import grade, show
+    from maskrcnn_jax.lessons.exercise import grade, show, solution
+    from maskrcnn_jax.lessons.guide import calls, start
     from maskrcnn_jax.lessons.network import every_stage, not_yet_compiled, pyramid_of
     from maskrcnn_jax.lessons.show import BLUE, ORANGE, VERMILLION, canvas, panels, source, table
     from maskrcnn_jax.losses import masked_mean
@@ -26,10 +27,24 @@ with app.setup:
 
 @app.cell(hide_code=True)
 def _():
+    mo.vstack(
+        [
+            mo.md("# 12 Speed: jit, fixed shapes, where the time goes"),
+            start(
+                5,
+                know="the network (lesson 09), what a compiler does",
+                pages={"Training: memory and speed": "training", "Symptoms": "faq"},
+                papers={"Mask R-CNN": "section 3.1"},
+            ),
+        ]
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
     mo.md(
         r"""
-        # 12 Speed: jit, fixed shapes, where the time goes
-
         **What it is for.** `jax.jit` compiles a program for each combination of *shapes* of a function's arguments.
         This takes seconds, so **the first step is slow**, and makes all later steps with the same shapes fast. New
         shapes need a new program. If the number of crystals in a batch determines a shape, training **recompiles again
@@ -43,6 +58,18 @@ def _():
 
         so that empty slots contribute neither to the loss nor to its gradient.
         """
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.vstack(
+        [
+            mo.md("These calls make the pictures below:"),
+            calls(jit_and_shapes, "jit"),
+            calls(seconds, "block_until_ready"),
+        ]
     )
     return
 
@@ -261,11 +288,24 @@ def check_pad(attempt):
     return grade(attempt, cases, hint="The result always has `slots` rows of five numbers.")
 
 
+@app.function(hide_code=True)
+def solve_pad(boxes, slots):
+    """A list of `slots` rows [x1, y1, x2, y2, valid]."""
+    rows = [[*box, 1] for box in boxes[:slots]]
+    return rows + [[0.0] * 5 for _ in range(slots - len(rows))]
+
+
 @app.cell(hide_code=True)
 def _(my_pad):
     mo.vstack(
         [
             show(check_pad(my_pad)),
+            solution(
+                solve_pad,
+                "The shape depends on `slots` only, whatever the number of boxes, so one compiled program "
+                "serves all images. The fifth column is the `valid` mask: without it, four zeros would look "
+                "like a box.",
+            ),
             mo.md(
                 "**2.** `my_masked_mean(values, valid)`: the mean of the valid values, and 0 if there are none. A NaN "
                 "or an infinity in an empty slot must not change the result."
@@ -299,11 +339,24 @@ def check_masked_mean(attempt):
     return grade(attempt, cases, hint=hint)
 
 
+@app.function(hide_code=True)
+def solve_masked_mean(values, valid):
+    """The mean of the valid values."""
+    kept = [value for value, ok in zip(values, valid, strict=True) if ok]
+    return sum(kept) / max(1, len(kept))
+
+
 @app.cell(hide_code=True)
 def _(my_masked_mean):
     mo.vstack(
         [
             show(check_masked_mean(my_masked_mean)),
+            solution(
+                solve_masked_mean,
+                "The values are *selected*: the product of NaN or infinity with 0 is NaN. In JAX that is "
+                "`jnp.where(valid, values, 0)`, whose shape does not depend on the data. The divisor is at "
+                "least 1, so an image without crystals has a loss of 0, not NaN.",
+            ),
             mo.md(
                 "**3.** `my_flops(height, width, kernel, inputs, outputs, stride)`: the number of multiplications and "
                 "additions of a convolution with `inputs` and `outputs` channels and without bias, for an image whose "
@@ -344,9 +397,27 @@ def check_flops(attempt):
     )
 
 
+@app.function(hide_code=True)
+def solve_flops(height, width, kernel, inputs, outputs, stride):
+    """The number of floating-point operations."""
+    windows = (height // stride) * (width // stride)
+    return 2 * kernel * kernel * inputs * outputs * windows
+
+
 @app.cell(hide_code=True)
 def _(my_flops):
-    mo.vstack([show(check_flops(my_flops)), mo.md("**Next:** your own images: `crystal check`, then `crystal train`.")])
+    mo.vstack(
+        [
+            show(check_flops(my_flops)),
+            solution(
+                solve_flops,
+                "Each output value is a sum of `kernel * kernel * inputs` products: about as many additions "
+                "as multiplications. There are `outputs` values per window. So a convolution at half the "
+                "resolution and twice as many channels costs as much as before.",
+            ),
+            mo.md("**Next:** your own images: `crystal check`, then `crystal train`."),
+        ]
+    )
     return
 
 

@@ -74,11 +74,12 @@ def trained(on_step: Callable[[str], Any] = lambda text: None) -> Run:
         on_step: is called after each step with a sentence on it, 1 + STEPS + TOO_FAST times in all.
     """
     if (STEPS, EVERY) not in _runs:
-        _runs[STEPS, EVERY] = _train(on_step)
+        _runs[STEPS, EVERY] = train(on_step)
     return _runs[STEPS, EVERY]
 
 
-def _train(on_step: Callable[[str], Any]) -> Run:
+def train(on_step: Callable[[str], Any]) -> Run:
+    """A new run; see `trained`."""
     sound = make_schedule(RATE, steps=STEPS, warmup=3)
     schedule = optax.join_schedules([sound, optax.constant_schedule(30.0)], [STEPS])
     optimizer = make_optimizer(schedule, kind="adamw")

@@ -1,6 +1,7 @@
 """Every lesson: it runs from top to bottom, is short, shows the package's own code, and answers its sliders."""
 
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,11 +13,13 @@ from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.lessons import network, short_training
 from maskrcnn_jax.lessons.catalogue import lessons
 from maskrcnn_jax.lessons.export import static_html, visible_words
+from maskrcnn_jax.lessons.guide import PAPERS, SITE
 from maskrcnn_jax.lessons.show import panels
-from tests.lesson_solutions import PICTURES, SOLUTIONS
+from tests.lesson_solutions import PICTURES, WRONG
 
 LESSONS = lessons()
-MOST_WORDS = 2000  # ten minutes at 200 words a minute
+MOST_MINUTES, WORDS_A_MINUTE = 10, 200
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,15 +37,22 @@ def shorter():
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.path.stem)
 def test_a_lesson_runs_and_its_page_stands_alone(lesson):
     page = static_html(lesson)
-    assert 300 < visible_words(page) <= MOST_WORDS
+    assert 300 < visible_words(page) <= MOST_MINUTES * WORDS_A_MINUTE
     assert page.count("<math") >= 1, "an equation, rendered"
     assert len(re.findall(r"<img [^>]*src=\"data:image/png;base64,", page)) >= 2
     assert re.search(r"<summary>The code: <code>(maskrcnn_jax|crystal)\.", page), "the package's own code"
     assert re.search(r"(section|table|equation|figure|appendix) \w", page), "a place in a paper"
     assert page.count("Not started: write the body of") in (2, 3), "two or three exercises, unsolved"
     assert 'class="control"' in page
-    outside = re.findall(r"""(?:src|href)=["']?(?!data:|#)([^"' >]+)""", page)
-    assert outside == [], "readable offline"
+    assert re.findall(r"""src=["']?(?!data:)([^"' >]+)""", page) == [], "readable offline"
+    links = re.findall(r"""href=["']?(?!#)([^"' >]+)""", page)
+    assert all(link.startswith((SITE, *PAPERS.values())) for link in links)
+    pages = [link.removeprefix(f"{SITE}/").removesuffix(".html") for link in links if link.startswith(SITE)]
+    assert pages
+    assert all((ROOT / "docs" / f"{name}.md").exists() for name in pages)
+    words, minutes = visible_words(page), int(re.search(r"(\d+) minutes to read", page)[1])
+    assert 0 <= minutes - words / WORDS_A_MINUTE <= 2
+    assert page.count("<summary>Solution</summary>") == page.count("Not started: write the body of")
     assert "import" not in "".join(re.findall(r"<style>(.*?)</style>", page, re.DOTALL))
     assert page.count("<script") == 0
 
@@ -58,14 +68,12 @@ def test_a_slider_changes_the_picture_and_compiles_nothing_again(lesson, caplog)
     assert "Compiling" not in caplog.text
 
 
-@pytest.mark.parametrize(("number", "check"), [(n, check) for n, checks in SOLUTIONS.items() for check in checks])
-def test_a_right_solution_is_accepted_and_a_wrong_one_is_not(number, check):
-    module = next(lesson for lesson in LESSONS if lesson.number == number).load()
-    right, *wrong = SOLUTIONS[number][check]
-    verdict = getattr(module, check)(right)
+@pytest.mark.parametrize(("number", "check"), [(n, check) for n, checks in WRONG.items() for check in checks])
+def test_the_solution_shown_is_accepted_and_a_wrong_one_is_not(number, check):
+    module = lesson(number)
+    verdict = getattr(module, check)(getattr(module, check.replace("check_", "solve_")))
     assert verdict.passed, verdict.message
-    assert wrong
-    for attempt in (*wrong, lambda *_: None):
+    for attempt in (*WRONG[number][check], lambda *_: None):
         verdict = getattr(module, check)(attempt)
         assert not verdict.passed
         assert attempt.__name__ in verdict.message
@@ -165,11 +173,11 @@ def test_without_fixed_slots_programs_are_compiled_again_and_again():
 def test_every_exercise_is_solved_here():
     for lesson in LESSONS:
         checks = set(re.findall(r"^def (check_\w+)", lesson.path.read_text(), re.MULTILINE))
-        assert checks == set(SOLUTIONS[lesson.number]), lesson.title
+        assert checks == set(WRONG[lesson.number]), lesson.title
         assert 2 <= len(checks) <= 3
 
 
 def test_numbers_and_titles():
     assert [lesson.number for lesson in LESSONS] == list(range(1, 13))
     for lesson in LESSONS:
-        assert f"# {lesson.number:02d} {lesson.title}\n" in lesson.path.read_text(), "the heading is the title"
+        assert f'"# {lesson.number:02d} {lesson.title}"' in lesson.path.read_text(), "the heading is the title"
