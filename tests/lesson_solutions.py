@@ -209,3 +209,15 @@ WRONG[12] = {
     "check_masked_mean": [sum_of_all],
     "check_flops": [lambda h, w, kernel, i, o, stride: kernel * kernel * i * o * (h // stride) * (w // stride)],
 }
+
+
+# 13 data
+
+
+_SHOWN = dict(seed=8, number=3, cells=28, strength=1.0)
+PICTURES[13] = _SHOWN, _SHOWN | {"number": 4}
+WRONG[13] = {
+    "check_mirror": [lambda box, width: [width - box[0], box[1], width - box[2], box[3]]],
+    "check_box": [lambda mask: [min(r.index(1) for r in mask if 1 in r), 0, len(mask[0]) - 1, len(mask) - 1]],
+    "check_cell": [lambda x, x1, x2, m: round((x - x1) / (x2 - x1) * m)],
+}

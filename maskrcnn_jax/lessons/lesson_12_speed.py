@@ -415,7 +415,7 @@ def _(my_flops):
                 "as multiplications. There are `outputs` values per window. So a convolution at half the "
                 "resolution and twice as many channels costs as much as before.",
             ),
-            mo.md("**Next:** your own images: `crystal check`, then `crystal train`."),
+            mo.md("**Next:** lesson 13, what the network is trained on."),
         ]
     )
     return
