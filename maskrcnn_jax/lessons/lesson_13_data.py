@@ -9,9 +9,9 @@ with app.setup:
 
     import marimo as mo
     import numpy as np
-    from pycocotools import mask as run_lengths
 
     from crystal.data.augment import Augmentation, View, augment, flip, relight
+    from crystal.data.outlines import cut, encode_patch
     from crystal.data.segmentation import draw_cells
     from crystal.drops.drop import draw_drop
     from crystal.evaluation.metrics import mask_iou
@@ -114,7 +114,7 @@ def view_of(seed, m):
     """A drop as training prepares it: image, boxes, masks of m x m cells relative to the boxes, window."""
     drop, masks = scene(seed, light=0.2), []
     for mask, box in zip(drop.masks, drop.boxes, strict=True):
-        rle = run_lengths.encode(np.asfortranarray(mask.astype(np.uint8)))
+        rle = encode_patch(*cut(mask), height=SIZE[0], width=SIZE[1])
         masks.append(draw_cells(rle, tuple(box), *SIZE, m))
     window = np.array([0.0, 0.0, SIZE[1], SIZE[0]])
     return View(drop.image, drop.boxes, np.array(masks, np.uint8).reshape(-1, m, m), window)
@@ -258,7 +258,7 @@ def what_goes_wrong():
     figure, overlap = forgotten()
     sides, counts = sides_of_many()
     chart, axes = canvas()
-    axes.hist(sides, np.geomspace(4, 256, 25), histtype="stepfilled", color=BLUE, alpha=0.8)
+    axes.hist(sides, np.geomspace(4, 256, 25).tolist(), histtype="stepfilled", color=BLUE, alpha=0.8)
     for size in (12, 24, 48, 96, 192):
         axes.axvline(size, color=VERMILLION, ls="--", lw=0.9)
     axes.text(12.5, axes.get_ylim()[1], "anchors of `tiny`", color=VERMILLION, fontsize=8, va="top")
