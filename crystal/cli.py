@@ -74,7 +74,7 @@ def run(options: Options) -> int:
 
             return evaluate_command(options)
         case Predict():
-            from crystal.prediction.predict import predict_command
+            from crystal.pages.plate import predict_command
 
             return predict_command(options)
         case Inspect():

@@ -1,5 +1,7 @@
 """A crystal's size and place in numbers, measured from its mask."""
 
+import math
+
 import cv2
 import numpy as np
 
@@ -21,3 +23,12 @@ def measure(mask: Mask) -> tuple[int, float, float, float, float]:
     sides = cv2.minAreaRect(corners.reshape(-1, 2).astype(np.float32))[1]
     x, y = left + columns.mean() + 0.5, top + rows.mean() + 0.5
     return len(rows), float(x), float(y), float(max(sides)), float(min(sides))
+
+
+def equivalent_diameter(area: float) -> float:
+    """The diameter of the circle of the same area.
+
+    >>> round(equivalent_diameter(math.pi * 25), 6)
+    10.0
+    """
+    return 2 * math.sqrt(area / math.pi)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from crystal.errors import require_range
+from crystal.errors import CrystalError, require_range
+from crystal.prediction.calibration import Calibration, calibration_of
 from crystal.prediction.zooms import parse_zoom
 
 Page = Literal["first", "sharpest"] | int  # as crystal.data.images.Page, which would load OpenCV
@@ -12,7 +13,7 @@ Page = Literal["first", "sharpest"] | int  # as crystal.data.images.Page, which 
 
 @dataclass
 class Predict:
-    """Outline crystals in files or folders: overlays, crystals.csv and predictions.json."""
+    """Outline crystals in files or folders: overlays, tables of crystals and drops, and a page to look through."""
 
     weights: Path
     """A run folder or a checkpoint."""
@@ -29,9 +30,27 @@ class Predict:
     large, as in 1,2,4; none is the whole image alone; auto doubles the zoom up to the image's own pixels."""
     labelme: bool = False
     """Also write LabelMe files, to be corrected by hand and trained on."""
+    um_per_pixel: float | None = None
+    """Micrometres a pixel: the tables and the page then give sizes in micrometres, too."""
+    imager: str | None = None
+    """An imager whose scale is known, instead of --um-per-pixel: xchem."""
+    outside: bool = False
+    """Also count and draw crystals outside the drop; of use where the weights know drops."""
+    watch: bool = False
+    """Keep running on one folder, which an imager fills: each new picture is predicted once, until Ctrl-C."""
 
     def __post_init__(self) -> None:
         require_range("--score", self.score, 0, 1)
         parse_zoom(self.zoom)
         if isinstance(self.page, int):
             require_range("--page", self.page, 1)
+        if self.um_per_pixel is not None:
+            require_range("--um-per-pixel", self.um_per_pixel, 0, above=True)
+        _ = self.calibration
+        if self.watch and len(self.images) != 1:
+            raise CrystalError(f"--watch looks at one folder, and --images names {len(self.images)}; give one")
+
+    @property
+    def calibration(self) -> Calibration:
+        """Micrometres a pixel, where they are known."""
+        return calibration_of(self.um_per_pixel, self.imager)

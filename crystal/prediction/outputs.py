@@ -1,48 +1,55 @@
 """The files of `crystal predict`, which replace those of an earlier run together, once all are complete.
 
     DIR/overlays/<name>.jpg    the image with outlines, each with its number in the CSV, if few also with its score
-    DIR/crystals.csv           a row a crystal, in pixels of the original image (columns below)
+    DIR/crystals.csv           a row a crystal (columns: tables.py)
+    DIR/drops.csv              a row an image, the most promising first
+    DIR/plate.html             all of it to look through, where the command gives a function that writes it
     DIR/predictions.json       a COCO dict: images, categories, annotations = all detections with score, zoom and RLE
     DIR/labelme/<name>.json    outlines to correct by hand, if asked for: `labelme IMAGES --output DIR/labelme`
 
 Everything is written into a hidden folder inside DIR and renamed when complete, so a full disk, an error or Ctrl-C
-leaves what an earlier run wrote, and nothing half-written. Annotations are written one by one, so memory does not grow
-with the number of images.
+leaves what an earlier run wrote, and nothing half-written. What was found in each image lies there as a file of its own
+until the tables are made of them, so memory does not grow with the number of images. With `--watch` the hidden folder
+stays, and the next start goes on with it.
 """
 
 import contextlib
-import csv
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import cv2
 import numpy as np
+from filelock import FileLock, Timeout
 from jaxtyping import UInt8
 
-from crystal.data.coco_file import coco_annotation
 from crystal.data.labelme.export import is_edited, labelme_document, labelme_shapes
-from crystal.files import OutputError, OutputName, explained_writing, refuse_replacing
-from crystal.prediction.measurements import measure
-from crystal.prediction.overlays import draw_outlines
+from crystal.files import OutputError, OutputName, explained_writing, refuse_replacing, write_atomically
+from crystal.prediction.calibration import UNKNOWN, Calibration
+from crystal.prediction.drop_region import DROP
+from crystal.prediction.overlays import COLOURS, draw_outlines
 from crystal.prediction.predictor import Prediction
-
-# Boxes and centres are continuous pixels (pixel i covers [i, i + 1)). The centre is the mask's centre of mass; length
-# and width are the sides of the smallest rectangle, at any angle, that holds the mask. The zoom is that of the view in
-# which the crystal was found, 1 being the whole image.
-COLUMNS = (
-    *("image", "crystal", "class", "score", "x1", "y1", "x2", "y2"),
-    *("area_px", "centre_x", "centre_y", "length_px", "width_px", "zoom"),
+from crystal.prediction.results import (
+    FoundCrystal,
+    Result,
+    annotations_of,
+    counted,
+    drops_and_crystals,
+    measured,
+    small_picture,
 )
+from crystal.prediction.table_files import INFO, Page, write_tables
+
 # Colour at full resolution, so that thin lines keep theirs.
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 92, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-
-
-INFO = "Instances predicted by crystal, all scores"
+RIM = (255, 255, 255)  # colour of a drop's outline
+TABLES = ("predictions.json", "crystals.csv", "drops.csv")
+PAGE = "plate.html"
+WATCHING = ".watching"  # the hidden folder that stays
 
 
 def refuse_foreign(out: Path) -> None:
@@ -51,7 +58,7 @@ def refuse_foreign(out: Path) -> None:
     Raises:
         OutputError: somebody else's overlays, tables or predictions are there.
     """
-    names = [name for name in ("overlays", "crystals.csv", "predictions.json") if (out / name).exists()]
+    names = [name for name in ("overlays", *TABLES, PAGE) if (out / name).exists()]
     if names:
         ours = out / "predictions.json"
         if not ours.exists():
@@ -69,88 +76,159 @@ class OutputFolder:
         classes: (COCO id, name) of each class, background first.
         score_threshold: lowest score that is drawn, listed in the CSV and written for LabelMe.
         labelme: whether to write LabelMe files.
+        calibration: micrometres a pixel, where known.
+        outside: whether crystals outside the drop are counted and drawn.
+        write_page: writes plate.html, to the path given; there is none without it.
+        resume: what must be the same for results of an earlier start to be kept and added to (`--watch`); without it
+            they are replaced.
 
     Raises:
-        OutputError: from every method, where a file cannot be written.
+        OutputError: from every method, where a file cannot be written; at the start, where `resume` differs from the
+            earlier start's or another process is at work on the same folder.
     """
 
-    def __init__(self, out: Path, *, classes: Sequence[tuple[int, str]], score_threshold: float, labelme: bool):
+    def __init__(
+        self,
+        out: Path,
+        *,
+        classes: Sequence[tuple[int, str]],
+        score_threshold: float,
+        labelme: bool,
+        calibration: Calibration = UNKNOWN,
+        outside: bool = False,
+        write_page: Callable[[Path, Page], None] | None = None,
+        resume: dict[str, Any] | None = None,
+    ):
         self.out = out
         self.classes = tuple(classes)
         self.score_threshold = score_threshold
         self.labelme = labelme
-        self.done = self.crystals = 0
+        self.calibration = calibration
+        self.outside = outside
+        self.write_page = write_page
+        self.resume = resume
+        self.done = self.crystals = self.left_out = self.without_scale = 0
         self.edited: list[Path] = []
-        self._images: list[dict[str, Any]] = []
-        self._annotations = 0
+        self._replaces = True  # the overlays of an earlier run, with the first that are published
+        self._names: dict[str, OutputName] = {}  # of each source that is done, in the order of the tables
+        self.signatures: dict[str, tuple[int, ...]] = {}  # (size, modification time) of each source that is done
 
     def __enter__(self) -> Self:
         refuse_foreign(self.out)
         with explained_writing(self.out), contextlib.ExitStack() as undo:
             self.out.mkdir(parents=True, exist_ok=True)
-            self._new = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.out))
-            undo.callback(shutil.rmtree, self._new, ignore_errors=True)
-            for folder in ("overlays", "labelme") if self.labelme else ("overlays",):
-                (self._new / folder).mkdir()
-            table = self._new / "crystals.csv"
-            self._json = undo.enter_context(open(self._new / "predictions.json", "w", encoding="utf-8"))
-            self._csv = undo.enter_context(open(table, "w", encoding="utf-8", errors="backslashreplace", newline=""))
-            self._rows = csv.writer(self._csv, lineterminator="\n")
-            self._rows.writerow(COLUMNS)
-            info = {"description": INFO}
-            categories = [{"id": i, "name": name, "supercategory": ""} for i, name in self.classes[1:]]
-            self._json.write(
-                f'{{"info": {json.dumps(info)},\n"categories": {json.dumps(categories)},\n"annotations": ['
-            )
+            if self.resume is None:
+                self._new = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.out))
+                undo.callback(shutil.rmtree, self._new, ignore_errors=True)
+            else:
+                self._new = self.out / WATCHING
+                self._new.mkdir(exist_ok=True)
+                undo.enter_context(self._locked())
+            for folder in ("results", "overlays", "labelme"):
+                (self._new / folder).mkdir(exist_ok=True)
+            if self.resume is not None:
+                self._take_up(self.resume)
             self._undo = undo.pop_all()
         return self
 
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            with FileLock(self._new / "lock", timeout=0):
+                yield
+        except Timeout as error:
+            raise OutputError(f"{self.out}: another `crystal predict --watch` writes there; stop it first") from error
+
+    def _take_up(self, settings: dict[str, Any]) -> None:
+        """Go on with what an earlier start left."""
+        place = self._new / "settings.json"
+        with contextlib.suppress(OSError, ValueError):
+            before = json.loads(place.read_text())
+            self._replaces = False
+            if before != settings:
+                names = ", ".join(f"--{name}" for name in settings if before.get(name) != settings[name])
+                raise OutputError(
+                    f"{self.out}: was begun with other settings ({names}); choose another --out, or remove "
+                    f"{self._new} to begin anew"
+                )
+        write_atomically(place, json.dumps(settings))
+        for path in sorted((self._new / "results").glob("*.json")):
+            try:
+                result = Result.from_json(path.read_text(encoding="utf-8"))
+            except (ValueError, TypeError, KeyError):
+                path.unlink()  # cut short by a power failure, say; the picture is predicted again
+                continue
+            self._note(result)
+
+    def _note(self, result: Result) -> None:
+        self._names[result.source] = OutputName(result.file_name, result.stem)
+        self.signatures[result.source] = result.signature
+
+    @property
+    def names(self) -> dict[str, OutputName]:
+        """What each source that is done is called."""
+        return dict(self._names)
+
     def __exit__(self, *error: object) -> None:
-        # Closing flushes, which fails on a full disk; that was reported already, or the run is being given up.
         with contextlib.suppress(OSError):
             self._undo.close()
 
-    def add(self, path: Path, name: OutputName, image: UInt8[np.ndarray, "h w 3"], prediction: Prediction) -> None:
-        """Write one image's results under its name."""
-        image_id = len(self._images) + 1
+    def add(
+        self,
+        path: Path,
+        name: OutputName,
+        image: UInt8[np.ndarray, "h w 3"],
+        prediction: Prediction,
+        signature: tuple[int, ...] = (),
+    ) -> None:
+        """Write one image's results under its name; those of the same file before are replaced."""
         height, width = image.shape[:2]
-        self._images.append({"id": image_id, "file_name": name.file_name, "height": height, "width": width})
-        shown = np.flatnonzero(prediction.scores >= self.score_threshold)
         picture = self._new / "overlays" / f"{name.stem}.jpg"
         with explained_writing(picture):
-            self._add_annotations(image_id, prediction)
-            self._add_rows(name.file_name, prediction, shown)
-            numbers = [str(n) for n, _ in enumerate(shown, 1)]
+            crystals, drop = measured(
+                prediction, self.classes, width=width, score_threshold=self.score_threshold, outside=self.outside
+            )
+            shown, labels = self._shown(prediction, crystals)
+            colours = [RIM if label == DROP else COLOURS[k % len(COLOURS)] for k, label in enumerate(labels)]
             rles, scores = [prediction.rles[i] for i in shown], prediction.scores[shown]
-            drawn = draw_outlines(image, rles, labels=numbers, scores=scores)
+            drawn = draw_outlines(image, rles, labels=labels, scores=scores, colours=colours)
             _, encoded = cv2.imencode(".jpg", drawn[..., ::-1], JPEG)
-            picture.write_bytes(encoded.tobytes())
+            write_atomically(picture, encoded.tobytes())
             if self.labelme:
                 self._add_labelme(path, name, (height, width), prediction, shown)
+            result = Result(
+                source=str(path.absolute()),
+                file_name=name.file_name,
+                stem=name.stem,
+                height=height,
+                width=width,
+                crystals=crystals,
+                drop=drop,
+                annotations=annotations_of(prediction, self.classes),
+                picture=small_picture(image) if self.write_page else "",
+                signature=signature,
+            )
+            # Last: a picture is done when its result is there.
+            write_atomically(self._new / "results" / f"{name.stem}.json", result.to_json())
+        self._note(result)
         self.done += 1
-        self.crystals += len(shown)
+        here = counted(crystals, self.score_threshold, self.outside)
+        self.crystals += len(here)
+        self.left_out += len(counted(crystals, self.score_threshold, True)) - len(here)
+        self.without_scale += bool(self.calibration.um_per_pixel) and not self.calibration.of(height, width)
 
-    def _add_annotations(self, image_id: int, prediction: Prediction) -> None:
-        for i, rle in enumerate(prediction.rles):
-            x1, y1, x2, y2 = (round(float(v), 3) for v in prediction.boxes[i])
-            annotation = coco_annotation(rle, self.classes[prediction.classes[i]][0])
-            annotation["bbox"] = [x1, y1, round(x2 - x1, 3), round(y2 - y1, 3)]  # the network's, not that of the pixels
-            annotation |= {"id": self._annotations + 1, "image_id": image_id}
-            annotation |= {"score": round(float(prediction.scores[i]), 6), "zoom": float(prediction.zooms[i])}
-            self._json.write(("," if self._annotations else "") + "\n" + json.dumps(annotation))
-            self._annotations += 1
-
-    def _add_rows(self, file_name: str, prediction: Prediction, shown: np.ndarray) -> None:
-        for number, i in enumerate(shown, 1):
-            area, *lengths = measure(prediction.rles[i])
-            box = [f"{v:.2f}" for v in prediction.boxes[i]]
-            name = self.classes[prediction.classes[i]][1]
-            score = f"{prediction.scores[i]:.4f}"
-            numbers = *box, area, *(f"{v:.2f}" for v in lengths), f"{prediction.zooms[i]:g}"
-            self._rows.writerow([file_name, number, name, score, *numbers])
+    def _shown(self, prediction: Prediction, crystals: Sequence[FoundCrystal]) -> tuple[list[int], list[str]]:
+        """What is drawn: the crystals that count, each with its number in the CSV, and the drops."""
+        drops, order = drops_and_crystals(prediction, self.classes, self.score_threshold)
+        shown, labels = [], []
+        for number, (i, crystal) in enumerate(zip(order, crystals, strict=False), 1):
+            if counted([crystal], self.score_threshold, self.outside):
+                shown.append(i)
+                labels.append(str(number))
+        return shown + drops, labels + [DROP] * len(drops)
 
     def _add_labelme(
-        self, path: Path, name: OutputName, size: tuple[int, int], prediction: Prediction, shown: np.ndarray
+        self, path: Path, name: OutputName, size: tuple[int, int], prediction: Prediction, shown: Sequence[int]
     ) -> None:
         shapes = labelme_shapes(
             [prediction.rles[i] for i in shown],
@@ -161,23 +239,39 @@ class OutputFolder:
         content = labelme_document(shapes, image=path, place=place, height=size[0], width=size[1])
         (self._new / "labelme" / f"{name.stem}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
+    def results(self) -> Iterator[Result]:
+        """What was found in each picture; one in memory at a time."""
+        for name in self._names.values():
+            yield self.result(name.stem)
+
+    def result(self, stem: str) -> Result:
+        """What was found in the picture of that stem."""
+        return Result.from_json((self._new / "results" / f"{stem}.json").read_text(encoding="utf-8"))
+
     def publish(self) -> None:
         """Complete the files and put them in the place of an earlier run's."""
         with explained_writing(self.out):
-            self._json.write(f'],\n"images": {json.dumps(self._images)}}}\n')
-            self._json.close()
-            self._csv.close()
+            page = write_tables(self._new, self)
+            if self.write_page:
+                self.write_page(self._new / PAGE, page)
             overlays, old = self.out / "overlays", self._new / "old"
-            if overlays.exists():
+            if self._replaces and overlays.exists():
                 os.replace(overlays, old)
-            os.replace(self._new / "overlays", overlays)
+            if self._replaces and self.resume is None:
+                shutil.rmtree(self.out / WATCHING, ignore_errors=True)  # it belongs to what is replaced
+            self._replaces = False
+            overlays.mkdir(exist_ok=True)
+            for new in sorted((self._new / "overlays").glob("[!.]*")):  # hidden ones are half-written
+                os.replace(new, overlays / new.name)
+            shutil.rmtree(old, ignore_errors=True)
             if self.labelme:
                 (self.out / "labelme").mkdir(exist_ok=True)
                 for new in sorted((self._new / "labelme").iterdir()):
                     place = self.out / "labelme" / new.name
                     if is_edited(place):
                         self.edited.append(place)
+                        new.unlink()
                     else:
                         os.replace(new, place)
-            for name in ("predictions.json", "crystals.csv"):
+            for name in (*TABLES, PAGE) if self.write_page else TABLES:
                 os.replace(self._new / name, self.out / name)

@@ -1,20 +1,16 @@
-"""`crystal predict`: outline the crystals in image files, and write overlays, tables and COCO or LabelMe files."""
+"""Prediction of image files into a folder of results: overlays, tables, COCO and LabelMe files, a page."""
 
-import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from crystal.console import console, one_bar, printable
-from crystal.data.images import Image, ImageError, Page, count_pages, find_images, read_image
-from crystal.files import name_outputs
-from crystal.prediction.compilation_cache import use_compilation_cache
-from crystal.prediction.options import Predict
-from crystal.prediction.outputs import OutputFolder, refuse_foreign
+from crystal.data.images import Image, ImageError, Page, count_pages, read_image
+from crystal.files import OutputName, name_outputs
+from crystal.prediction.outputs import OutputFolder
 from crystal.prediction.predictor import Predictor
-from crystal.prediction.trained_model import load_run
-from crystal.prediction.zooms import listed, parse_zoom
+
+Signature = tuple[int, ...]  # (size, modification time) of a file
 
 
 class PredictSummary(NamedTuple):
@@ -30,6 +26,8 @@ class PredictSummary(NamedTuple):
         zooms: at which the images were looked at, all together.
         full: number of images with a view all of whose slots were filled by detections that reach the score threshold,
             so that others may be missing.
+        left_out: number of crystals that were not counted since they lie outside the drop.
+        without_scale: number of images of another size than the imager's, for which there are no micrometres.
     """
 
     done: int
@@ -39,6 +37,79 @@ class PredictSummary(NamedTuple):
     stacks: int = 0
     zooms: tuple[float, ...] = ()
     full: int = 0
+    left_out: int = 0
+    without_scale: int = 0
+
+
+class Tally:
+    """What became of the files so far; see `PredictSummary`."""
+
+    def __init__(self) -> None:
+        self.failed: dict[Path, str] = {}
+        self.stacks = self.full = 0
+        self.zooms: set[float] = set()
+
+    def summary(self, folder: OutputFolder) -> PredictSummary:
+        """The sum, with what the folder has counted."""
+        return PredictSummary(
+            done=folder.done,
+            crystals=folder.crystals,
+            failed=list(self.failed.items()),
+            edited=folder.edited,
+            stacks=self.stacks,
+            zooms=tuple(sorted(self.zooms)),
+            full=self.full,
+            left_out=folder.left_out,
+            without_scale=folder.without_scale,
+        )
+
+
+def predict_into(
+    folder: OutputFolder,
+    predictor: Predictor,
+    names: Mapping[Path, OutputName],
+    tally: Tally,
+    *,
+    page: Page = "sharpest",
+    progress: Callable[[Path], object] = lambda path: None,
+    signatures: Mapping[Path, Signature] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Predict image files one after the other and add what is found to a folder.
+
+    Args:
+        folder: takes the results; it is not published.
+        predictor: the model.
+        names: what each file is called in the results.
+        tally: takes note of what happens.
+        page: which page of TIFF files, see `read_image`.
+        progress: called with each file when it is done or has failed; from the reading thread where it failed.
+        signatures: of the files, to be kept with the results.
+        stop: asked before each file is read; once it says so, those that were read are finished.
+    """
+    waiting: deque[tuple[Path, Image]] = deque()  # images that were read and are not predicted yet; batches bound it
+
+    def read() -> Iterator[Image]:
+        for path in names:
+            if stop():
+                return
+            try:
+                image = read_image(path, page)
+            except (ImageError, OSError) as error:
+                tally.failed[path] = str(error)
+                progress(path)
+            else:
+                tally.failed.pop(path, None)
+                tally.stacks += page == "sharpest" and count_pages(path).stack > 1
+                waiting.append((path, image))
+                yield image
+
+    for prediction in predictor(read()):
+        path, image = waiting.popleft()
+        folder.add(path, names[path], image, prediction, (signatures or {}).get(path, ()))
+        tally.zooms.update(view.zoom for view in predictor.views(*image.shape[:2]))
+        tally.full += prediction.complete_from >= max(folder.score_threshold, 1e-9)
+        progress(path)
 
 
 def predict_folder(
@@ -49,13 +120,14 @@ def predict_folder(
     score_threshold: float = 0.5,
     labelme: bool = False,
     page: Page = "sharpest",
-    progress: Callable[[Path], object] | None = None,
+    progress: Callable[[Path], object] = lambda path: None,
+    **settings: Any,
 ) -> PredictSummary:
     """Predict image files and write what `crystal predict` promises into a folder (see `outputs.py`).
 
-    All detections go into predictions.json, which a precision-recall curve needs whole; overlays, the CSV and LabelMe
-    files hold those that reach `score_threshold`. What an earlier run left in `out` is replaced when all images are
-    done; if the run fails or is interrupted, or no image can be read, it stays as it was.
+    All detections go into predictions.json, which a precision-recall curve needs whole; overlays, the tables and
+    LabelMe files hold those that reach `score_threshold`. What an earlier run left in `out` is replaced when all images
+    are done; if the run fails or is interrupted, or no image can be read, it stays as it was.
 
     Args:
         predictor: the model.
@@ -65,6 +137,7 @@ def predict_folder(
         labelme: whether to write a LabelMe JSON an image as well.
         page: which page of TIFF files, see `read_image`.
         progress: called with each file when it is done or has failed; from the reading thread where it failed.
+        **settings: of `OutputFolder`: calibration, outside, write_page.
 
     Returns:
         The `PredictSummary`; files that could not be read are in `failed`.
@@ -72,75 +145,14 @@ def predict_folder(
     Raises:
         OutputError: `out` cannot be written: disk full, no permission.
     """
-    failed: list[tuple[Path, str]] = []
-    zooms: set[float] = set()
-    full = 0
-    stacks: list[Path] = []
-    waiting: deque[tuple[Path, Image]] = deque()  # images that were read and are not predicted yet; batches bound it
-    report = progress or (lambda path: None)
-
-    def read() -> Iterator[Image]:
-        for path in names:
-            try:
-                image = read_image(path, page)
-            except (ImageError, OSError) as error:
-                failed.append((path, str(error)))
-                report(path)
-            else:
-                if page == "sharpest" and count_pages(path).stack > 1:
-                    stacks.append(path)
-                waiting.append((path, image))
-                yield image
-
     # Where `out` lies among the images, the next run's search finds our own overlays.
     ours = (out / "overlays").absolute()
     # One entry a file, even where a path is given twice.
     names = name_outputs([path for path in paths if ours not in path.absolute().parents])
-    with OutputFolder(
-        out, classes=predictor.config.classes, score_threshold=score_threshold, labelme=labelme
-    ) as folder:
-        for prediction in predictor(read()):
-            path, image = waiting.popleft()
-            folder.add(path, names[path], image, prediction)
-            zooms.update(view.zoom for view in predictor.views(*image.shape[:2]))
-            full += prediction.complete_from >= max(score_threshold, 1e-9)
-            report(path)
+    tally = Tally()
+    classes = predictor.config.classes
+    with OutputFolder(out, classes=classes, score_threshold=score_threshold, labelme=labelme, **settings) as folder:
+        predict_into(folder, predictor, names, tally, page=page, progress=progress)
         if folder.done:
             folder.publish()
-    return PredictSummary(folder.done, folder.crystals, failed, folder.edited, len(stacks), tuple(sorted(zooms)), full)
-
-
-def predict_command(options: Predict) -> int:
-    """`crystal predict`; the exit code is 1 if any image could not be read."""
-    refuse_foreign(options.out)
-    use_compilation_cache()
-    predictor = Predictor(load_run(options.weights), zoom=parse_zoom(options.zoom))
-    paths = find_images(options.images, lambda text: console.print(f"note: {text}", markup=False))
-    with one_bar("predicting", len(paths)) as bar:
-        done = itertools.count(1)
-        summary = predict_folder(
-            predictor,
-            paths,
-            options.out,
-            score_threshold=options.score,
-            labelme=options.labelme,
-            page=options.page,
-            progress=lambda path: bar(next(done), path.name),
-        )
-    seen = f", looked at zooms {listed(summary.zooms)}" if summary.done else ""
-    console.print(f"{options.out}: {summary.crystals} crystals in {summary.done} images{seen}", markup=False)
-    if summary.full:
-        console.print(
-            f"note: in {summary.full} image(s) a view filled all {predictor.config.detection.max_detections} slots for "
-            "detections, so crystals may be missing; --zoom with higher ones spreads them over more views"
-        )
-    if summary.stacks:
-        console.print(
-            f"note: {summary.stacks} file(s) hold several pages, of which the sharpest was taken; --page first or "
-            "--page NUMBER takes another"
-        )
-    for path in summary.edited:
-        console.print(f"not replaced, since it was edited by hand: {printable(str(path), 500)}", markup=False)
-    for _, reason in summary.failed:
-        console.print(f"skipped: {printable(reason, 1000)}", markup=False)
-    return 1 if summary.failed else 0
+    return tally.summary(folder)

@@ -19,8 +19,9 @@ from pycocotools.coco import COCO
 from crystal.data.images import find_images, prepare
 from crystal.data.outlines import encode_patch
 from crystal.files import OutputError
+from crystal.pages.plate import predict_command
 from crystal.prediction.options import Predict
-from crystal.prediction.predict import predict_command, predict_folder
+from crystal.prediction.predict import predict_folder
 from crystal.prediction.predictor import TRUST_IN_TILES, Prediction, Predictor, _detect, to_original
 from maskrcnn_jax.image.tiles import View
 from maskrcnn_jax.model import MaskRCNN
@@ -171,6 +172,7 @@ def test_files_agree_with_each_other(predictor, tmp_path):
     assert summary.failed == summary.edited == []
     assert files_below(out) == [
         "crystals.csv",
+        "drops.csv",
         *(f"labelme/drop{i}.json" for i in range(3)),
         *(f"overlays/drop{i}.jpg" for i in range(3)),
         "predictions.json",
@@ -241,7 +243,7 @@ def test_the_sharpest_page_of_a_stack_is_predicted_and_said(predictor, tmp_path)
     assert not np.array_equal(drawn[0], drawn[2])
 
 
-@pytest.mark.parametrize("foreign", ["overlays/mine.jpg", "crystals.csv", "predictions.json"])
+@pytest.mark.parametrize("foreign", ["overlays/mine.jpg", "crystals.csv", "plate.html", "predictions.json"])
 def test_nobody_elses_files_are_replaced(predictor, tmp_path, foreign):
     """Whose overlays are not ours may be the images themselves."""
     image = write(tmp_path / "plate" / "a.png")
@@ -306,7 +308,7 @@ def test_an_earlier_result_is_replaced_only_by_a_complete_one(predictor, tmp_pat
     assert {name: (out / name).read_bytes() for name in files_below(out)} == before
 
     predict_folder(predictor, [new], out)
-    assert files_below(out) == ["crystals.csv", "overlays/new.jpg", "predictions.json"]
+    assert files_below(out) == ["crystals.csv", "drops.csv", "overlays/new.jpg", "predictions.json"]
     assert [p.name for p in out.iterdir() if p.name.startswith(".")] == []
 
 
@@ -329,4 +331,4 @@ def test_our_own_overlays_are_no_images(predictor, tmp_path):
     predict_folder(predictor, [image], tmp_path)
     summary = predict_folder(predictor, [image, tmp_path / "overlays" / "a.jpg"], tmp_path)
     assert summary.done == 1
-    assert files_below(tmp_path) == ["a.png", "crystals.csv", "overlays/a.jpg", "predictions.json"]
+    assert files_below(tmp_path) == ["a.png", "crystals.csv", "drops.csv", "overlays/a.jpg", "predictions.json"]
