@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from crystal.drops.stage import Stage, grid, noise, step
+from crystal.drops.stage import Stage, curve, grid, inside, noise, press, step
 
 
 def precipitate(rng: np.random.Generator, stage: Stage, scale: float) -> None:
@@ -27,16 +27,6 @@ def precipitate(rng: np.random.Generator, stage: Stage, scale: float) -> None:
         stage.tint[:] *= 1 - small[..., None] * np.array([0.0, 0.08, 0.22], np.float32)
 
 
-def _press(transmission: np.ndarray, patch: np.ndarray, x: float, y: float) -> None:
-    """Multiply a patch centred at (x, y) into the transmission, cut at the image's edges."""
-    height, width = patch.shape
-    left, top = round(x - width / 2), round(y - height / 2)
-    a, b = max(top, 0), max(left, 0)
-    c, d = min(top + height, transmission.shape[0]), min(left + width, transmission.shape[1])
-    if a < c and b < d:
-        transmission[a:c, b:d] *= patch[a - top : c - top, b - left : d - left]
-
-
 def bubble(rng: np.random.Generator, radius: float, faint: float) -> np.ndarray:
     """A bubble or oil droplet, a float32 patch: dark ring, bright middle, glint; `faint` 0 (black ring) to 1 (none)."""
     side = int(np.ceil(radius * 1.3)) * 2 + 1
@@ -49,15 +39,6 @@ def bubble(rng: np.random.Generator, radius: float, faint: float) -> np.ndarray:
     return (patch + 0.3 * np.exp(-((glint / 0.12) ** 2))).astype(np.float32)
 
 
-def _inside(rng: np.random.Generator, distance: np.ndarray, margin: float) -> np.ndarray | None:
-    """A random point (x, y) where the distance exceeds the margin, or None where there is none."""
-    rows, columns = np.nonzero(distance[::8, ::8] > margin)
-    if not len(rows):
-        return None
-    k = rng.integers(len(rows))
-    return np.array([columns[k], rows[k]]) * 8 + rng.uniform(0, 8, 2)
-
-
 def bubbles(rng: np.random.Generator, stage: Stage, scale: float) -> None:
     """One to three air bubbles, or a shower of oil droplets where the drop has separated into two phases."""
     if rng.random() < 0.5:
@@ -65,31 +46,23 @@ def bubbles(rng: np.random.Generator, stage: Stage, scale: float) -> None:
     else:
         number, low, high, faint = int(rng.integers(15, 90)), 3, 11, rng.uniform(0.3, 0.75)
     for _ in range(number):
-        point = _inside(rng, stage.drop, 8)
+        point = inside(rng, stage.drop, 8)
         if point is not None:
-            _press(
+            press(
                 stage.transmission, bubble(rng, np.exp(rng.uniform(np.log(low), np.log(high))) * scale, faint), *point
             )
-
-
-def _curve(rng: np.random.Generator, start: np.ndarray, length: float, bend: float) -> np.ndarray:
-    """A wandering line int32[n, 2] in 1/16 pixels of about `length` pixels; bend 0 = straight."""
-    steps = 24
-    turns = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, bend) + rng.normal(0, 0.5 * bend, steps))
-    walk = np.cumsum(np.c_[np.cos(turns), np.sin(turns)], 0) * length / steps
-    return np.round((start + walk - walk[steps // 2]) * 16).astype(np.int32)
 
 
 def skin(rng: np.random.Generator, stage: Stage, scale: float) -> None:
     """Folds of a skin and borders between phases: soft arcs inside the drop, darker on one side."""
     ink = np.zeros(stage.drop.shape, np.uint8)
     for _ in range(int(rng.integers(1, 5))):
-        point = _inside(rng, stage.drop, 60 * scale)
+        point = inside(rng, stage.drop, 60 * scale)
         if point is not None:
-            curve = _curve(rng, point, rng.uniform(150, 520) * scale, 0.12)
+            line = curve(rng, point, rng.uniform(150, 520) * scale, 0.12)
             cv2.polylines(
                 ink,
-                [curve],
+                [line],
                 False,
                 int(rng.integers(60, 190)),
                 max(1, round(rng.uniform(1, 5) * scale)),
@@ -115,7 +88,7 @@ def litter(rng: np.random.Generator, stage: Stage, scale: float) -> None:
                 ink, centre, np.round(axes).astype(int).tolist(), rng.uniform(0, 180), 0, 360, level, -1, cv2.LINE_AA, 4
             )
         if rng.random() < 0.35:
-            fibre = _curve(rng, rng.uniform(0.1, 0.9, 2) * size, rng.uniform(120, 500) * scale, 0.1)
+            fibre = curve(rng, rng.uniform(0.1, 0.9, 2) * size, rng.uniform(120, 500) * scale, 0.1)
             cv2.polylines(
                 ink,
                 [fibre],
@@ -126,6 +99,6 @@ def litter(rng: np.random.Generator, stage: Stage, scale: float) -> None:
                 4,
             )
         if rng.random() < 0.3:
-            scratch = _curve(rng, rng.uniform(0.1, 0.9, 2) * size, rng.uniform(150, 900) * scale, 0.008)
+            scratch = curve(rng, rng.uniform(0.1, 0.9, 2) * size, rng.uniform(150, 900) * scale, 0.008)
             cv2.polylines(ink, [scratch], False, int(rng.integers(60, 170)), 1, cv2.LINE_AA, 4)
         stage.transmission[:] *= 1 - np.float32(1 / 255) * cv2.GaussianBlur(ink, (0, 0), sigma * scale)

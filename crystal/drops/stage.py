@@ -61,3 +61,30 @@ def grid(shape: tuple[int, int], cell: int) -> tuple[np.ndarray, np.ndarray]:
 def enlarge(field: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """A field on a coarse grid brought to full size float32."""
     return cv2.resize(field.astype(np.float32), shape[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def press(transmission: np.ndarray, patch: np.ndarray, x: float, y: float) -> None:
+    """Multiply a patch centred at (x, y) into the transmission, cut at the image's edges."""
+    height, width = patch.shape
+    left, top = round(x - width / 2), round(y - height / 2)
+    a, b = max(top, 0), max(left, 0)
+    c, d = min(top + height, transmission.shape[0]), min(left + width, transmission.shape[1])
+    if a < c and b < d:
+        transmission[a:c, b:d] *= patch[a - top : c - top, b - left : d - left]
+
+
+def inside(rng: np.random.Generator, distance: np.ndarray, margin: float) -> np.ndarray | None:
+    """A random point (x, y) where the distance exceeds the margin, or None where there is none."""
+    rows, columns = np.nonzero(distance[::8, ::8] > margin)
+    if not len(rows):
+        return None
+    k = rng.integers(len(rows))
+    return np.array([columns[k], rows[k]]) * 8 + rng.uniform(0, 8, 2)
+
+
+def curve(rng: np.random.Generator, start: np.ndarray, length: float, bend: float) -> np.ndarray:
+    """A wandering line int32[n, 2] in 1/16 pixels of about `length` pixels; bend 0 = straight."""
+    steps = 24
+    turns = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, bend) + rng.normal(0, 0.5 * bend, steps))
+    walk = np.cumsum(np.c_[np.cos(turns), np.sin(turns)], 0) * length / steps
+    return np.round((start + walk - walk[steps // 2]) * 16).astype(np.int32)
