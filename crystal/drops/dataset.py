@@ -4,8 +4,10 @@ import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import cv2
+import numpy as np
 
 from crystal.console import console, one_bar
 from crystal.data.coco_file import coco_annotation, coco_document
@@ -14,30 +16,32 @@ from crystal.data.outlines import cut, encode_patch, polygons
 from crystal.data.pool import in_processes
 from crystal.drops.drop import DrawnCrystal, Drop, draw_drop
 from crystal.drops.options import Render
+from crystal.drops.world.scene import Scene, SceneObject, draw_scene
 from crystal.files import explained_writing, folder_written_whole
 
 JPEG_QUALITY = 88
 SPLITS = ("train", "val")
+CATEGORIES = {"simple": ["crystal"], "world": ["crystal", "drop"]}
 INFO = {"description": "Crystallization drops drawn from a seed", "version": "1.0"}
 
 
-def _annotate(instance: DrawnCrystal) -> tuple[dict, list[list[float]]]:
-    """A crystal's COCO annotation, without ids, and its outlines for LabelMe; none where they do not reproduce it."""
-    height, width = instance.mask.shape
+def _annotate(instance: DrawnCrystal | SceneObject, height: int, width: int) -> tuple[dict, list[list[float]]]:
+    """An object's COCO annotation, without ids, and its outlines for LabelMe; none where they do not reproduce it."""
     outlines, exact = polygons(instance.mask)
     outlines = outlines if exact else []  # a hole needs run lengths
-    rle = encode_patch(*cut(instance.mask), height=height, width=width)
-    return coco_annotation(rle, "crystal", polygons=outlines, crowd=instance.ignored), outlines
+    mask = instance.mask
+    rle = encode_patch(*cut(mask), height=height, width=width) if isinstance(mask, np.ndarray) else mask
+    return coco_annotation(rle, instance.category, polygons=outlines, crowd=instance.ignored), outlines
 
 
-def _labelme(name: str, drop: Drop, outlines: list[list[list[float]]]) -> dict:
-    """A LabelMe 5 document; the parts of one crystal share a group_id, and a later shape lies over an earlier one."""
+def _labelme(name: str, drop: Drop | Scene, outlines: list[list[list[float]]]) -> dict:
+    """A LabelMe 5 document; the parts of one object share a group_id, and a later shape lies over an earlier one."""
     shapes = []
     for number, (instance, parts) in enumerate(zip(drop.instances, outlines, strict=True), start=1):
         shapes += instance_shapes(
             instance.mask,
             parts,
-            label="crystal",
+            label=instance.category,
             number=number,
             description=instance.kind,
             crowd=instance.ignored,
@@ -49,13 +53,18 @@ def _labelme(name: str, drop: Drop, outlines: list[list[list[float]]]) -> dict:
 
 def _render_one(task: tuple) -> tuple[dict, list[dict]]:
     """Draw one image into its folder with its LabelMe file; returns its COCO record and annotations, without ids."""
-    folder, split, index, seed, light, height, width = task
+    folder, split, index, seed, light, height, width, scenes = task
     name = f"drop_{split}_{index + 1:05d}"
-    drop = draw_drop((seed, SPLITS.index(split), index), height=height, width=width, light=light)
+    where = (seed, SPLITS.index(split), index)
+    if scenes == "world":
+        drop = draw_scene(where, height=height, width=width, light=light)
+    else:
+        drop = draw_drop(where, height=height or 800, width=width or 1000, light=light)
     _, jpeg = cv2.imencode(
         ".jpg", cv2.cvtColor(drop.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     )
-    annotated = [_annotate(instance) for instance in drop.instances]
+    height, width = drop.image.shape[:2]
+    annotated = [_annotate(instance, height, width) for instance in drop.instances]
     document = _labelme(f"{name}.jpg", drop, [outline for _, outline in annotated])
     with explained_writing(folder / f"{name}.jpg"):
         (folder / f"{name}.jpg").write_bytes(jpeg.tobytes())
@@ -70,15 +79,16 @@ def render_dataset(
     val: int,
     seed: int = 0,
     light: float = 0.5,
-    height: int = 800,
-    width: int = 1000,
+    scenes: Literal["simple", "world"] = "simple",
+    height: int | None = None,
+    width: int | None = None,
     workers: int = 2,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> None:
     """Draw a dataset into the new folder `out`: all of it, or nothing.
 
     `out/{train,val}/images/` holds JPEG images with a LabelMe file beside each, `out/{train,val}.json` the same
-    crystals in COCO's format (a crystal to be ignored has iscrowd 1). Equal arguments give equal bytes, whatever the
+    objects in COCO's format (one to be ignored has iscrowd 1). Equal arguments give equal bytes, whatever the
     number of workers.
 
     Args:
@@ -87,8 +97,10 @@ def render_dataset(
         val: number of validation drops, 0 or more; drawn from other seeds than the training drops.
         seed: 0 or more.
         light: 0 = even, contrasty, to 1 = dim, uneven, faint.
-        height: of the images, in pixels.
-        width: of the images, in pixels.
+        scenes: "simple" has one drop a picture and crystals as its objects (`draw_drop`); "world" is drawn after real
+            photographs and has crystals and drops as its objects (`draw_scene`).
+        height: of the images, in pixels; None for 800, and in the world for what its cameras have.
+        width: of the images, in pixels; None for 1000, and in the world for what its cameras have.
         workers: processes that draw; 1 draws in this one.
         progress: called as progress(done, total) after each image.
 
@@ -103,7 +115,7 @@ def render_dataset(
         for split, number in zip(SPLITS, (train, val), strict=True):
             folder = partial / split / "images"
             folder.mkdir(parents=True)
-            tasks += [(folder, split, index, seed, light, height, width) for index in range(number)]
+            tasks += [(folder, split, index, seed, light, height, width, scenes) for index in range(number)]
         results = []
         # Closed at once, so that no worker outlives a Ctrl-C.
         with contextlib.closing(in_processes(_render_one, tasks, workers)) as drawn:
@@ -111,7 +123,9 @@ def render_dataset(
                 results.append(result)
                 progress(len(results), len(tasks))
         for split, part in zip(SPLITS, (results[:train], results[train:]), strict=True):
-            document = coco_document(part, ["crystal"], **INFO, seed=seed, light=light)
+            info = {**INFO, "seed": seed, "light": light}
+            info |= {} if scenes == "simple" else {"scenes": scenes}
+            document = coco_document(part, CATEGORIES[scenes], **info)
             (partial / f"{split}.json").write_text(json.dumps(document), encoding="utf-8")
 
 
@@ -125,6 +139,7 @@ def render_command(options: Render) -> int:
             val=val,
             seed=options.seed,
             light=options.light,
+            scenes=options.scenes,
             progress=lambda done, total: bar(done),
         )
     console.print(f"{options.out}: {train} + {val} drops")

@@ -25,12 +25,13 @@ MOST_CRYSTALS = 60
 
 class DrawnCrystal(NamedTuple):
     """One crystal: `mask` bool[h, w], its visible part; `kind`, one of `crystals.KINDS`; `ignored`: too little of it is
-    visible to be counted.
+    visible to be counted; `category`, always "crystal".
     """
 
     mask: np.ndarray
     kind: str
     ignored: bool
+    category: str = "crystal"
 
 
 class Drop(NamedTuple):
