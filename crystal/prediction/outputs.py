@@ -30,8 +30,7 @@ from jaxtyping import UInt8
 from crystal.data.labelme.export import is_edited, labelme_document, labelme_shapes
 from crystal.files import OutputError, OutputName, explained_writing, refuse_replacing, write_atomically
 from crystal.prediction.calibration import UNKNOWN, Calibration
-from crystal.prediction.drop_region import DROP
-from crystal.prediction.overlays import COLOURS, draw_outlines
+from crystal.prediction.overlays import draw_outlines
 from crystal.prediction.predictor import Prediction
 from crystal.prediction.results import (
     FoundCrystal,
@@ -188,14 +187,15 @@ class OutputFolder:
             crystals, drop = measured(
                 prediction, self.classes, width=width, score_threshold=self.score_threshold, outside=self.outside
             )
-            shown, labels = self._shown(prediction, crystals)
-            colours = [RIM if label == DROP else COLOURS[k % len(COLOURS)] for k, label in enumerate(labels)]
+            shown, drops, numbers = self._shown(prediction, crystals)
             rles, scores = [prediction.rles[i] for i in shown], prediction.scores[shown]
-            drawn = draw_outlines(image, rles, labels=labels, scores=scores, colours=colours)
+            # The drops first: labels of crystals keep off instances, and all would lie in the drop.
+            rims = draw_outlines(image, [prediction.rles[i] for i in drops], colours=[RIM])
+            drawn = draw_outlines(rims, rles, labels=numbers, scores=scores)
             _, encoded = cv2.imencode(".jpg", drawn[..., ::-1], JPEG)
             write_atomically(picture, encoded.tobytes())
             if self.labelme:
-                self._add_labelme(path, name, (height, width), prediction, shown)
+                self._add_labelme(path, name, (height, width), prediction, shown + drops)
             result = Result(
                 source=str(path.absolute()),
                 file_name=name.file_name,
@@ -217,15 +217,14 @@ class OutputFolder:
         self.left_out += len(counted(crystals, self.score_threshold, True)) - len(here)
         self.without_scale += bool(self.calibration.um_per_pixel) and not self.calibration.of(height, width)
 
-    def _shown(self, prediction: Prediction, crystals: Sequence[FoundCrystal]) -> tuple[list[int], list[str]]:
-        """What is drawn: the crystals that count, each with its number in the CSV, and the drops."""
+    def _shown(
+        self, prediction: Prediction, crystals: Sequence[FoundCrystal]
+    ) -> tuple[list[int], list[int], list[str]]:
+        """Indices of the crystals that count and of the drops, and the numbers of those crystals in the CSV."""
         drops, order = drops_and_crystals(prediction, self.classes, self.score_threshold)
-        shown, labels = [], []
-        for number, (i, crystal) in enumerate(zip(order, crystals, strict=False), 1):
-            if counted([crystal], self.score_threshold, self.outside):
-                shown.append(i)
-                labels.append(str(number))
-        return shown + drops, labels + [DROP] * len(drops)
+        numbered = enumerate(zip(order, crystals, strict=False), 1)
+        kept = [(i, n) for n, (i, crystal) in numbered if counted([crystal], self.score_threshold, self.outside)]
+        return [i for i, _ in kept], drops, [str(n) for _, n in kept]
 
     def _add_labelme(
         self, path: Path, name: OutputName, size: tuple[int, int], prediction: Prediction, shown: Sequence[int]

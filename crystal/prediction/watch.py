@@ -146,7 +146,7 @@ def watch_folder(
         arrivals = Arrivals(watched, out, folder.signatures)
         if folder.signatures:
             folder.publish()  # the last start may have been killed before it could
-        said(f"watching {watched}: {len(folder.signatures)} pictures are done; Ctrl-C stops")
+        said(f"watching {watched}: pictures done so far: {len(folder.signatures)}; Ctrl-C stops")
         while not stop.is_set():
             batch = dict(list(arrivals.ready().items())[:BATCH])
             if not batch:
@@ -163,7 +163,7 @@ def watch_folder(
                     said(f"cannot be read and is tried again when it changes: {tally.failed[path]}")
             if folder.done > before:
                 folder.publish()
-                said(f"{len(folder.signatures)} pictures are done, {folder.done - before} new")
+                said(f"pictures done: {len(folder.signatures)}, {folder.done - before} of them new")
     return tally.summary(folder)
 
 

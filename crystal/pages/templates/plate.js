@@ -57,14 +57,13 @@ function recount(card, want) {
   for (const crystal of card.crystals) {
     if (want.outside || !crystal[OUTSIDE]) { card.best = crystal[SCORE]; break; }
   }
-  card.verdict = store.get(card);
   return found;
 }
 
 function sentence(card) {
   if (!card.number) return `no crystals (best score ${card.best.toFixed(2)})`;
   const largest = `${Math.round(card.largest[LENGTH] * scale(card))} ${unit(card)}`;
-  return `${several(card.number, "crystal")}, ${card.best.toFixed(2)}, largest ${largest}`;
+  return `${several(card.number, "crystal")}, score ${card.best.toFixed(2)}, largest ${largest}`;
 }
 
 function build(card) {
@@ -82,8 +81,11 @@ function build(card) {
   node.title = card.name;
   node.addEventListener("click", () => view(card));
   for (const crystal of card.crystals) crystal.path = path(crystal[OUTLINE]);
+  card.verdict = store.get(card);
   card.node = node;
   card.lines = node.querySelectorAll(".halo, .line");
+  card.hit = node.querySelector(".hit");
+  card.said = node.querySelector(".said");
 }
 
 function buildMap() {
@@ -135,14 +137,19 @@ function update(order) {
   for (const card of cards) {
     const found = recount(card, want);
     const d = found.map(([, crystal]) => crystal.path).join("");
+    const hidden = !passes(card, want);
+    hits += card.number > 0;
+    crystals += card.number;
+    visible += !hidden;
+    const state = [sentence(card), card.verdict, hidden, d].join();
+    if (state === card.state) continue;
+    card.state = state;
     card.lines.forEach((line) => line.setAttribute("d", d));
-    const hit = card.node.querySelector(".hit");
-    hit.className = card.number ? "hit yes" : "hit none";
-    hit.textContent = sentence(card);
-    const said = card.node.querySelector(".said");
-    said.hidden = !card.verdict;
-    said.textContent = card.verdict;
-    card.node.hidden = !passes(card, want);
+    card.hit.className = card.number ? "hit yes" : "hit none";
+    card.hit.textContent = sentence(card);
+    card.said.hidden = !card.verdict;
+    card.said.textContent = card.verdict;
+    card.node.hidden = hidden;
     if (card.dot) {
       card.dot.textContent = card.number || "";
       card.dot.className = [card.number ? "hit" : "", card.node.hidden ? "faded" : "", card.verdict].join(" ");
@@ -150,9 +157,6 @@ function update(order) {
       card.dot.title = `${title(card)}: ${sentence(card)}${card.verdict ? ", my verdict: " + card.verdict : ""}`;
       card.dot.setAttribute("aria-label", card.dot.title);
     }
-    hits += card.number > 0;
-    crystals += card.number;
-    visible += !card.node.hidden;
   }
   if (order) {
     cards.sort(ORDERS[by("sort").value]);
@@ -179,7 +183,8 @@ function view(card) {
     };
     original.src = card.original;
   }
-  by("what").textContent = title(card) + (card.well ? ` ${card.name}` : "");
+  by("what").textContent = title(card);
+  by("file").textContent = card.well ? card.name : "";
   by("original").href = card.original;
   by("overlay").href = card.overlay;
   by("unit").textContent = `Lengths in ${unit(card)}, areas in ${unit(card)}².`;
@@ -189,7 +194,7 @@ function view(card) {
 
 function drawCrystals(card) {
   const group = document.querySelector("#stage g"), list = by("list"), found = recount(card, wanted());
-  const um = scale(card), cross = Math.max(...card.size) / 110;
+  const um = scale(card), cross = Math.max(...card.size) / 160;
   group.replaceChildren();
   list.replaceChildren();
   for (const [index, crystal] of found) {
@@ -242,7 +247,8 @@ function step(by_) {
 }
 
 function judge(verdict) {
-  store.set(open, open.verdict === verdict ? "" : verdict);
+  open.verdict = open.verdict === verdict ? "" : verdict;
+  store.set(open, open.verdict);
   const order = shown; // a drop that no longer passes the filter stays in the row until the viewer is closed
   update(false);
   shown = order;

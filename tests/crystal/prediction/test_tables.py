@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -80,6 +81,10 @@ def test_crystals_outside_the_drop(tmp_path, outside):
     assert (drops[0]["crystals"], drops[0]["hit_score"]) == (("2", "0.9500") if outside else ("1", "0.8000"))
     assert (folder.crystals, folder.left_out) == ((2, 0) if outside else (1, 1))
     assert drops[0]["drop_area_px"] == str(disc((40, 40), 30).sum())
+    drawn = cv2.imread(str(tmp_path / "overlays" / "a.jpg")).astype(int)
+    changed = np.abs(drawn - IMAGE).max(-1) > 40
+    assert changed[5:12, 40].any(), "the drop's rim"
+    assert changed[64:78, 84:99].any() == outside, "the crystal beside it"
 
 
 def test_micrometres_are_counted_from_the_drops_centre(tmp_path):
