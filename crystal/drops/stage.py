@@ -30,6 +30,11 @@ class Stage(NamedTuple):
     polarised: bool
 
 
+def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """A number from `low` to `high`, both positive, whose logarithm is uniform: as often small as large."""
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
 def noise(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> np.ndarray:
     """Smooth noise float32[shape] of about unit variance whose features are `cell` pixels across."""
     cell = max(cell, 1.0)

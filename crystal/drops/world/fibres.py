@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from crystal.drops.stage import Stage, inside, noise, press, step
+from crystal.drops.stage import Stage, inside, log_uniform, noise, press, step
 
 
 def _anywhere(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
@@ -34,7 +34,7 @@ def hairs(rng: np.random.Generator, stage: Stage, scale: float) -> None:
     for _ in range(int(rng.integers(1, 6))):
         if rng.random() < 0.6:
             place = _anywhere(rng, stage.drop.shape)
-        line = _curled(rng, place + rng.normal(0, 15, 2) * scale, np.exp(rng.uniform(3.4, 6.4)) * scale)
+        line = _curled(rng, place + rng.normal(0, 15, 2) * scale, log_uniform(rng, 30, 600) * scale)
         width = max(1, round(rng.uniform(1, 8) * scale))
         cv2.polylines(ink, [line], False, int(rng.integers(90, 255)), width, cv2.LINE_AA, 4)
         if width > 4 and rng.random() < 0.5:  # a hollow fibre: two dark edges
@@ -63,7 +63,7 @@ def dust(rng: np.random.Generator, stage: Stage, scale: float) -> None:
     """Grains of dust anywhere, sharp ones and blurred ones, single and in small heaps, in place."""
     for soft in (0.6, 2.2):
         ink = np.zeros(stage.drop.shape, np.uint8)
-        number = int(np.exp(rng.uniform(0, np.log(60))))
+        number = int(log_uniform(rng, 1, 60))
         heap = _anywhere(rng, stage.drop.shape) if rng.random() < 0.3 else None
         for _ in range(number):
             place = _anywhere(rng, stage.drop.shape) if heap is None else heap + rng.normal(0, 60, 2) * scale

@@ -153,7 +153,7 @@ def pour(
     if rng.random() < 0.18:  # a terrace: a thin outer film, then the drop proper
         offset = rng.uniform(6, 34) * scale
     inner = distance - offset * np.clip(0.6 + 0.5 * noise(rng, shape, 0.8 * radius), 0.1, 1.5) if offset else distance
-    light = lens(rng, inner, radius, scale)
+    light = lens(rng, inner.astype(np.float32), radius, scale)
     if offset:
         light *= 1 - rng.uniform(0.15, 0.5) * ridge(distance, 0.5, rng.uniform(1.2, 2.5) * scale)
         light *= 1 - rng.uniform(0.0, 0.12) * step(distance, 1.5)

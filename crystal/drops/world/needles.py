@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from crystal.drops.crystals import outline
-from crystal.drops.stage import Stage, inside, noise
+from crystal.drops.stage import Stage, inside, log_uniform, noise
 from crystal.drops.world.layer import Layer
 from crystal.drops.world.solids import tinge
 
@@ -101,7 +101,7 @@ def _lay_needle(
 
 def lay_needles(rng: np.random.Generator, stage: Stage, layer: Layer, scale: float) -> None:
     """Needles and laths: single and crossing ones, sprays that open like a fan, stars from one point."""
-    darkness = np.exp(rng.uniform(np.log(0.1), np.log(0.7)))
+    darkness = log_uniform(rng, 0.1, 0.7)
     long = rng.uniform(40, 190) * scale
     width = rng.uniform(3, LATH) * scale if rng.random() < 0.7 else rng.uniform(LATH, 15) * scale
     groups = int(rng.integers(2, 12))

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from crystal.drops.stage import COARSE, Stage, curve, enlarge, inside, noise, step
+from crystal.drops.stage import COARSE, Stage, curve, enlarge, inside, log_uniform, noise, step
 
 
 def _coarse(shape: tuple[int, int]) -> tuple[int, int]:
@@ -27,7 +27,7 @@ def tint_brown(stage: Stage, share: np.ndarray, strength: float) -> None:
 def grains(rng: np.random.Generator, stage: Stage, scale: float) -> None:
     """Fine or coarse grains, dark or in relief, over a part of the drop, in place."""
     shape, region = stage.drop.shape, _region(rng, stage, scale)
-    field = noise(rng, shape, float(np.exp(rng.uniform(np.log(1.2), np.log(6)))) * max(scale, 0.6))
+    field = noise(rng, shape, log_uniform(rng, 1.2, 6) * max(scale, 0.6))
     if rng.random() < 0.35:  # relief: lit from one side
         shift = int(rng.integers(1, 3))
         stage.transmission[:] *= 1 + rng.uniform(0.03, 0.13) * (field - np.roll(field, shift, (0, 1))) * region
@@ -44,7 +44,7 @@ def cloud(rng: np.random.Generator, stage: Stage, scale: float) -> None:
     field = field + rng.uniform(0.15, 0.5) * noise(rng, small, 16 * scale / COARSE)
     heap = enlarge(step(field - rng.uniform(-2.5, 1.3), rng.uniform(0.2, 1.5)), shape)
     heap *= step(stage.drop - 5 * scale, rng.uniform(4, 25) * scale)
-    texture = 1 + rng.uniform(0.03, 0.22) * noise(rng, shape, np.exp(rng.uniform(0.2, 1.8)) * scale)
+    texture = 1 + rng.uniform(0.03, 0.22) * noise(rng, shape, log_uniform(rng, 1.2, 6) * scale)
     stage.transmission[:] *= np.clip(1 - rng.uniform(0.1, 0.55) * heap * texture, 0.05, 1.2)
     if rng.random() < 0.7:
         tint_brown(stage, heap, rng.uniform(0.2, 1.0))
@@ -83,7 +83,7 @@ def cracks(rng: np.random.Generator, stage: Stage, scale: float) -> None:
 
 def spherulites(rng: np.random.Generator, stage: Stage, scale: float) -> None:
     """Round fuzzy balls of radiating fibres, one to forty, in place: not single crystals, so none is marked."""
-    number = int(np.exp(rng.uniform(0, np.log(40))))
+    number = int(log_uniform(rng, 1, 40))
     typical = rng.uniform(8, 60) * scale / np.sqrt(1 + number / 12)
     for _ in range(number):
         place = inside(rng, stage.drop, typical)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crystal.data.outlines import encode_patch
-from crystal.drops.stage import Stage
+from crystal.drops.stage import Stage, log_uniform
 from crystal.drops.world import camera, fibres, needles, plates, precipitate, skins, solids
 from crystal.drops.world.layer import Layer
 from crystal.drops.world.liquid import Liquid, pour
@@ -35,6 +35,7 @@ CONTENTS = {
     "spherulites": (precipitate.spherulites, 0.02, 0.1),
     "folds": (skins.folds, 0.05, 0.2),
     "phases": (skins.phases, 0.08, 0.25),
+    "rim marks": (skins.rim_marks, 0.1, 0.2),
     "bubbles": (skins.bubbles, 0.1, 0.15),
     "oil": (skins.oil, 0.04, 0.1),
 }
@@ -99,7 +100,7 @@ def _pour_all(
         add(centre, radius, "drop")
     for _ in range(int(rng.integers(1, 6)) if rng.random() < 0.15 else 0):
         centre = plate.centre + rng.uniform(-0.8, 0.8, 2) * plate.radius
-        radius = np.exp(rng.uniform(np.log(5), np.log(60))) * scale
+        radius = log_uniform(rng, 5, 60) * scale
         add(centre, radius, "satellite" if radius < SATELLITE * scale else "drop")
     return poured
 
@@ -170,7 +171,9 @@ def draw_scene(
     rng, optics = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
     chosen = camera.SIZES[int(rng.choice(len(camera.SIZES), p=camera.SIZE_SHARES))]
     shape = chosen if height is None or width is None else (height, width)
-    scale = min(shape[0] / 960, shape[1] / 1280)
+    # Some imagers look closer: what others show as a whole fills several of their pictures.
+    closer = log_uniform(rng, 1, 2.2) if rng.random() < 0.3 else 1.0
+    scale = min(shape[0] / 960, shape[1] / 1280) * closer
     stage, poured, layer, features = _paint(rng, shape, scale)
     objects = []
     for liquid, kind in poured:

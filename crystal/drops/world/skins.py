@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from crystal.drops.stage import COARSE, Stage, curve, enlarge, grid, inside, noise, press, ridge, step
+from crystal.drops.stage import COARSE, Stage, curve, enlarge, grid, inside, log_uniform, noise, press, ridge, step
 from crystal.drops.world.precipitate import tint_brown
 
 
@@ -77,8 +77,36 @@ def bubbles(rng: np.random.Generator, stage: Stage, scale: float) -> None:
     for _ in range(int(rng.integers(1, 6))):
         place = inside(rng, stage.drop, 3 * scale)
         if place is not None:
-            radius = np.exp(rng.uniform(np.log(5), np.log(48))) * scale
+            radius = log_uniform(rng, 5, 48) * scale
             press(stage.transmission, _bubble(rng, radius, rng.uniform(0, 0.4)), *place)
+
+
+def rim_marks(rng: np.random.Generator, stage: Stage, scale: float) -> None:
+    """Teeth like a comb's, dark beads or bright points along a stretch of the drop's edge, in place."""
+    near = (stage.drop[::2, ::2] > 0) & (stage.drop[::2, ::2] < 5 * scale)
+    rows, columns = np.nonzero(near)
+    if not len(rows):
+        return
+    points = np.c_[columns, rows] * 2.0
+    middle = points[rng.integers(len(points))]
+    points = points[np.hypot(*(points - middle).T) < rng.uniform(60, 400) * scale]
+    chosen = points[rng.permutation(len(points))[: int(rng.integers(6, 70))]]
+    kind = rng.choice(["teeth", "beads", "glints"])
+    ink = np.zeros(stage.drop.shape, np.uint8)
+    height, width = stage.drop.shape
+    for x, y in chosen.astype(int):
+        if kind != "teeth":
+            radius = max(1, round(rng.uniform(1, 5 if kind == "beads" else 3) * scale))
+            cv2.circle(ink, (x, y), radius, int(rng.integers(90, 255)), -1, cv2.LINE_AA)
+            continue
+        a, b, c, d = max(y - 3, 0), min(y + 3, height - 1), max(x - 3, 0), min(x + 3, width - 1)
+        inward = np.array([stage.drop[y, d] - stage.drop[y, c], stage.drop[b, x] - stage.drop[a, x]])
+        end = np.array([x, y]) + inward / max(np.hypot(*inward), 1e-3) * rng.uniform(5, 30) * scale
+        tooth = (int(end[0]), int(end[1]))
+        cv2.line(ink, (x, y), tooth, int(rng.integers(60, 220)), max(1, round(2 * scale)), cv2.LINE_AA)
+    soft = cv2.GaussianBlur(ink, (0, 0), max(rng.uniform(0.6, 1.6) * scale, 0.4)).astype(np.float32) / 255
+    strength = rng.uniform(0.3, 0.9) * (1 if kind == "beads" or rng.random() < 0.5 else -0.7)
+    stage.transmission[:] *= np.clip(1 - strength * soft * (stage.drop > -3 * scale), 0.05, 1.5)
 
 
 def oil(rng: np.random.Generator, stage: Stage, scale: float) -> None:
@@ -87,7 +115,7 @@ def oil(rng: np.random.Generator, stage: Stage, scale: float) -> None:
     favoured = stage.drop
     if rng.random() < 0.5:
         favoured = np.where(noise(rng, stage.drop.shape, 200 * scale) > 0, stage.drop, 0)
-    for _ in range(int(np.exp(rng.uniform(np.log(15), np.log(200))))):
+    for _ in range(int(log_uniform(rng, 15, 200))):
         place = inside(rng, favoured, typical)
         if place is not None:
             press(stage.transmission, _bubble(rng, max(typical * np.exp(rng.normal(0, 0.4)), 1.5), faint), *place)

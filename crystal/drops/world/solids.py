@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from crystal.drops.crystals import Look, grow, settle, transmit
-from crystal.drops.stage import COARSE, Stage, inside, noise
+from crystal.drops.stage import COARSE, Stage, inside, log_uniform, noise
 from crystal.drops.world.layer import Layer
 
 HABITS = ("plate", "block", "prism", "bipyramid")
@@ -129,7 +129,7 @@ def lay_few(rng: np.random.Generator, stage: Stage, layer: Layer, scale: float) 
     look = draw_look(rng, scale)
     habit = HABITS[rng.integers(len(HABITS))]
     count = int(min(1 + rng.geometric(0.25), 12))
-    typical = rng.uniform(25, 190) * scale * (1.2 if count < 4 else 0.75)
+    typical = log_uniform(rng, 20, 180) * scale * (1.2 if count < 4 else 0.8)
     at_rim = rng.random() < 0.25
     largest = min(320 * scale, 1.3 * float(stage.drop.max()))
     for _ in range(count):
@@ -150,8 +150,8 @@ def lay_shower(rng: np.random.Generator, stage: Stage, layer: Layer, scale: floa
     look = draw_look(rng, 0.7 * scale)
     look = look._replace(contrast=max(look.contrast, 0.4))
     habit = HABITS[rng.integers(len(HABITS))]
-    count = int(np.exp(rng.uniform(np.log(50), np.log(300))))
-    typical = rng.uniform(10, 34) * scale * (1.3 if count < 100 else 0.9)
+    count = int(log_uniform(rng, 50, 300))
+    typical = log_uniform(rng, 9, 32) * scale * (1.3 if count < 100 else 0.9)
     depth = rng.uniform(0.2, 2.0)  # how deep the drop is: how many lie out of focus
     favoured = stage.drop
     if rng.random() < 0.6:
@@ -176,7 +176,7 @@ def lay_clumps(rng: np.random.Generator, stage: Stage, layer: Layer, scale: floa
     look = draw_look(rng, 0.8 * scale)
     look = look._replace(contrast=max(look.contrast, 0.6))
     habit = HABITS[rng.integers(len(HABITS))]
-    typical = rng.uniform(14, 46) * scale
+    typical = log_uniform(rng, 13, 46) * scale
     brown = rng.uniform(0, 0.75) if rng.random() < 0.7 else 0.0
     for _ in range(int(rng.integers(2, 16))):
         centre = inside(rng, stage.drop, typical)
@@ -213,7 +213,7 @@ def lay_chain(rng: np.random.Generator, stage: Stage, layer: Layer, scale: float
     look = draw_look(rng, scale)
     look = look._replace(contrast=max(look.contrast, 0.6))
     habit = HABITS[rng.integers(len(HABITS))]
-    typical = rng.uniform(14, 60) * scale
+    typical = log_uniform(rng, 13, 80) * scale
     rows, columns = np.nonzero((stage.drop[::4, ::4] > 1) & (stage.drop[::4, ::4] < 0.8 * typical))
     if not len(rows):
         return
