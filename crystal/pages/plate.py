@@ -7,6 +7,7 @@ outlines are drawn by the browser from their corners, so that they can be switch
 
 import hashlib
 import itertools
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +46,7 @@ def _link(source: str, out: Path) -> str:
 def _crystal(crystal: FoundCrystal) -> list[Any]:
     """In the order that `plate.js` reads."""
     return [
-        round(crystal.score, 4),
+        math.floor(crystal.score * 1e4 + 1e-6) / 1e4,  # rounded down, so that none reaches the slider that does not
         round(crystal.length, 1),
         round(crystal.width, 1),
         crystal.area,
@@ -133,6 +134,7 @@ def _predict(options: Predict, predictor: Predictor, settings: dict[str, Any]) -
 def _watch(options: Predict, predictor: Predictor, settings: dict[str, Any]) -> PredictSummary:
     same = {"weights": predictor.fingerprint(), "images": str(options.images[0].resolve())}
     same |= {"score": options.score, "zoom": options.zoom, "page": options.page, "outside": options.outside}
+    same |= {"labelme": options.labelme}
     with stopped_by_signals() as stop:
         return watch_folder(
             predictor,

@@ -37,7 +37,7 @@ class DropSummary(NamedTuple):
         file_name: of the picture, in the tables.
         stem: of its own files.
         crystals: how many count.
-        hit_score: that of the best crystal, also below the threshold; 0 where there is none.
+        hit_score: that of the best crystal, also below the threshold; 0 where none reaches `results.LEAST_SCORE`.
         largest: the one of the largest area among those that count.
         row: its row of drops.csv, without the rank and the well.
     """
