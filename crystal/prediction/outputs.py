@@ -22,30 +22,24 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import cv2
 import numpy as np
 from filelock import FileLock, Timeout
 from jaxtyping import UInt8
 
-from crystal.data.labelme.export import is_edited, labelme_document, labelme_shapes
+from crystal.data.labelme.export import is_edited
 from crystal.files import OutputError, OutputName, explained_writing, refuse_replacing, write_atomically
 from crystal.prediction.calibration import UNKNOWN, Calibration
-from crystal.prediction.overlays import draw_outlines
+from crystal.prediction.picture_files import labelme_text, overlay, shown
 from crystal.prediction.predictor import Prediction
 from crystal.prediction.results import (
-    FoundCrystal,
     Result,
     annotations_of,
     counted,
-    drops_and_crystals,
     measured,
     small_picture,
 )
 from crystal.prediction.table_files import INFO, Page, write_tables
 
-# Colour at full resolution, so that thin lines keep theirs.
-JPEG = [cv2.IMWRITE_JPEG_QUALITY, 92, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-RIM = (255, 255, 255)  # colour of a drop's outline
 TABLES = ("predictions.json", "crystals.csv", "drops.csv")
 PAGE = "plate.html"
 WATCHING = ".watching"  # the hidden folder that stays
@@ -184,18 +178,15 @@ class OutputFolder:
         height, width = image.shape[:2]
         picture = self._new / "overlays" / f"{name.stem}.jpg"
         with explained_writing(picture):
-            crystals, drop = measured(
-                prediction, self.classes, width=width, score_threshold=self.score_threshold, outside=self.outside
-            )
-            shown, drops, numbers = self._shown(prediction, crystals)
-            rles, scores = [prediction.rles[i] for i in shown], prediction.scores[shown]
-            # The drops first: labels of crystals keep off instances, and all would lie in the drop.
-            rims = draw_outlines(image, [prediction.rles[i] for i in drops], colours=[RIM])
-            drawn = draw_outlines(rims, rles, labels=numbers, scores=scores)
-            _, encoded = cv2.imencode(".jpg", drawn[..., ::-1], JPEG)
-            write_atomically(picture, encoded.tobytes())
+            settings: Any = {"score_threshold": self.score_threshold, "outside": self.outside}
+            crystals, drop = measured(prediction, self.classes, width=width, **settings)
+            what = shown(prediction, crystals, self.classes, **settings)
+            write_atomically(picture, overlay(image, prediction, what))
             if self.labelme:
-                self._add_labelme(path, name, (height, width), prediction, shown + drops)
+                names = [self.classes[c][1] for c in prediction.classes]
+                place = self.out / "labelme" / f"{name.stem}.json"
+                text = labelme_text(path, place, (height, width), prediction, names, what)
+                (self._new / "labelme" / place.name).write_text(text, encoding="utf-8")
             result = Result(
                 source=str(path.absolute()),
                 file_name=name.file_name,
@@ -216,27 +207,6 @@ class OutputFolder:
         self.crystals += len(here)
         self.left_out += len(counted(crystals, self.score_threshold, True)) - len(here)
         self.without_scale += bool(self.calibration.um_per_pixel) and not self.calibration.of(height, width)
-
-    def _shown(
-        self, prediction: Prediction, crystals: Sequence[FoundCrystal]
-    ) -> tuple[list[int], list[int], list[str]]:
-        """Indices of the crystals that count and of the drops, and the numbers of those crystals in the CSV."""
-        drops, order = drops_and_crystals(prediction, self.classes, self.score_threshold)
-        numbered = enumerate(zip(order, crystals, strict=False), 1)
-        kept = [(i, n) for n, (i, crystal) in numbered if counted([crystal], self.score_threshold, self.outside)]
-        return [i for i, _ in kept], drops, [str(n) for _, n in kept]
-
-    def _add_labelme(
-        self, path: Path, name: OutputName, size: tuple[int, int], prediction: Prediction, shown: Sequence[int]
-    ) -> None:
-        shapes = labelme_shapes(
-            [prediction.rles[i] for i in shown],
-            [self.classes[prediction.classes[i]][1] for i in shown],
-            [float(prediction.scores[i]) for i in shown],
-        )
-        place = self.out / "labelme" / f"{name.stem}.json"
-        content = labelme_document(shapes, image=path, place=place, height=size[0], width=size[1])
-        (self._new / "labelme" / f"{name.stem}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
     def results(self) -> Iterator[Result]:
         """What was found in each picture; one in memory at a time."""

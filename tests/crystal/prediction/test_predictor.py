@@ -302,7 +302,7 @@ def test_an_earlier_result_is_replaced_only_by_a_complete_one(predictor, tmp_pat
         with pytest.raises(OutputError, match=r"no space left.*free some space"):
             predict_folder(predictor, [new], out)
     with monkeypatch.context() as patch:
-        patch.setattr("crystal.prediction.outputs.draw_outlines", interrupted)
+        patch.setattr("crystal.prediction.picture_files.draw_outlines", interrupted)
         with pytest.raises(KeyboardInterrupt):
             predict_folder(predictor, [new], out)
     assert {name: (out / name).read_bytes() for name in files_below(out)} == before
