@@ -69,8 +69,8 @@ def _walled(rng: np.random.Generator, shape: tuple[int, int], scale: float, kind
     x, y = grid(shape, HALF)
     small = (-(-shape[0] // HALF), -(-shape[1] // HALF))
     soft = kind == "soft"
-    radius = rng.uniform(430, 560) * scale if soft else rng.uniform(360, 490) * scale
-    centre = np.array([shape[1], shape[0]]) / 2 + rng.normal(0, 45, 2) * scale + [rng.uniform(0, 150) * scale * soft, 0]
+    radius = rng.uniform(440, 640) * scale if soft else rng.uniform(360, 490) * scale
+    centre = np.array([shape[1], shape[0]]) / 2 + rng.normal(0, 45, 2) * scale + [rng.uniform(0, 190) * scale * soft, 0]
     dx, dy = x - np.float32(centre[0]), (y - np.float32(centre[1])) * np.float32(rng.uniform(0.97, 1.03))
     power = rng.uniform(2.2, 3.6) if soft or rng.random() < 0.3 else 2.0
     inner = np.float32(radius) - _rounded(dx, dy, power)

@@ -82,7 +82,13 @@ def lay_solid(
     if patch is None:
         return False
     rows, columns, mask = patch.rows, patch.columns, patch.mask
-    light = transmit(rng, [part], centre, (columns.start, rows.start), mask.shape, look)
+    # Each lies in its own way to the light: edges of one are black and hardly seen on the next.
+    own = look._replace(
+        ink=min(look.ink * rng.uniform(0.3, 1.3), 0.95),
+        bending=look.bending * rng.uniform(0.7, 1.35),
+        bias=look.bias * rng.uniform(0.6, 1.4) + rng.normal(0, 0.08, 2),
+    )
+    light = transmit(rng, [part], centre, (columns.start, rows.start), mask.shape, own)
     _flaws(rng, light, mask, size)
     if cut is not None:
         allowed = cut[rows, columns]
