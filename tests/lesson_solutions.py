@@ -221,3 +221,41 @@ WRONG[13] = {
     "check_box": [lambda mask: [min(r.index(1) for r in mask if 1 in r), 0, len(mask[0]) - 1, len(mask) - 1]],
     "check_cell": [lambda x, x1, x2, m: round((x - x1) / (x2 - x1) * m)],
 }
+
+
+# 14 weights
+
+
+def lengths_of_inputs(kernel):
+    return [math.sqrt(sum(v * v for v in kernel[..., k, :].ravel())) for k in range(kernel.shape[2])]
+
+
+_WEIGHTS = dict(part="backbone", weak=0.5, shift=0)
+PICTURES[14] = _WEIGHTS, _WEIGHTS | {"shift": -3}
+WRONG[14] = {
+    "check_deviation": [lambda kernel, inputs: math.sqrt(2 / (kernel * inputs))],
+    "check_norms": [lengths_of_inputs],
+    "check_dead": [lambda responses: [k for k in range(len(responses[0])) if responses[0][k] <= 0]],
+}
+
+
+# 15 tiles
+
+
+PICTURES[15] = dict(zooms="1, 2", score=0.4, crystal=5), dict(zooms="1", score=0.4, crystal=5)
+WRONG[15] = {
+    "check_side": [lambda side, height, width, zoom: zoom * side * 320 / width],
+    "check_tiles": [lambda zoom, overlap: zoom * zoom],
+    "check_merge": [lambda iou, views: [i for i in range(len(iou)) if all(iou[i][k] < 0.5 for k in range(i))]],
+}
+
+
+# 16 fine-tuning
+
+
+_READ = dict(drop=0, score=0.5, window=10)
+PICTURES[16] = _READ, _READ | {"drop": 1}
+WRONG[16] = {
+    "check_coco_box": [lambda points: [*map(min, zip(*points, strict=True)), *map(max, zip(*points, strict=True))]],
+    "check_mean": [lambda values, n: [sum(values[t : t + n]) / len(values[t : t + n]) for t in range(len(values))]],
+}

@@ -19,6 +19,7 @@ from latex2mathml.converter import convert
 from pygments.formatters import HtmlFormatter
 
 from maskrcnn_jax.lessons.catalogue import Lesson
+from maskrcnn_jax.lessons.guide import SERVED, SITE
 
 STYLE = """
 :root { color-scheme: light; }
@@ -130,8 +131,14 @@ def visible_words(page: str) -> int:
 
 
 def export(lesson: Lesson, folder: Path, beside: Sequence[Lesson] = ()) -> Path:
-    """Write a lesson's page into `folder`, with links to the lessons `beside` it. See `write`."""
-    return write(static_html(lesson, beside), folder / lesson.page)
+    """Write a lesson's page into `folder`, with links to the lessons `beside` it. See `write`.
+
+    In a folder of the built site, as build/site/lessons, links to the documentation lead to its pages.
+    """
+    page = static_html(lesson, beside)
+    if (folder.parent / "components").is_dir():
+        page = page.replace(f"{SITE}/", "../").replace(SERVED, "")
+    return write(page, folder / lesson.page)
 
 
 def write(page: str, path: Path) -> Path:

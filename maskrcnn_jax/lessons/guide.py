@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 LONGEST = 4  # lines of a statement that is shown whole; of a longer one only the calls
 SITE = "http://127.0.0.1:8000"  # of the pages in docs/, while `mkdocs serve -f .mkdocs.yml` runs
-SERVED = "mkdocs serve -f .mkdocs.yml"
+SERVED = " (the links work while <code>mkdocs serve -f .mkdocs.yml</code> runs)"
 PAPERS = {
     "Crystals 2021": "https://doi.org/10.3390/cryst11020157",
     "R-CNN": "https://arxiv.org/abs/1311.2524",
@@ -43,7 +43,7 @@ def start(minutes: int, *, know: str, pages: Mapping[str, str], papers: Mapping[
     read = "; ".join(f"[{name}]({PAPERS[name]}), {place}" for name, place in papers.items())
     return mo.md(
         f"*{minutes} minutes to read, and the exercises.* **Know before:** {know}. **In the papers:** {read}. "
-        f"**In the documentation:** {site} (the links work while `{SERVED}` runs)."
+        f"**In the documentation:** {site}{SERVED}."
     )
 
 

@@ -59,3 +59,8 @@ def every_stage(model: MaskRCNN, images: Any) -> Stages:
 def pyramid_of(model: MaskRCNN, images: Any) -> Pyramid:
     """P2..P6."""
     return model.features(images)[1]
+
+
+def backbone_maps(model: MaskRCNN, images: Any) -> tuple[jax.Array, ...]:
+    """C1..C5."""
+    return model.features(images)[0]

@@ -8,7 +8,7 @@ pytest.importorskip("marimo", reason='the lessons need marimo: pip install -e ".
 
 import marimo as mo
 
-from maskrcnn_jax.lessons import export
+from maskrcnn_jax.lessons import export, guide
 from maskrcnn_jax.lessons.catalogue import lessons
 
 
@@ -58,6 +58,18 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         export.export(lesson, path.parent)
     assert path.read_text() == "<html>first</html>"
     assert [p.name for p in path.parent.iterdir()] == ["01_boxes.html"], "nothing half-written is left"
+
+
+def test_in_the_built_site_links_lead_to_its_pages(tmp_path, monkeypatch):
+    text = guide.start(5, know="NumPy", pages={"Boxes": "components/boxes"}, papers={"FPN": "section 3"}).text
+    monkeypatch.setattr(export, "static_html", lambda lesson, beside: text)
+    apart = export.export(lessons()[0], tmp_path / "lessons").read_text()
+    assert f'href="{guide.SITE}/components/boxes.html"' in apart
+    assert guide.SERVED in apart
+    (tmp_path / "components").mkdir()
+    inside = export.export(lessons()[0], tmp_path / "lessons").read_text()
+    assert 'href="../components/boxes.html"' in inside
+    assert "mkdocs" not in inside
 
 
 def test_a_page_links_to_the_one_before_the_index_and_the_one_after():

@@ -1,18 +1,21 @@
 """Every lesson: it runs from top to bottom, is short, shows the package's own code, and answers its sliders."""
 
+import inspect
 import re
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 pytest.importorskip("marimo", reason='the lessons need marimo: pip install -e ".[lessons]"')
 
 from crystal.data.loader import MASK_SIZE
 from crystal.drops.drop import draw_drop
+from crystal.prediction.merging import merge
 from maskrcnn_jax.config import MaskRCNNConfig
-from maskrcnn_jax.lessons import network, short_training
+from maskrcnn_jax.lessons import network, short_training, ten_files
 from maskrcnn_jax.lessons.catalogue import lessons
 from maskrcnn_jax.lessons.export import static_html, visible_words
 from maskrcnn_jax.lessons.guide import PAPERS, SITE
@@ -20,19 +23,31 @@ from maskrcnn_jax.lessons.show import panels
 from tests.lesson_solutions import PICTURES, WRONG
 
 LESSONS = lessons()
+REALLY_TRAIN = ten_files.train
 MOST_MINUTES, WORDS_A_MINUTE = 10, 200
+NAMES = ("roi_class", "roi_box", "roi_mask", "rpn_class", "rpn_box")
 ROOT = Path(__file__).parents[3]
+
+
+def not_trained(on_step):
+    """The log of a training, and the weights it would have started from."""
+    steps = [{f"loss_{name}": 1 / step for name in NAMES} | {"step": step, "loss": 5 / step} for step in range(1, 61)]
+    log = steps + [{"step": step, "val_map": step / 100} for step in (20, 40, 60)]
+    for step in steps:
+        on_step(f"step {step['step']}")
+    return ten_files.Run(log, nnx.split(network.pretrained())[1])
 
 
 @pytest.fixture(scope="module", autouse=True)
 def shorter():
-    """Lesson 10 with a fifth of its steps, lesson 12 without compiling what other lessons have compiled: what they show
-    is looked for here, not how far they get or how long they take.
+    """Lesson 10 with a fifth of its steps, lesson 12 without compiling what other lessons have compiled, lesson 16
+    without its training: what they show is looked for here, not how far they get or how long they take.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(network, "not_yet_compiled", network.compiled)
         patch.setattr(short_training, "STEPS", 6)
         patch.setattr(short_training, "EVERY", 6)
+        patch.setattr(ten_files, "train", not_trained)
         yield
 
 
@@ -182,6 +197,50 @@ def test_needles_lose_most_in_small_masks():
         faithful = of.faithfulness(seed, 28)
         assert all(kind == "needle" for kind, kept in zip(kinds, faithful, strict=True) if kept < 0.9)
     assert 0.5 < of.forgotten()[1] < 0.9, "wrong, but not so that a loss shows it"
+
+
+def test_filters_die_of_shifts_and_no_distribution_shows_a_wrong_order():
+    of = lesson(14)
+    (alive, channels), (fewer, _) = of.dead_channels(0), of.dead_channels(-3)
+    assert alive < channels / 4 < fewer
+    assert 0.5 < of.deviation_of("mask_head.convs.1") < 2
+    assert max(map(of.deviation_of, ("box_head.classes", "rpn.deltas"))) < 0.3
+    assert of.shuffled()[2] < 0.9
+
+
+def test_tiles_find_more_of_small_crystals_as_measured_on_real_ones():
+    of = lesson(15)
+    assert [of.tiles_at(zoom) for zoom in (2, 4, 8)] == [9, 25, 121]
+    assert of.found_and_false((1, 2))[0] > of.found_and_false((1,))[0]
+    before, after = of.before_and_after_merging((1, 2))
+    assert before > 2 * after
+    rules = inspect.signature(merge).parameters
+    assert (rules["iou_threshold"].default, rules["inside_threshold"].default) == (0.5, 0.7)
+    page = (ROOT / "docs" / "how_to" / "small_crystals.md").read_text()
+    assert f"photographs with {of.IN_ALL} crystals" in page
+    for zooms, found, false in of.REAL:
+        assert f"| {zooms} | {found} | {false} |" in page
+    assert 5 <= of.REAL[-1][1] / of.REAL[0][1] < 6, "five times as many"
+    assert "half of them no larger than a square of 15 pixels" in page
+
+
+def test_a_label_typed_in_two_ways_is_two_classes():
+    assert sorted(lesson(16).two_labels()[0]) == ["crystal", "xtal"]
+    assert lesson(16).two_labels()[1] == ["crystal"]
+    assert lesson(16).times_shown(ten_files.STEPS, 2, ten_files.TRAIN) == 12
+
+
+@pytest.mark.slow
+def test_ten_images_improve_the_detections(monkeypatch):
+    of, told = lesson(16), []
+    run = REALLY_TRAIN(told.append)
+    assert len(told) >= ten_files.STEPS - 1
+    losses = [line["loss"] for line in run.metrics if "loss" in line]
+    assert sum(losses[-10:]) < sum(losses[:10])
+    monkeypatch.setattr(ten_files, "_runs", [run])
+    of.detected.cache_clear()
+    assert of.score_of(True) > of.score_of(False)
+    of.detected.cache_clear()
 
 
 def test_every_exercise_is_solved_here():
