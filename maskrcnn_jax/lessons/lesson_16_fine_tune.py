@@ -34,7 +34,7 @@ def _():
         [
             mo.md("# 16 Fine-tune on ten images"),
             start(
-                6,
+                5,
                 know="training (lesson 10), metrics (lesson 11), the data (lesson 13)",
                 pages={
                     "Train on your own data": "how_to/own_data",
@@ -233,7 +233,8 @@ def picture(drop, score, window):
     for after, name in ((False, "Before the training"), (True, "After it")):
         scores, masks = detected(drop, after)
         kept = scores >= score
-        caption = f"{name}: {int(kept.sum())} detections; {len(validation()[1][drop]['masks'])} crystals are outlined"
+        truth = len(validation()[1][drop]["masks"])
+        caption = f"{name}: detections: {int(kept.sum())}; crystals outlined: {truth}"
         outlined[caption] = draw_outlines(validation()[0][drop], masks[kept], scores=scores[kept], scale=2)
     loss, axes = canvas()
     steps, values = logged("loss")
