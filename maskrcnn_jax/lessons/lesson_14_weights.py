@@ -143,18 +143,20 @@ def responses(shift=0.0):
     to the shifts of the stem's norm; and C1 of the last drop.
     """
     changed = with_changed("backbone.stem_norm.shift", lambda values: values + shift)
-    strongest, maps = [], ()
+    strongest, first = [], np.zeros((1, 1, 1))
     for seed in DROPS:
         maps = jax.device_get(program(backbone_maps)(changed, scene(seed, light=0.2).image[None]))
         strongest.append([c[0].max((0, 1)) for c in maps])
-    return [np.array(level) for level in zip(*strongest, strict=True)], maps[0][0]
+        first = maps[0][0]
+    return [np.array(level) for level in zip(*strongest, strict=True)], first
 
 
 @app.function(hide_code=True)
 def by_layer(part):
     """Chart of the middle 50 and 90 per cent of the weights of each layer, in units of He's standard deviation."""
     layers = {name: k for name, k in kernels().items() if name.split(".")[0] == PARTS[part]}
-    chart, axes = canvas(4.2, max(3.3, 0.9 + 0.19 * len(layers)))
+    height = max(3.3, 0.9 + 0.19 * len(layers))
+    chart, axes = canvas(4.2, height)
     for place, kernel in enumerate(layers.values()):
         p5, p25, p50, p75, p95 = np.percentile(kernel / he_deviation(kernel), [5, 25, 50, 75, 95])
         axes.plot([p5, p95], [place, place], color=BLUE, lw=1.2)
@@ -168,7 +170,7 @@ def by_layer(part):
     ]
     axes.set_yticks(range(len(layers)), [name or part for name in names], fontsize=7)
     axes.set(xlabel="weight / He's standard deviation", ylim=(len(layers) - 0.5, -0.5))
-    axes.figure.subplots_adjust(left=0.27, bottom=0.5 / axes.figure.get_figheight())
+    chart.subplots_adjust(left=0.27, bottom=0.5 / height)
     return chart
 
 

@@ -7,6 +7,7 @@ app = marimo.App(app_title="16 Fine-tune on ten images", width="medium")
 with app.setup:
     import json
     from functools import lru_cache
+    from pathlib import Path
 
     import jax
     import marimo as mo
@@ -55,8 +56,8 @@ def _():
         **What it is for.** All parts come together: images and outlines on one side, a network that finds crystals on
         the other. Qin et al. outline crystals in LabelMe and train on from the weights of COCO (Crystals 2021, section
         2.2). With few images the start matters most; from random weights, ten images are far too few (lesson 10). Here
-        the start is the package's small network, which has seen drawn shapes only, and the ten images are drawn drops,
-        each with a LabelMe file beside it. With your own images you give the same commands:
+        the start is the package's small network, which has seen drawn shapes only, and the ten images are drops under
+        another illumination, each with a LabelMe file beside it. With your own images you give the same commands:
 
         1. outline every crystal in LabelMe; label all of them with the *same* word;
         2. `crystal convert FOLDER --out DATASET`: from LabelMe's files to COCO's, split into training and validation;
@@ -80,10 +81,11 @@ def _():
 @app.function(hide_code=True)
 def as_typed():
     """The commands of this lesson, as one would type them."""
-    words = " ".join(["crystal", *command("drops", "run")]).replace(" --set", " \\\n    --set", 1)
+    words = " ".join(["crystal", *command(Path("drops"), Path("run"))]).replace(" --set", " \\\n    --set", 1)
     return "\n".join(
         [
             f"crystal render --out drops --train {TRAIN} --val {VAL}",
+            "mogrify -negate drops/*/images/*.jpg",
             "crystal check drops",
             words,
             "crystal predict --weights run --images drops/val/images --out found",
@@ -116,7 +118,9 @@ def _():
                 f"""
                 ## The commands, and the files
 
-                The commands of this lesson; its images have only {WIDTH}x{HEIGHT} pixels, to be drawn quickly:
+                The commands of this lesson; its images have only {WIDTH}x{HEIGHT} pixels, to be drawn quickly.
+                ImageMagick's `mogrify` makes negatives of them: bright crystals on a dark ground, as a microscope with
+                dark-field illumination shows them. The network has never seen such images.
                 """
             ),
             mo.md(f"```\n{as_typed()}\n```"),
