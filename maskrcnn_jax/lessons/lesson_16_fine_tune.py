@@ -56,8 +56,8 @@ def _():
         **What it is for.** All parts come together: images and outlines on one side, a network that finds crystals on
         the other. Qin et al. outline crystals in LabelMe and train on from the weights of COCO (Crystals 2021, section
         2.2). With few images the start matters most; from random weights, ten images are far too few (lesson 10). Here
-        the start is the package's small network, which has seen drawn shapes only, and the ten images are drops under
-        another illumination, each with a LabelMe file beside it. With your own images you give the same commands:
+        the start is the package's small network, which has seen drawn shapes only, and the ten images are drawn drops,
+        each with a LabelMe file beside it. With your own images you give the same commands:
 
         1. outline every crystal in LabelMe; label all of them with the *same* word;
         2. `crystal convert FOLDER --out DATASET`: from LabelMe's files to COCO's, split into training and validation;
@@ -85,7 +85,6 @@ def as_typed():
     return "\n".join(
         [
             f"crystal render --out drops --train {TRAIN} --val {VAL}",
-            "mogrify -negate drops/*/images/*.jpg",
             "crystal check drops",
             words,
             "crystal predict --weights run --images drops/val/images --out found",
@@ -118,9 +117,7 @@ def _():
                 f"""
                 ## The commands, and the files
 
-                The commands of this lesson; its images have only {WIDTH}x{HEIGHT} pixels, to be drawn quickly.
-                ImageMagick's `mogrify` makes negatives of them: bright crystals on a dark ground, as a microscope with
-                dark-field illumination shows them. The network has never seen such images.
+                The commands of this lesson; its images have only {WIDTH}x{HEIGHT} pixels, to be drawn quickly:
                 """
             ),
             mo.md(f"```\n{as_typed()}\n```"),
@@ -163,7 +160,9 @@ def _(begin):
     mo.md(
         f"""
         **Done:** {STEPS} steps. On {VAL} validation drops, which are not trained on, the paper's mAP at an IoU
-        threshold of 0.5 was {_before:.2f} before the training and is {_after:.2f} now.
+        threshold of 0.5 was {_before:.2f} before the training and is {_after:.2f} now. Always measure *before* you
+        train: these drops are easy for the network that it starts from, and where the two numbers hardly differ, ten
+        images have little to add.
         """
     )
     return (ready,)
@@ -279,6 +278,8 @@ def _(ready):
         In {STEPS} steps each of the {TRAIN} drops was shown {times_shown(STEPS, 2, TRAIN):.0f} times. How to read the
         curves:
 
+        - **Loss and mAP are level from the beginning:** the network could do already what these images teach. More
+          steps gain nothing; images of the kind that it gets wrong do.
         - **The loss falls, then stays level, and so does the mAP:** the network has learnt what these images can teach
           it. More steps gain little; more images gain more.
         - **The loss falls, but the mAP falls again:** the network learns its ten images by heart (*overfitting*). Stop

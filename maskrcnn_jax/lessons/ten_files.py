@@ -12,10 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 from flax import nnx
 
-from crystal.data.images import read_image
 from crystal.drops.dataset import render_dataset
 from crystal.prediction.trained_model import load_run
 
@@ -39,13 +37,9 @@ def _folder() -> tempfile.TemporaryDirectory:
 
 @lru_cache(maxsize=1)
 def dataset() -> Path:
-    """The folder of the files, as `crystal render --train 10 --val 6` writes it, but with smaller images that are
-    negatives: bright crystals on a dark ground, as a microscope with dark-field illumination shows them.
-    """
+    """The folder of the files, as `crystal render --train 10 --val 6` writes it but with smaller images."""
     drops = Path(_folder().name) / "drops"
     render_dataset(drops, train=TRAIN, val=VAL, seed=3, light=0.3, height=HEIGHT, width=WIDTH, workers=1)
-    for path in drops.rglob("*.jpg"):
-        cv2.imwrite(str(path), 255 - read_image(path)[..., ::-1])
     return drops
 
 
