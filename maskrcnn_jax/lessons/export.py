@@ -30,7 +30,8 @@ h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.25rem; margin-top
 pre { overflow-x: auto; padding: .7rem; background: #f6f6f6; font-size: .85rem; line-height: 1.4; }
 code { font-size: .92em; } details { margin: .5rem 0; } summary { cursor: pointer; }
 table { border-collapse: collapse; } th, td { padding: .3rem .7rem; border-bottom: 1px solid #ccc; text-align: left; }
-math { font-family: "STIX Two Math", "Latin Modern Math", "Cambria Math", math; }
+math { font-family: "STIX Two Math", "Latin Modern Math", "Cambria Math", "DejaVu Math TeX Gyre", math; }
+.sum { font-size: 1.5em; }
 math[display=block] { max-width: 46rem; margin: .4rem 0; padding: .5rem 0; overflow-x: auto; overflow-y: hidden;
                       font-size: 1.1rem; } /* ink may leave the box of its letter, and scrolling would cut it off */
 @media (max-width: 30rem) { math[display=block] { font-size: .85rem; } }
@@ -155,7 +156,11 @@ def write(page: str, path: Path) -> Path:
 
 
 def _mathml(found: re.Match) -> str:
-    return convert(html.unescape(found[2]), display="block" if found[1] == "[" else "inline")
+    """MathML of a formula; where it has a line of its own, sums are large, also without a font for formulas."""
+    if found[1] != "[":
+        return convert(html.unescape(found[2]))
+    formula = convert(html.unescape(found[2]), display="block")
+    return formula.replace("<mo>&#x02211;", '<mo class="sum" largeop="false">&#x02211;')
 
 
 def _stand(attributes: str) -> str:

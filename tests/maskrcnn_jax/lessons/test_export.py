@@ -20,6 +20,14 @@ def test_formulas_become_mathml():
     assert "&lt;" in page or "&#x0003C;" in page
 
 
+def test_sums_are_large_in_formulas_of_their_own():
+    page = export.plain(mo.md("Of $\\sum_i a_i$:\n\n$$\\frac{\\sum_i a_i}{n}$$").text)
+    inline, own = re.findall(r"<math.*?</math>", page)
+    assert 'display="block"' in own
+    assert 'class="sum"' in own
+    assert 'class="sum"' not in inline
+
+
 def test_controls_say_where_they_stand():
     row = mo.hstack(
         [
