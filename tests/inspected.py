@@ -11,6 +11,8 @@ import numpy as np
 
 from crystal.inspection.inspector import Inspector
 from crystal.inspection.targets import find_truth, supervise
+from crystal.inspection.views import follow_views
+from crystal.prediction.predictor import Predictor
 from tests.labelme_files import document, shape
 from tests.small import SMALL, small_model
 
@@ -35,11 +37,12 @@ def write_image(folder: Path, name: str = "drop.png", label: str = "crystal") ->
 
 @functools.cache
 def inspected(**changes):
-    """(model, inspection, supervised, path). `changes`: of the detection config."""
+    """(model, inspection, supervised, path, followed views). `changes`: of the detection config."""
     path = write_image(Path(tempfile.mkdtemp(prefix="inspected-")))
     image = dataclasses.replace(SMALL.image, clahe=True)
     config = dataclasses.replace(SMALL, image=image, detection=dataclasses.replace(SMALL.detection, **changes))
     model = small_model(config=config)
     inspection, forward = Inspector(model).follow(path)
     truth = find_truth(path, (HEIGHT, WIDTH), None, config.classes)
-    return model, inspection, supervise(inspection, forward, truth), path
+    followed = follow_views(Predictor(model, zoom=(1.0, 2.0)), inspection.image)
+    return model, inspection, supervise(inspection, forward, truth), path, followed

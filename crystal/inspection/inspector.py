@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Float, Int, UInt8
 
 from crystal.data.images import apply_clahe, prepare, read_image
-from crystal.prediction.predictor import Prediction, to_original
+from crystal.prediction.predictor import to_original
 from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.image.letterbox import Letterbox
 from maskrcnn_jax.image.normalise import normalise
@@ -58,7 +58,6 @@ class Inspection(NamedTuple):
         probabilities: of each proposal, one a class.
         refined: the candidates among which NMS selected the detections.
         detections: after NMS, best first.
-        prediction: the detections in pixels of the file.
         chosen: indices of proposals shown in detail: those of the best detections, then the most probable objects.
         pooled: their pooled features.
         grid: (rows, columns) of the points where those were sampled, in cells of each proposal's level.
@@ -79,7 +78,6 @@ class Inspection(NamedTuple):
     probabilities: Float[np.ndarray, "p k"]
     refined: Refined
     detections: Detections
-    prediction: Prediction
     chosen: Int[np.ndarray, " n"]
     pooled: Float[np.ndarray, "n o o c"]
     grid: tuple[AxisSamples, AxisSamples]
@@ -203,7 +201,7 @@ class Inspector:
         )
         masks = run("masks: RoI Align, mask head", lambda m, p, d: m.detection_masks(p, d), pyramid, detections)
         detections = first_image(detections._replace(masks=masks))
-        prediction = run.host(
+        run.host(
             "paste into the image",
             lambda: to_original(detections, place, view=View(1, 0, 0, *place.original), height=height, width=width),
             lambda found: f"{len(found.rles)} masks",
@@ -237,7 +235,6 @@ class Inspector:
             probabilities=probabilities,
             refined=first_image(refined),
             detections=detections,
-            prediction=prediction,
             chosen=chosen,
             pooled=np.asarray(pooled[0][chosen], np.float32),
             grid=jax.tree.map(np.asarray, tuple(grid)),

@@ -17,8 +17,8 @@ from crystal.inspection.targets import TrainingTargets
 from crystal.pages import pictures
 from crystal.pages.charts import chart, hexadecimal
 from crystal.pages.pictures import LEVEL_COLOURS, WIDTH, Array, Image, draw_boxes, enlarged, on_white
-from crystal.prediction.labels import FEW
-from crystal.prediction.overlays import ORANGE, SKY, VERMILLION, beside, draw_outlines, over_histogram
+from crystal.prediction.overlays import ORANGE, SKY, VERMILLION, beside, over_histogram
+from crystal.prediction.predictor import Prediction
 from maskrcnn_jax.boxes.geometry import iou
 from maskrcnn_jax.roi.masks import paste
 
@@ -27,7 +27,6 @@ SAMPLED, MASKS, TARGETS = 3, 6, 6  # RoIs whose grid is drawn, detections whose 
 SIDE = 400  # pixels of a small picture
 POOLED_FROM = (2, 3, 4, 5)
 MOST_OBJECTS = 200  # of a table
-SCORE = 0.5  # the least of a prediction that is drawn and counted beside the ground truth
 
 
 def level_of_anchor(inspection: Inspection) -> Int[np.ndarray, " a"]:
@@ -232,8 +231,8 @@ def boxes(inspection: Inspection) -> dict[str, Any]:
     }
 
 
-def masks(inspection: Inspection) -> dict[str, Any]:
-    """The masks of the best detections, and all outlines in the file's own pixels."""
+def masks(inspection: Inspection) -> list[dict[str, Any]]:
+    """The masks of the best detections."""
     found, (height, width) = inspection.detections, inspection.place.size
     shown = []
     for index in np.flatnonzero(found.valid)[:MASKS]:
@@ -248,18 +247,13 @@ def masks(inspection: Inspection) -> dict[str, Any]:
                 "picture": beside([cells, on_white(outline, SIDE)]),
             }
         )
-    rles, scale = inspection.prediction.rles, 1000 / max(inspection.image.shape[1], 1)
-    numbers, scores = [str(n) for n, _ in enumerate(rles, 1)], inspection.prediction.scores
-    return {
-        "detections": shown,
-        "result": draw_outlines(inspection.image, rles, labels=numbers, scores=scores, scale=scale),
-        "outlines": len(rles),
-        "scored": 0 < len(rles) <= FEW,
-    }
+    return shown
 
 
-def training(inspection: Inspection, targets: TrainingTargets) -> dict[str, Any]:
-    """Objects, drawn anchors and RoIs, mask targets, and which objects were found."""
+def training(
+    inspection: Inspection, targets: TrainingTargets, prediction: Prediction, *, score: float
+) -> dict[str, Any]:
+    """Objects, drawn anchors and RoIs, mask targets, and which objects are found at a score."""
     anchors, rois = targets.supervision.anchors, targets.supervision.rois
     sides = targets.boxes[:, 2:] - targets.boxes[:, :2]
     per_object = np.bincount(targets.owner[anchors.positive & anchors.valid], minlength=len(sides))
@@ -274,10 +268,9 @@ def training(inspection: Inspection, targets: TrainingTargets) -> dict[str, Any]
 
     shown = np.flatnonzero(rois.positive[: len(rois.masks)])[:TARGETS]
     record = targets.truth.record
-    result = ImageResult(record.path, truth_of(record), prediction_of(inspection.prediction))
+    result = ImageResult(record.path, truth_of(record), prediction_of(prediction))
     return {
         "half": HALF,
-        "score": SCORE,
         "missed": int((targets.reached < HALF).sum()),
         "objects": [
             {"sides": sides[n], "reached": targets.reached[n], "drawn": per_object[n], "proposed": targets.proposed[n]}
@@ -293,7 +286,7 @@ def training(inspection: Inspection, targets: TrainingTargets) -> dict[str, Any]
             }
             for n in shown
         ],
-        "outcome": judge(inspection.image, result, score_threshold=SCORE, scale=1000 / inspection.image.shape[1]),
+        "outcome": judge(inspection.image, result, score_threshold=score, scale=1000 / inspection.image.shape[1]),
     }
 
 

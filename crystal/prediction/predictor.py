@@ -91,17 +91,32 @@ def to_original(detections: Detections, box: Letterbox, *, view: View, height: i
     return Prediction(boxes[seen], scores[seen], np.asarray(detections.classes)[seen], rles, zooms, complete_from)
 
 
-def joined(found: list[Prediction]) -> Prediction:
+class Joined(NamedTuple):
+    """What was found in the views of one image, and what of it remains.
+
+    Attributes:
+        found: of each view, in the pixels of the image.
+        kept: indices into the detections of all views, one view after the other, without duplicates; best first.
+        prediction: the detections kept.
+    """
+
+    found: list[Prediction]
+    kept: Int[np.ndarray, " k"]
+    prediction: Prediction
+
+
+def joined(found: list[Prediction]) -> Joined:
     """The predictions of an image's views as one, without duplicates."""
-    if len(found) == 1:
-        return found[0]
     boxes, scores, classes, zooms = (
         np.concatenate([getattr(one, name) for one in found]) for name in ("boxes", "scores", "classes", "zooms")
     )
     rles = [rle for one in found for rle in one.rles]
-    kept = merge(rles, scores, classes, np.repeat(np.arange(len(found)), [len(one.scores) for one in found]))
+    kept = np.arange(len(scores))
+    if len(found) > 1:
+        kept = merge(rles, scores, classes, np.repeat(np.arange(len(found)), [len(one.scores) for one in found]))
     complete_from = max(one.complete_from for one in found)
-    return Prediction(boxes[kept], scores[kept], classes[kept], [rles[i] for i in kept], zooms[kept], complete_from)
+    rest = Prediction(boxes[kept], scores[kept], classes[kept], [rles[i] for i in kept], zooms[kept], complete_from)
+    return Joined(found, kept, rest)
 
 
 class _Whole(NamedTuple):
@@ -193,6 +208,10 @@ class Predictor:
         Yields:
             A `Prediction` for each, with every detection over the config's own score threshold.
         """
+        return (one.prediction for one in self.by_view(images))
+
+    def by_view(self, images: Iterable[Image]) -> Iterator[Joined]:
+        """As a call, but with what was found in each of the `views`."""
         ready = self._cut(images)
         with ThreadPoolExecutor(1, thread_name_prefix="prepare") as ahead:
             following = ahead.submit(self._batch, ready)

@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,11 +27,26 @@ def open_lesson(lesson: Lesson, folder: Path, *, headless: bool) -> int:
     settings = folder / "pyproject.toml"
     if not settings.exists():
         settings.write_text(RUN_AT_ONCE)
-    command = [sys.executable, "-m", "marimo", "edit", str(copy), *(["--headless"] if headless else [])]
+    return serve([sys.executable, "-m", "marimo", "edit", str(copy), *(["--headless"] if headless else [])])
+
+
+def serve(command: list[str]) -> int:
+    """Run a server until it ends, or until this process is told to stop, which stops the server."""
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = [signal.signal(one, lambda number, _: sys.exit(128 + number)) for one in signals]
+    server = subprocess.Popen(command)
     try:
-        return subprocess.call(command)
+        return server.wait()
     except KeyboardInterrupt:
         return 0
+    finally:
+        server.terminate()
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+        for one, handler in zip(signals, before, strict=True):
+            signal.signal(one, handler)
 
 
 def main(

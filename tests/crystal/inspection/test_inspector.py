@@ -18,8 +18,9 @@ from crystal.data.images import prepare, read_image
 from crystal.data.loader import MASK_SIZE
 from crystal.data.preparation import Collate, Examples, Vary
 from crystal.inspection.targets import NoGroundTruth, find_truth
-from crystal.pages.inspect import write_inspection
-from crystal.prediction.predictor import Prediction
+from crystal.inspection.views import FollowedViews, follow_views
+from crystal.pages.inspect import image_part, write_inspections
+from crystal.prediction.predictor import Prediction, Predictor
 from maskrcnn_jax import checkpoint
 from maskrcnn_jax.structures import GroundTruth
 from tests import oracles
@@ -35,7 +36,7 @@ def seen():
 @pytest.fixture(scope="module")
 def whole(seen):
     """(stages, losses) of the network as one program, and of the batch that training would be given."""
-    model, inspection, training, path = seen
+    model, inspection, training, path, _ = seen
     pixels, place = prepare(read_image(path), size=(64, 64), clahe=True)
     np.testing.assert_array_equal(inspection.pixels, pixels)
     settings = dict(size=(64, 64), slots=2, mask_size=MASK_SIZE, clahe=True, cache_bytes=0)
@@ -70,7 +71,7 @@ def test_every_stage_equals_the_whole_network(seen, whole):
 
 
 def test_what_nms_chose_among_and_where_it_came_from(seen):
-    _, inspection, _, _ = seen
+    _, inspection, *_ = seen
     ranked, refined = inspection.ranked, inspection.refined
     kept, valid = ranked.selected[ranked.filled], inspection.proposals.valid
     np.testing.assert_array_equal(ranked.boxes[kept], inspection.proposals.boxes[valid])
@@ -88,7 +89,7 @@ def test_what_nms_chose_among_and_where_it_came_from(seen):
 
 
 def test_the_grid_shows_where_the_pooled_features_were_read(seen):
-    _, inspection, _, _ = seen
+    _, inspection, *_ = seen
     rows, columns = inspection.grid
     assert SMALL.roi.pooling.sampling_ratio == 1
     for n, index in enumerate(inspection.chosen):
@@ -107,7 +108,7 @@ def test_losses_are_those_of_training(seen, whole):
 
 
 def test_which_objects_no_anchor_reaches(seen):
-    _, inspection, training, _ = seen
+    _, inspection, training, *_ = seen
     boxes = np.array(OBJECTS, float) * 64 / WIDTH + [0, 8, 0, 8]  # 64 x 48 pixels, 8 rows of padding above
     np.testing.assert_allclose(training.boxes, boxes, atol=0.6)
     expected = oracles.box_iou(training.boxes, inspection.anchors).max(1)
@@ -121,7 +122,7 @@ def test_which_objects_no_anchor_reaches(seen):
 
 
 def test_every_stage_has_a_time_and_a_shape(seen):
-    _, inspection, _, _ = seen
+    _, inspection, *_ = seen
     assert len(inspection.times) == 13
     assert all(t.seconds > 0 and t.result for t in inspection.times)
     assert "16 x 16 x 8" in inspection.times[3].result.replace("\N{NO-BREAK SPACE}", " ")  # C2 of 64 pixels
@@ -129,7 +130,7 @@ def test_every_stage_has_a_time_and_a_shape(seen):
 
 
 def test_truth_beside_the_image_is_optional_one_that_was_named_is_not(seen):
-    _, _, training, path = seen
+    _, _, training, path, _ = seen
     classes = ((0, "background"), (1, "salt"))
     assert training.truth.source == path.with_suffix(".json")
     beside = find_truth(path, (HEIGHT, WIDTH), None, classes)
@@ -183,11 +184,17 @@ class Page(HTMLParser):
 NOTHING = Prediction(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), [], np.zeros(0))
 
 
+def nothing_found(followed):
+    """The same views, in which nothing was found."""
+    none = np.zeros(0, int)
+    return FollowedViews(followed.views, [NOTHING] * len(followed.views), none, none.astype(bool), NOTHING, none)
+
+
 def page_of(seen, folder, **changes):
-    _, inspection, training, path = seen
-    given = {"image": path, "inspection": inspection, "training": training} | changes
+    _, inspection, training, path, followed = seen
+    given = {"image": path, "inspection": inspection, "followed": followed, "targets": training, "score": 0.5} | changes
     out = folder / "made" / "page.html"
-    write_inspection(out, given["image"], Path("runs/some"), given["inspection"], given["training"])
+    write_inspections(out, [image_part(1, weights=Path("runs/some"), **given)])
     assert [p.name for p in out.parent.iterdir()] == ["page.html"]
     return Page(out)
 
@@ -205,7 +212,7 @@ def test_the_page_tells_every_stage_and_needs_nothing_from_outside(seen, tmp_pat
     style = (tmp_path / "made" / "page.html").read_text(encoding="utf-8")
     assert not re.search(r"url\((?!#)|@import", style)
 
-    _, inspection, training, _ = seen
+    _, inspection, training, *_ = seen
     text = page.text
     for n in range(1, 6):
         assert f"C{n}: {64 >> n} x {64 >> n} cells of {2**n} pixels" in text
@@ -219,15 +226,16 @@ def test_the_page_tells_every_stage_and_needs_nothing_from_outside(seen, tmp_pat
 
 
 def test_a_page_without_truth_and_without_detections(seen, tmp_path):
-    _, inspection, _, _ = seen
+    _, inspection, *_ = seen
     none = np.zeros_like(inspection.detections.valid)
     empty = inspection._replace(
         equalised=None,
         detections=inspection.detections._replace(valid=none),
         refined=inspection.refined._replace(valid=np.zeros_like(inspection.refined.valid), filled=none),
-        prediction=NOTHING,
     )
-    text = page_of(seen, tmp_path, inspection=empty, training=NoGroundTruth("none <was> given")).text
+    text = page_of(
+        seen, tmp_path, inspection=empty, followed=nothing_found(seen[4]), targets=NoGroundTruth("none <was> given")
+    ).text
     assert "finds no objects" in text
     assert "nothing is detected" in text
     assert "no matches and no losses: none <was> given" in text
@@ -236,7 +244,7 @@ def test_a_page_without_truth_and_without_detections(seen, tmp_path):
 
 def test_a_page_of_an_image_that_proposes_nothing_or_holds_nothing(seen, tmp_path):
     """Every box fell out, and nobody outlined anything: the tables stay, the charts and pictures that need some go."""
-    _, inspection, training, _ = seen
+    _, inspection, training, *_ = seen
     nothing = inspection._replace(
         proposals=inspection.proposals._replace(valid=np.zeros_like(inspection.proposals.valid)),
         ranked=inspection.ranked._replace(
@@ -246,7 +254,6 @@ def test_a_page_of_an_image_that_proposes_nothing_or_holds_nothing(seen, tmp_pat
             valid=np.zeros_like(inspection.refined.valid), filled=np.zeros_like(inspection.refined.filled)
         ),
         detections=inspection.detections._replace(valid=np.zeros_like(inspection.detections.valid)),
-        prediction=NOTHING,
         chosen=np.zeros(0, int),
     )
     alone = training._replace(
@@ -256,12 +263,12 @@ def test_a_page_of_an_image_that_proposes_nothing_or_holds_nothing(seen, tmp_pat
         reached=np.zeros(0),
         proposed=np.zeros(0),
     )
-    text = page_of(seen, tmp_path, inspection=nothing, training=alone).text
+    text = page_of(seen, tmp_path, inspection=nothing, followed=nothing_found(seen[4]), targets=alone).text
     assert "outlines no objects" in text
 
 
 def test_names_of_files_and_classes_are_text(seen, tmp_path):
-    _, inspection, _, _ = seen
+    _, inspection, *_ = seen
     bad = "<img src=x>&amp;"
     config = dataclasses.replace(inspection.config, classes=((0, bad), (1, "<b>crystal</b>")))
     page = page_of(seen, tmp_path, image=Path("<script>.png"), inspection=inspection._replace(config=config))
@@ -281,18 +288,77 @@ def test_a_page_that_fails_leaves_the_earlier_one(seen, tmp_path, monkeypatch):
     assert earlier.read_text() == "earlier"
 
 
-def test_from_the_command_line(seen, tmp_path, monkeypatch, capsys):
-    _, inspection, _, path = seen
+@pytest.fixture
+def command(seen, tmp_path, monkeypatch):
+    """(exit code, page) of `crystal inspect` on these arguments, with the network run before."""
+
+    def call(*arguments):
+        out = tmp_path / "page.html"
+        monkeypatch.setattr(sys, "argv", ["crystal", "inspect", *arguments, "--weights", "run", "--out", str(out)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return left.value.code, Page(out) if out.exists() else None
+
     monkeypatch.setattr("crystal.pages.inspect.load_run", lambda weights: seen[0])
-    monkeypatch.setattr("crystal.pages.inspect.Inspector.follow", lambda self, image: (inspection, None))
+    monkeypatch.setattr("crystal.pages.inspect.Inspector.follow", lambda self, image: (seen[1], None))
     monkeypatch.setattr("crystal.pages.inspect.supervise", lambda *_: seen[2])
-    out = tmp_path / "page.html"
-    monkeypatch.setattr(sys, "argv", ["crystal", "inspect", str(path), "--weights", "run", "--out", str(out)])
-    with pytest.raises(SystemExit) as left:
-        cli.main()
-    assert left.value.code == 0
+    monkeypatch.setattr("crystal.pages.inspect.follow_views", lambda *_: seen[4])
+    return call
+
+
+def test_from_the_command_line(seen, command, capsys):
+    code, page = command(str(seen[3]))
+    assert code == 0
     assert "drop.json" in capsys.readouterr().out.replace("\n", "")
-    assert "drop.png on its way" in Page(out).text
+    assert "drop.png on its way" in page.text
+
+
+def test_several_images_are_on_one_page_and_bad_ones_are_listed(seen, command, tmp_path, capsys):
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG and no more")
+    code, page = command(str(seen[3]), str(tmp_path / "bad.png"), str(seen[3]), "--score", "0.01")
+    assert code == 1
+    assert "bad.png" in capsys.readouterr().out.split("skipped:")[1]
+    assert "2 images on their way" in page.text
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids)), "sections of both images can be linked to"
+    assert {"image-1", "image-2", "1-views", "2-views"} <= set(ids)
+    assert "Found are crystals of score 0.01 or more" in page.text
+
+
+# -- views -------------------------------------------------------------------------------------------------------------
+
+
+def test_views_are_those_of_predict(seen):
+    model, inspection, _, _, followed = seen
+    (whole,) = Predictor(model, zoom=(1.0, 2.0))([inspection.image])
+    np.testing.assert_array_equal(followed.prediction.scores, whole.scores)
+    np.testing.assert_array_equal(followed.prediction.boxes, whole.boxes)
+    every = np.concatenate([one.boxes for one in followed.found])
+    np.testing.assert_array_equal(every[followed.source], whole.boxes)
+    assert followed.kept.sum() == len(whole.scores) < len(every), "some were found more than once"
+    assert {followed.views[n].zoom for n in followed.origin} == {1.0, 2.0}
+
+
+@pytest.mark.parametrize("score", [0.0, 0.5, 1.0])
+def test_the_page_counts_what_each_zoom_found_and_what_merging_kept(seen, tmp_path, score):
+    followed = seen[4]
+    text = page_of(seen, tmp_path, score=score).text
+    shown = np.concatenate([one.scores for one in followed.found]) >= score
+    for zoom in (1, 2):
+        own = shown & np.isin(followed.origin, [n for n, view in enumerate(followed.views) if view.zoom == zoom])
+        assert f"{own.sum()} found, {(own & followed.kept).sum()} kept. White lines" in text
+    result = (followed.prediction.scores >= score).sum()
+    assert f"in total {len(followed.views)} {shown.sum()} {result}" in text
+    lower = len(followed.prediction.scores) - result
+    assert ("more of a lower score" in text) == (lower > 0)
+
+
+def test_of_one_view_the_page_speaks_of_no_tiles(seen, tmp_path):
+    only = follow_views(Predictor(seen[0]), seen[1].image)
+    assert len(only.views) == 1
+    text = page_of(seen, tmp_path, followed=only).text
+    assert "The network looked at the whole image only" in text
+    assert "The tiles that gave most" not in text
 
 
 @pytest.fixture(scope="module")
@@ -310,6 +376,9 @@ def weights(tmp_path_factory):
         ("{t} --weights {w} --out {t}/page.html", "directory"),
         ("{t}/good.png --weights {t}/none --out {t}/page.html", "there is no such folder"),
         ("{t}/good.png --weights {w} --out {t}/good.png", "ends in .html"),
+        ("{t}/good.png --weights {w} --out {t}/page.html --score 2", "--score 2.0: must be from 0 to 1"),
+        ("{t}/good.png {t}/good.png --weights {w} --out {t}/page.html --truth {t}/bad.json", "--truth is of one image"),
+        ("{t}/bad.png {t}/none.png --weights {w} --out {t}/page.html", "no image could be read"),
         ("{t}/good.png --weights {w} --out {t}/page.html --truth {t}/none.json", "none.json: cannot be read"),
         ("{t}/good.png --weights {w} --out {t}/page.html --truth {t}/bad.json", "bad.json: is not valid JSON"),
     ],
