@@ -19,7 +19,7 @@ with app.setup:
     from maskrcnn_jax.lessons.exercise import grade, show, solution
     from maskrcnn_jax.lessons.guide import calls, start
     from maskrcnn_jax.lessons.network import every_stage, program
-    from maskrcnn_jax.lessons.short_training import EVERY, HELD_OUT, STEPS, TOO_FAST, train, trained
+    from maskrcnn_jax.lessons.short_training import EVERY, HELD_OUT, RATE, STEPS, TOO_FAST, WARMUP, train, trained
     from maskrcnn_jax.lessons.show import BLUE, GREY, ORANGE, VERMILLION, canvas, panels, source
     from maskrcnn_jax.roi.masks import paste
     from maskrcnn_jax.training.optimizer import make_optimizer, make_schedule
@@ -72,11 +72,139 @@ def _():
     return
 
 
+@app.function(hide_code=True)
+def rates():
+    """The learning rate of each step of the training below, of `make_schedule`."""
+    chart, axes = canvas(height=2.6)
+    schedule = jax.jit(jax.vmap(make_schedule(RATE, steps=STEPS, warmup=WARMUP)))
+    axes.plot(np.arange(STEPS + 1), schedule(jnp.arange(STEPS + 1)), color=BLUE)
+    axes.axvspan(0, WARMUP, color=ORANGE, alpha=0.2)
+    axes.set(xlabel="step", ylabel="learning rate", xlim=(0, STEPS), ylim=(0, None))
+    return chart
+
+
 @app.cell(hide_code=True)
 def _():
     mo.vstack(
         [
-            mo.md("These calls make the training below:"),
+            panels({"The learning rate of each step of the training below; shaded: the warm-up": rates()}),
+            mo.md(
+                "## Exercises\n\nThe training below takes about a minute. These two do not wait for it.\n\n"
+                "**1.** `my_rate(step, rate, steps, warmup)`: the learning rate, linear from 0 to `rate` over the "
+                "first `warmup` steps, then half a cosine that reaches 0 at `steps`."
+            ),
+        ]
+    )
+    return
+
+
+@app.cell
+def _():
+    def my_rate(step, rate, steps, warmup):
+        """The learning rate at a step."""
+        return None  # your turn
+
+    return (my_rate,)
+
+
+@app.function(hide_code=True)
+def check_rate(attempt):
+    """Exercise 1 against `make_schedule`."""
+    cases = []
+    for rate, steps, warmup in ((1.0, 110, 10), (0.002, 40, 4)):
+        schedule = make_schedule(rate, steps=steps, warmup=warmup)
+        cases += [
+            ((t, rate, steps, warmup), float(np.asarray(schedule(t))))
+            for t in (0, warmup // 2, warmup, steps // 2, steps)
+        ]
+    hint = "The cosine spans the steps after the warm-up, from warmup to steps."
+    return grade(attempt, cases, hint=hint, tolerance=1e-6)
+
+
+@app.function(hide_code=True)
+def solve_rate(step, rate, steps, warmup):
+    """The learning rate at a step."""
+    if step < warmup:
+        return rate * step / warmup
+    return rate / 2 * (1 + np.cos(np.pi * (step - warmup) / (steps - warmup)))
+
+
+@app.cell(hide_code=True)
+def _(my_rate):
+    mo.vstack(
+        [
+            show(check_rate(my_rate)),
+            solution(
+                solve_rate,
+                "Both parts are `rate` at `step = warmup`, so the curve has no jump. New output layers have "
+                "large, changing gradients at first; during the warm-up they do little harm to the pretrained "
+                "weights. Towards the end small steps let the weights settle.",
+            ),
+            mo.md(
+                "**2.** `my_clip(gradients, longest)`: clip the gradients, a list for each weight tensor, by their "
+                "*global* norm, the norm of all numbers together, to at most `longest`."
+            ),
+        ]
+    )
+    return
+
+
+@app.cell
+def _():
+    def my_clip(gradients, longest):
+        """The gradients, all multiplied by the same factor if their global norm is too large."""
+        return None  # your turn
+
+    return (my_clip,)
+
+
+@app.function(hide_code=True)
+def check_clip(attempt):
+    """Exercise 2 against optax's rule, which `make_optimizer` puts first."""
+    cases = []
+    for gradients, longest in (
+        ([[3.0, 0.0], [0.0, 4.0]], 1.0),
+        ([[0.3, 0.4], [0.0, 0.0]], 5.0),
+        ([[30.0, 1.0], [4.0, 2.0]], 5.0),
+    ):
+        rule = optax.clip_by_global_norm(longest)
+        tree = [jnp.array(g) for g in gradients]
+        cases.append(((gradients, longest), np.array(jax.tree.leaves(rule.update(tree, rule.init(tree))[0]))))
+    return grade(
+        attempt,
+        cases,
+        hint="One norm of all numbers, one factor for all of them; gradients within the limit stay as they are.",
+    )
+
+
+@app.function(hide_code=True)
+def solve_clip(gradients, longest):
+    """The gradients, all multiplied by the same factor if their global norm is too large."""
+    norm = np.sqrt(sum(value**2 for gradient in gradients for value in gradient))
+    factor = min(1.0, longest / norm)
+    return [[factor * value for value in gradient] for gradient in gradients]
+
+
+@app.cell(hide_code=True)
+def _(my_clip):
+    mo.vstack(
+        [
+            show(check_clip(my_clip)),
+            solution(
+                solve_clip,
+                "One factor for all tensors changes the length of the gradient, but not its direction. "
+                "Clipping each tensor by itself would change the direction, and with it what the step does.",
+            ),
+        ]
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.vstack(
+        [
+            mo.md("## The training\n\nThese calls make it:"),
             calls(train, "make_optimizer", "create_state", "make_step"),
         ]
     )
@@ -239,115 +367,14 @@ def _():
                 """
             ),
             panels({"Total loss of each step; shaded: with a learning rate of 30": too_fast()}),
-            mo.md(
-                "## Exercises\n\n**1.** `my_rate(step, rate, steps, warmup)`: the learning rate, linear from 0 to "
-                "`rate` over the first `warmup` steps, then half a cosine that reaches 0 at `steps`."
-            ),
         ]
     )
     return
 
 
-@app.cell
-def _():
-    def my_rate(step, rate, steps, warmup):
-        """The learning rate at a step."""
-        return None  # your turn
-
-    return (my_rate,)
-
-
-@app.function(hide_code=True)
-def check_rate(attempt):
-    """Exercise 1 against `make_schedule`."""
-    cases = []
-    for rate, steps, warmup in ((1.0, 110, 10), (0.002, 40, 4)):
-        schedule = make_schedule(rate, steps=steps, warmup=warmup)
-        cases += [
-            ((t, rate, steps, warmup), float(np.asarray(schedule(t))))
-            for t in (0, warmup // 2, warmup, steps // 2, steps)
-        ]
-    hint = "The cosine spans the steps after the warm-up, from warmup to steps."
-    return grade(attempt, cases, hint=hint, tolerance=1e-6)
-
-
-@app.function(hide_code=True)
-def solve_rate(step, rate, steps, warmup):
-    """The learning rate at a step."""
-    if step < warmup:
-        return rate * step / warmup
-    return rate / 2 * (1 + np.cos(np.pi * (step - warmup) / (steps - warmup)))
-
-
 @app.cell(hide_code=True)
-def _(my_rate):
-    mo.vstack(
-        [
-            show(check_rate(my_rate)),
-            solution(
-                solve_rate,
-                "Both parts are `rate` at `step = warmup`, so the curve has no jump. New output layers have "
-                "large, changing gradients at first; during the warm-up they do little harm to the pretrained "
-                "weights. Towards the end small steps let the weights settle.",
-            ),
-            mo.md(
-                "**2.** `my_clip(gradients, longest)`: clip the gradients, a list for each weight tensor, by their "
-                "*global* norm, the norm of all numbers together, to at most `longest`."
-            ),
-        ]
-    )
-    return
-
-
-@app.cell
 def _():
-    def my_clip(gradients, longest):
-        """The gradients, all multiplied by the same factor if their global norm is too large."""
-        return None  # your turn
-
-    return (my_clip,)
-
-
-@app.function(hide_code=True)
-def check_clip(attempt):
-    """Exercise 2 against optax's rule, which `make_optimizer` puts first."""
-    cases = []
-    for gradients, longest in (
-        ([[3.0, 0.0], [0.0, 4.0]], 1.0),
-        ([[0.3, 0.4], [0.0, 0.0]], 5.0),
-        ([[30.0, 1.0], [4.0, 2.0]], 5.0),
-    ):
-        rule = optax.clip_by_global_norm(longest)
-        tree = [jnp.array(g) for g in gradients]
-        cases.append(((gradients, longest), np.array(jax.tree.leaves(rule.update(tree, rule.init(tree))[0]))))
-    return grade(
-        attempt,
-        cases,
-        hint="One norm of all numbers, one factor for all of them; gradients within the limit stay as they are.",
-    )
-
-
-@app.function(hide_code=True)
-def solve_clip(gradients, longest):
-    """The gradients, all multiplied by the same factor if their global norm is too large."""
-    norm = np.sqrt(sum(value**2 for gradient in gradients for value in gradient))
-    factor = min(1.0, longest / norm)
-    return [[factor * value for value in gradient] for gradient in gradients]
-
-
-@app.cell(hide_code=True)
-def _(my_clip):
-    mo.vstack(
-        [
-            show(check_clip(my_clip)),
-            solution(
-                solve_clip,
-                "One factor for all tensors changes the length of the gradient, but not its direction. "
-                "Clipping each tensor by itself would change the direction, and with it what the step does.",
-            ),
-            mo.md("**Next:** lesson 11, how to measure the result."),
-        ]
-    )
+    mo.md("**Next:** lesson 11, how to measure the result.")
     return
 
 

@@ -22,7 +22,7 @@ from maskrcnn_jax.training.optimizer import make_optimizer, make_schedule
 from maskrcnn_jax.training.state import create_state, to_model
 from maskrcnn_jax.training.step import make_step
 
-STEPS, EVERY, TOO_FAST, RATE = 40, 10, 4, 1.5e-3
+STEPS, EVERY, TOO_FAST, RATE, WARMUP = 40, 10, 4, 1.5e-3, 3
 HELD_OUT = tuple(range(4, 9))  # drops that are never trained on
 SLOTS, CELLS = 8, 56
 
@@ -80,7 +80,7 @@ def trained(on_step: Callable[[str], Any] = lambda text: None) -> Run:
 
 def train(on_step: Callable[[str], Any]) -> Run:
     """A new run; see `trained`."""
-    sound = make_schedule(RATE, steps=STEPS, warmup=3)
+    sound = make_schedule(RATE, steps=STEPS, warmup=WARMUP)
     schedule = optax.join_schedules([sound, optax.constant_schedule(30.0)], [STEPS])
     optimizer = make_optimizer(schedule, kind="adamw")
     graph, state = create_state(with_new_outputs(), optimizer, part="heads")

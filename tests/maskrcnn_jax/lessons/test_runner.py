@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytest.importorskip("marimo", reason='the lessons need marimo: pip install -e ".[lessons]"')
@@ -28,7 +29,7 @@ def test_without_a_number_all_are_listed(capsys):
 
 def test_a_lesson_is_opened_as_a_copy_and_gone_on_with(tmp_path, monkeypatch, capsys):
     commands = []
-    monkeypatch.setattr(runner.subprocess, "call", lambda command: commands.append(command) or 0)
+    monkeypatch.setattr(runner, "serve", lambda command: commands.append(command) or 0)
     assert runner.main(7, folder=tmp_path / "mine", headless=True) == 0
     copy = tmp_path / "mine" / "lesson_07_roi_align.py"
     assert copy.read_text() == lessons()[6].path.read_text()
@@ -40,7 +41,7 @@ def test_a_lesson_is_opened_as_a_copy_and_gone_on_with(tmp_path, monkeypatch, ca
     assert "continuing with it" in capsys.readouterr().out
 
 
-def test_the_command_as_typed_serves_a_lesson_whose_cells_run_at_once(tmp_path):
+def test_the_command_as_typed_serves_a_lesson_whose_cells_run_at_once_until_ctrl_c(tmp_path):
     command = [sys.executable, "-m", "maskrcnn_jax.lessons", "1", "--headless"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())  # the token becomes a cookie
@@ -56,14 +57,20 @@ def test_the_command_as_typed_serves_a_lesson_whose_cells_run_at_once(tmp_path):
                     page = opener.open(address, timeout=60).read().decode()
                 time.sleep(0.1)
             assert re.search(r'"auto_instantiate": *true', page)
+            started = psutil.Process(server.pid).children(recursive=True)
+            os.killpg(server.pid, signal.SIGINT)  # as a terminal sends it, to the launcher and to marimo
+            assert server.wait(30) == 0
+            assert started
+            assert psutil.wait_procs(started, 15)[1] == [], "the server has stopped with the launcher"
         finally:
-            os.killpg(server.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
     assert "auto_instantiate = true" in (tmp_path / "lessons" / "pyproject.toml").read_text()
 
 
 def test_settings_that_are_there_stay(tmp_path, monkeypatch):
     (tmp_path / "pyproject.toml").write_text("mine")
-    monkeypatch.setattr(runner.subprocess, "call", lambda command: 0)
+    monkeypatch.setattr(runner, "serve", lambda command: 0)
     assert runner.main(1, folder=tmp_path) == 0
     assert (tmp_path / "pyproject.toml").read_text() == "mine"
 
