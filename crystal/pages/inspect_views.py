@@ -14,7 +14,7 @@ from crystal.prediction.overlays import ORANGE, SKY, Colour, draw_outlines
 from maskrcnn_jax.image.letterbox import fit
 from maskrcnn_jax.image.tiles import View
 
-WIDE, SIDE = 1400, 640  # pixels of a picture of the whole image, and of a tile
+WIDE, MEDIUM, SIDE = 1400, 700, 440  # pixels of the result, of the image at one zoom, and of a tile
 TILES = 6  # shown one by one
 MOST_ROWS = 200  # of the table
 GRID: Colour = (255, 255, 255)
@@ -75,7 +75,7 @@ def views(
     shown = np.concatenate([one.scores for one in followed.found]) >= score
     counted = int((followed.prediction.scores >= score).sum())
     number = {int(source): str(n) for n, source in enumerate(followed.source[:counted], 1)}
-    whole = WIDE / image.shape[1]
+    whole = MEDIUM / image.shape[1]
 
     def of(chosen: np.ndarray) -> dict[str, Any]:
         """What to draw of some detections; the duplicates first, so that they lie below."""
@@ -124,7 +124,7 @@ def views(
             final.rles[:counted],
             labels=[str(n) for n in range(1, counted + 1)],
             scores=final.scores[:counted],
-            scale=whole,
+            scale=WIDE / image.shape[1],
         ),
         "rows": [_row(n, followed, classes) for n in range(1, min(counted, MOST_ROWS) + 1)],
     }

@@ -302,35 +302,9 @@ def crystals_reached():
 
 @app.cell(hide_code=True)
 def _():
-    mo.vstack(
-        [
-            mo.md(
-                """
-                ## What goes wrong without shortcuts, and without the top-down path
-
-                **Without shortcuts**, deeper networks are harder to train: He et al. found a *higher training error*
-                with 34 layers than with 18 (figure 4). They note that vanishing gradients are an unlikely cause, since
-                batch norm prevents these (section 4.1). The left chart shows the effect in small dense networks with
-                batch norm and He's initialisation, trained to separate two spirals of points.
-
-                **Without the top-down path** of the trained network, the RPN still finds many crystals, as it needs
-                simple features only, but the box head recognises few of them. (This network was trained with the path;
-                one trained without it would do better than this. For a fair comparison see tables 1 and 2 of the FPN
-                paper.)
-                """
-            ),
-            panels(
-                {
-                    "Training loss of plain networks, and of a deep one with shortcuts": deep_networks(),
-                    "Crystals of eight drops found with an IoU of 0.5 or more by the 100 best proposals, and by "
-                    "detections with a score of 0.5 or more": crystals_reached(),
-                }
-            ),
-            mo.md(
-                "## Exercises\n\n**1.** `my_sides(height, width)`: the numbers of rows and columns of C1 to C5, as "
-                "five pairs, for an image whose height and width are multiples of 32."
-            ),
-        ]
+    mo.md(
+        "## Exercises\n\n**1.** `my_sides(height, width)`: the numbers of rows and columns of C1 to C5, as "
+        "five pairs, for an image whose height and width are multiples of 32."
     )
     return
 
@@ -462,6 +436,37 @@ def _(my_view):
                 "Two neighbouring cells of a layer are as many pixels apart as the product of all strides "
                 "before it. A kernel of $k$ cells spans $k - 1$ such distances more than a single cell does. "
                 "That is why strides early in the network enlarge the receptive field most.",
+            ),
+        ]
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.vstack(
+        [
+            mo.md(
+                """
+                ## What goes wrong without shortcuts, and without the top-down path
+
+                **Without shortcuts**, deeper networks are harder to train: He et al. found a *higher training error*
+                with 34 layers than with 18 (figure 4). They note that vanishing gradients are an unlikely cause, since
+                batch norm prevents these (section 4.1). The left chart shows the effect in small dense networks with
+                batch norm and He's initialisation, trained to separate two spirals of points.
+
+                **Without the top-down path** of the trained network, the RPN still finds many crystals, as it needs
+                simple features only, but the box head recognises few of them. (This network was trained with the path;
+                one trained without it would do better than this. For a fair comparison see tables 1 and 2 of the FPN
+                paper.)
+                """
+            ),
+            panels(
+                {
+                    "Training loss of plain networks, and of a deep one with shortcuts": deep_networks(),
+                    "Crystals of eight drops found with an IoU of 0.5 or more by the 100 best proposals, and by "
+                    "detections with a score of 0.5 or more": crystals_reached(),
+                }
             ),
             mo.md("**Next:** lesson 05, the region proposal network."),
         ]
