@@ -77,8 +77,8 @@ def image_part(
         score=score,
         **{section.__name__: section(inspection) for section in SECTIONS},
     )
-    from_tiles = int((followed.prediction.zooms[: shown["crystals"]] > 1).sum())
-    return Part(f"image-{number}", image.name, (width, height), shown["crystals"], from_tiles, Markup(html))
+    sides, counts = (width, height), (shown["crystals"], shown["from_tiles"])
+    return Part(f"image-{number}", image.name, sides, *counts, Markup(html))
 
 
 def write_inspections(path: Path, parts: list[Part], *, score: float = 0.5) -> None:

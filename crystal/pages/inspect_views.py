@@ -8,16 +8,19 @@ import numpy as np
 from crystal.data.images import Image
 from crystal.data.outlines import cut, encode_patch
 from crystal.inspection.views import FollowedViews
+from crystal.prediction.drop_region import outside_drops
 from crystal.prediction.labels import FEW, HALO
 from crystal.prediction.measurements import measure
 from crystal.prediction.overlays import ORANGE, SKY, Colour, draw_outlines
+from crystal.prediction.predictor import Prediction
+from crystal.prediction.results import drops_and_crystals
 from maskrcnn_jax.image.letterbox import fit
 from maskrcnn_jax.image.tiles import View
 
 WIDE, MEDIUM, SIDE = 1400, 700, 440  # pixels of the result, of the image at one zoom, and of a tile
 TILES = 6  # shown one by one
 MOST_ROWS = 200  # of the table
-GRID: Colour = (255, 255, 255)
+WHITE: Colour = (255, 255, 255)
 
 
 def _within(rle: Any, view: View) -> Any:
@@ -31,7 +34,7 @@ def _within(rle: Any, view: View) -> Any:
 def _grid(picture: Image, views: list[View], scale: float) -> Image:
     """The borders of views over a picture."""
     picture = picture.copy()
-    for colour, thick in ((HALO, 3), (GRID, 1)):
+    for colour, thick in ((HALO, 3), (WHITE, 1)):
         for view in views:
             x1, y1, x2, y2 = np.rint(view.box * scale).astype(int).tolist()
             cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), colour, thick)
@@ -44,12 +47,31 @@ def _tile(image: Image, view: View, rles: list[Any], labels: list[str], colours:
     return draw_outlines(part, masks, labels=labels, colours=colours, scale=SIDE / view.width)
 
 
-def _row(number: int, followed: FollowedViews, classes: tuple[tuple[int, str], ...]) -> dict[str, Any]:
+def _result(
+    prediction: Prediction, classes: tuple[tuple[int, str], ...], score: float
+) -> tuple[dict[int, str], list[int], int]:
+    """As `predict` counts: crystals by index, with their numbers; drops; how many crystals lie outside these."""
+    drops, order = drops_and_crystals(prediction, classes, score)
+    shown = [i for i in order if prediction.scores[i] >= score]
+    outside = outside_drops([prediction.rles[i] for i in shown], [prediction.rles[i] for i in drops])
+    numbers = {i: str(n) for n, (i, out) in enumerate(zip(shown, outside, strict=True), 1) if not out}
+    return numbers, drops, len(shown) - len(numbers)
+
+
+def _outlined(image: Image, prediction: Prediction, numbers: dict[int, str], drops: list[int]) -> Image:
+    """The result over the image, as `predict` draws it: drops below, then crystals with their numbers."""
+    rims = draw_outlines(image, [prediction.rles[i] for i in drops], colours=[WHITE])
+    rles, scores = [prediction.rles[i] for i in numbers], prediction.scores[list(numbers)]
+    return draw_outlines(rims, rles, labels=list(numbers.values()), scores=scores, scale=WIDE / image.shape[1])
+
+
+def _row(i: int, number: str, followed: FollowedViews, classes: tuple[tuple[int, str], ...]) -> dict[str, Any]:
     """Of the table: one crystal of the result."""
-    found, i = followed.prediction, number - 1
+    found = followed.prediction
     _, x, y, length, width = measure(found.rles[i])
     view = int(followed.origin[followed.source[i]])
     return {
+        "number": number,
         "name": classes[int(found.classes[i])][1],
         "score": found.scores[i],
         "zoom": found.zooms[i],
@@ -73,8 +95,9 @@ def views(
     """
     rles = [rle for one in followed.found for rle in one.rles]
     shown = np.concatenate([one.scores for one in followed.found]) >= score
-    counted = int((followed.prediction.scores >= score).sum())
-    number = {int(source): str(n) for n, source in enumerate(followed.source[:counted], 1)}
+    final = followed.prediction
+    numbers, drops, outside = _result(final, classes, score)
+    number = {int(followed.source[i]): text for i, text in numbers.items()}
     whole = MEDIUM / image.shape[1]
 
     def of(chosen: np.ndarray) -> dict[str, Any]:
@@ -102,7 +125,6 @@ def views(
         )
     gave = np.bincount(followed.origin[shown & followed.kept], minlength=len(followed.views))
     best = [n for n in np.argsort(-gave, kind="stable").tolist() if gave[n] and followed.views[n].zoom > 1][:TILES]
-    final = followed.prediction
     return {
         "zooms": zooms,
         "tiles": [
@@ -116,15 +138,12 @@ def views(
             for n in sorted(best)
         ],
         "found": int(shown.sum()),
-        "crystals": counted,
-        "below": len(final.scores) - counted,
-        "scored": 0 < counted <= FEW,
-        "result": draw_outlines(
-            image,
-            final.rles[:counted],
-            labels=[str(n) for n in range(1, counted + 1)],
-            scores=final.scores[:counted],
-            scale=WIDE / image.shape[1],
-        ),
-        "rows": [_row(n, followed, classes) for n in range(1, min(counted, MOST_ROWS) + 1)],
+        "crystals": len(numbers),
+        "from_tiles": int((final.zooms[list(numbers)] > 1).sum()),
+        "drops": len(drops),
+        "outside": outside,
+        "below": int((final.scores < score).sum()),
+        "scored": 0 < len(numbers) <= FEW,
+        "result": _outlined(image, final, numbers, drops),
+        "rows": [_row(i, text, followed, classes) for i, text in list(numbers.items())[:MOST_ROWS]],
     }

@@ -106,9 +106,8 @@ def draw_outlines(
     if scores is not None:
         texts.append([f"{score:.2f}" for score in scores])
     if texts:
-        write_labels(
-            picture, [outline.lines for outline in outlines], list(zip(*texts, strict=True)), palette, gap=thick + 1
-        )
+        lines = [outline.lines for outline in outlines]
+        write_labels(picture, lines, list(zip(*texts, strict=True)), palette, gap=thick + 1)
     return picture
 
 

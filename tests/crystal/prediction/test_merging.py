@@ -82,7 +82,7 @@ def found_in(boxes, height, width):
         place = fit(view.height, view.width, SIZE)
         detections = ideal_detections(view, place, boxes)
         predictions.append(to_original(detections, place, view=view, height=height, width=width))
-    return joined(predictions), len(predictions)
+    return joined(predictions).prediction, len(predictions)
 
 
 def test_a_scene_that_slides_under_the_grid_gives_the_same_crystals():
