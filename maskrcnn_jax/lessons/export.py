@@ -98,7 +98,7 @@ def index_html(lessons: Sequence[Lesson]) -> str:
         for lesson in lessons
     )
     intro = (
-        "<h1>Mask R-CNN, one component per lesson</h1><p>Each lesson takes about ten minutes to read and has two or "
+        "<h1>Mask R-CNN, one component per lesson</h1><p>Each lesson takes four to six minutes to read and has two or "
         "three exercises. You need Python and NumPy, and to know what a convolution is. In these pages the controls do "
         "not work; open a lesson as a notebook with <code>python -m maskrcnn_jax.lessons NUMBER</code>.</p>"
     )
