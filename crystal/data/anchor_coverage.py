@@ -3,7 +3,7 @@
 The region proposal network moves anchors onto objects, and learns it from anchors that already overlap one: by IoU 0.7
 any anchor is a positive, and where an object has no such anchor, only its best one. A needle 4 pixels wide under
 anchors of 32 pixels has none that overlaps it by half, and is rarely found. Sizes are pixels of the letterboxed image,
-where anchors live.
+where anchors live; where training shows crops at several zooms, an object is reached at the best of them.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from maskrcnn_jax.rpn.anchors import pyramid_anchors
 HALF, WELL = 0.5, 0.7  # IoU: from which an object counts as reached; from which the RPN takes any anchor as positive
 EDGES = (0, 4, 8, 16, 32, 64, 128, np.inf)  # pixels of the shorter side
 CHUNK = 128  # objects at once: [128, anchors] is 34 MB for the paper's 65,472
+ZOOM_STEP = 2**0.5  # between the zooms that are tried
 SAMPLE = 2000  # objects that a change of settings is tried on
 
 
@@ -76,6 +77,33 @@ def best_iou(boxes: Float[np.ndarray, "n 4"], size: tuple[int, int], anchors: An
     return np.concatenate([np.zeros(0, np.float32), *found])[: len(boxes)].astype(float)
 
 
+def ladder(zooms: tuple[float, float] | None) -> list[float]:
+    """Zooms from the least to the largest, both included, no further apart than ZOOM_STEP.
+
+    >>> [round(zoom, 2) for zoom in ladder((1.0, 2.5))], ladder(None)
+    ([1.0, 1.36, 1.84, 2.5], [1.0])
+    """
+    low, high = zooms or (1.0, 1.0)
+    steps = int(np.ceil(np.log(high / low) / np.log(ZOOM_STEP)))
+    return [float(zoom) for zoom in np.geomspace(low, high, steps + 1)] if steps else [low]
+
+
+def best_iou_of_views(boxes: Float[np.ndarray, "n 4"], config: MaskRCNNConfig) -> Float[np.ndarray, " n"]:
+    """The same for boxes in a whole image, at the best of the zooms that training shows. A zoom at which an object does
+    not fit into a view does not count, but for the least.
+    """
+    size, best = config.image.size, np.zeros(len(boxes))
+    for k, zoom in enumerate(ladder(config.image.zooms)):
+        larger = boxes * zoom
+        # Crops may show it anywhere; moved by whole strides, it lies in the middle of one as it lies on the grid.
+        stride = max(config.anchors.strides)
+        middle = (larger[:, :2] + larger[:, 2:]) / 2 - (size[1] / 2, size[0] / 2)
+        moved = larger - np.tile(np.round(middle / stride) * stride, 2) if k else larger
+        fits = (larger[:, 2:] - larger[:, :2] <= (size[1], size[0])).all(1) | (k == 0)
+        best = np.maximum(best, np.where(fits, best_iou(moved, size, config.anchors), 0))
+    return best
+
+
 def by_side(sides: Float[np.ndarray, "n 2"], reached: Bool[np.ndarray, " n"]) -> list[tuple[str, int, float]]:
     """(range of the shorter side, objects, share of them reached) for each range of EDGES that has any."""
     shorter = sides.min(1)
@@ -100,12 +128,15 @@ def try_changes(missed: Float[np.ndarray, "n 4"], config: MaskRCNNConfig) -> lis
     anchors, double = config.anchors, (2 * height, 2 * width)
     smaller = tuple(s / 2 for s in anchors.sizes)
     ratios = tuple(sorted({r * f for r in anchors.ratios for f in (0.5, 1, 2)}, reverse=True))
-    tried: tuple[tuple[str, np.ndarray, tuple[int, int], AnchorConfig], ...] = (
-        (f"image.size='{double}'", 2 * boxes, double, anchors),
-        (f"anchors.sizes='{smaller}'", boxes, (height, width), dataclasses.replace(anchors, sizes=smaller)),
-        (f"anchors.ratios='{ratios}'", boxes, (height, width), dataclasses.replace(anchors, ratios=ratios)),
+    tried = (
+        (f"image.size='{double}'", 2 * boxes, {"image": dataclasses.replace(config.image, size=double)}),
+        (f"anchors.sizes='{smaller}'", boxes, {"anchors": dataclasses.replace(anchors, sizes=smaller)}),
+        (f"anchors.ratios='{ratios}'", boxes, {"anchors": dataclasses.replace(anchors, ratios=ratios)}),
     )
-    return [Change(text, float((best_iou(own, size, a) >= HALF).mean())) for text, own, size, a in tried]
+    return [
+        Change(text, float((best_iou_of_views(own, dataclasses.replace(config, **changed)) >= HALF).mean()))
+        for text, own, changed in tried
+    ]
 
 
 class Coverage(NamedTuple):
@@ -114,7 +145,7 @@ class Coverage(NamedTuple):
     Attributes:
         records: (split, record); `objects.places` counts through them.
         objects: every object.
-        best: IoU with its best anchor.
+        best: IoU with its best anchor, at the best of the zooms that training shows.
         config: whose anchors and image size.
         changes: settings that might reach more.
     """
@@ -134,7 +165,9 @@ class Coverage(NamedTuple):
     def sentence(self) -> str:
         """The result in words."""
         height, width = self.config.image.size
+        zooms = ladder(self.config.image.zooms)
         how = f"at {width} x {height} pixels with anchors of {', '.join(f'{s:g}' for s in self.config.anchors.sizes)}"
+        how += f" and zooms {zooms[0]:g} to {zooms[-1]:g}" if zooms[1:] else ""
         if not len(self.best):
             return "there are no objects, so there is nothing to say about anchors"
         if not len(self.missed):
@@ -143,12 +176,12 @@ class Coverage(NamedTuple):
         return (
             f"{count:,} of {len(self.best):,} objects ({100 * count / len(self.best):.1f} %) are reached by no anchor "
             f"(IoU {HALF:g} or more) {how}: few of them are likely to be found; their shorter side is "
-            f"{np.median(thin):.1f} pixels in the median"
+            f"{np.median(thin):.1f} pixels in the median, in the whole image"
         )
 
 
 def coverage_of(records: list[tuple[str, Record]], config: MaskRCNNConfig) -> Coverage:
     """Compare all objects of (split, record) pairs with the anchors of a config."""
     objects = object_boxes([record for _, record in records], config.image.size)
-    best = best_iou(objects.boxes, config.image.size, config.anchors)
+    best = best_iou_of_views(objects.boxes, config)
     return Coverage(records, objects, best, config, try_changes(objects.boxes[best < HALF], config))

@@ -316,7 +316,8 @@ def apply_clahe(image_rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w
     return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
 
 
-def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The image at another (height, width)."""
     shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
     # By area when shrinking, so that thin needles fade instead of vanishing between samples.
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
@@ -335,4 +336,4 @@ def prepare(
     Returns:
         The letterboxed image, 0..255, and where the original lies in it.
     """
-    return letterbox(apply_clahe(image_rgb) if clahe else image_rgb, size, resize=_resize)
+    return letterbox(apply_clahe(image_rgb) if clahe else image_rgb, size, resize=resize)

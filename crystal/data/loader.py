@@ -21,7 +21,7 @@ from crystal.console import console
 from crystal.data.augment import Augmentation
 from crystal.data.coco_file import DatasetError
 from crystal.data.dataset import Split, raise_if_nothing_to_learn
-from crystal.data.preparation import Batch, Collate, Examples, Vary
+from crystal.data.preparation import Batch, Collate, Sources, Vary
 
 MASK_SIZE = 176  # cells a side: a needle across a box of 272 x 245 pixels still keeps a mask IoU of 0.97
 CACHE_BYTES = 2 * 2**30
@@ -100,7 +100,8 @@ class TrainingIterator(Iterator[Batch]):
 def training_loader(
     split: Split,
     *,
-    size: int | tuple[int, int],
+    size: tuple[int, int],
+    zooms: tuple[float, float] = (1.0, 1.0),
     batch_size: int,
     slots: int,
     mask_size: int = MASK_SIZE,
@@ -115,10 +116,11 @@ def training_loader(
 
     Args:
         split: at least one object; images without objects are shown too.
-        size: side of the letterbox or its (height, width).
+        size: (height, width) of the letterbox.
+        zooms: least and largest zoom of the views (`crops.py`); by default whole images.
         batch_size: images a batch (of this shard).
-        slots: g; of an image with more instances the largest are used and the others ignored (see
-            `preparation.fill_slots`), with one note.
+        slots: g; of a view with more instances the largest are used and the others ignored (see
+            `preparation.fill_slots`), with one note where an image has more.
         mask_size: m.
         seed: for order and variations.
         clahe: whether to equalise.
@@ -143,26 +145,22 @@ def training_loader(
     crowded = [len(record.instances) for record in split.records if len(record.instances) > slots]
     if crowded:
         console.print(
-            f"note: {split.source}: {len(crowded)} image(s) have more than {slots} objects (up to {max(crowded)}): the "
-            f"largest are used, the places of the others are ignored; --set slots={max(crowded)} takes all",
+            f"note: {split.source}: {len(crowded)} image(s) have more than {slots} objects (up to {max(crowded)}): of "
+            "a view that shows more, the largest are used, the places of the others are ignored; "
+            f"--set slots={max(crowded)} takes all",
             markup=False,
         )
-    examples = Examples(
-        split.records,
-        size=size,
-        slots=slots,
-        mask_size=mask_size,
-        clahe=clahe,
-        cache_bytes=cache_bytes // max(workers, 1),
-    )
+    share = cache_bytes // max(workers, 1)
+    sources = Sources(split.records, size=size, zooms=zooms, mask_size=mask_size, clahe=clahe, cache_bytes=share)
     how = Augmentation() if augment is True else augment or None
+    vary = Vary(size=size, zooms=zooms, slots=slots, mask_size=mask_size, how=how)
     index, count = shard
     batches = (
-        grain.MapDataset.source(examples)
+        grain.MapDataset.source(sources)
         .seed(seed)
         .shuffle()
         .repeat(EPOCHS)
-        .random_map(Vary(mask_size, how))
+        .random_map(vary)
         .batch(batch_size, batch_fn=Collate(slots))
         .slice(slice(index, None, count))
     )

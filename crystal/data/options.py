@@ -49,7 +49,7 @@ class Check:
     """A folder with splits, or one COCO JSON file."""
     out: Path | None = None
     """The page; by default DATASET/check.html."""
-    preset: Literal["tiny", "paper"] = "tiny"
+    preset: Literal["tiny", "small", "paper"] = "tiny"
     """The preset whose anchors and image size the objects are compared with."""
     crowds_as_objects: bool = False
     """Take annotations with iscrowd 1 for objects, as in train."""

@@ -1,20 +1,22 @@
-"""Training examples one by one: an image read and letterboxed with its objects, augmented, put into a batch.
+"""Training examples one by one: an image read, cropped, letterboxed with its objects, augmented, put into a batch.
 
-The three steps that `loader.py` gives to Grain: `Examples` (by position in the split), `Vary` and `Collate`, classes so
+The three steps that `loader.py` gives to Grain: `Sources` (by position in the split), `Vary` and `Collate`, classes so
 that they can be sent to worker processes. Decoding and CLAHE at the original resolution cost far more than a small
-network's step, so letterboxed images are cached as long as they fit, their masks as bits.
+network's step, so images are cached as long as they fit: as small as the largest zoom allows, their masks as bits.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int32, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, Int, Int32, Int64, UInt8
 
 from crystal.data.augment import Augmentation, View, augment
 from crystal.data.coco_file import DatasetError
-from crystal.data.dataset import Instance, Record, box_mask
-from crystal.data.images import prepare, read_image
+from crystal.data.crops import LEAST_VISIBLE, Crop, draw_crop, visible_part
+from crystal.data.dataset import Record, box_mask
+from crystal.data.images import apply_clahe, read_image, resize
+from maskrcnn_jax.image.letterbox import fit, letterbox
 
 
 class Batch(NamedTuple):
@@ -34,20 +36,31 @@ class Batch(NamedTuple):
     image_ids: Int64[np.ndarray, " b"]
 
 
-class Example(NamedTuple):
-    """One prepared image; masks as bits while it lies in the cache."""
+class Source(NamedTuple):
+    """An image as it lies in the cache: boxes in its own pixels, masks as bits."""
 
-    image: np.ndarray
-    window: np.ndarray
-    boxes: np.ndarray
-    classes: np.ndarray
-    masks: np.ndarray
-    crowd: np.ndarray
+    image: UInt8[np.ndarray, "h w 3"]
+    boxes: Float[np.ndarray, "n 4"]
+    classes: Int32[np.ndarray, " n"]
+    masks: UInt8[np.ndarray, "n bytes"]
+    crowd: Bool[np.ndarray, " n"]
     image_id: int
 
     @property
     def bytes(self) -> int:
         return self.image.nbytes + self.masks.nbytes + 1000  # for the rest
+
+
+class Example(NamedTuple):
+    """What the network sees of an image, with the objects that are in it."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    window: Float32[np.ndarray, " 4"]
+    boxes: Float32[np.ndarray, "n 4"]
+    classes: Int32[np.ndarray, " n"]
+    masks: UInt8[np.ndarray, "n m m"]
+    crowd: Bool[np.ndarray, " n"]
+    image_id: int
 
 
 def _areas(boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, " n"]:
@@ -87,24 +100,29 @@ def enclosing_boxes(boxes: Float[np.ndarray, "n 4"], most: int) -> Float[np.ndar
     return np.array([[*g[:, :2].min(0), *g[:, 2:].max(0)] for g in groups])
 
 
-def fill_slots(record: Record, slots: int) -> list[Instance]:
-    """At most `slots` instances, the largest boxes first: nothing that is outlined is left to count as background.
+def fill_slots(
+    boxes: Float[np.ndarray, "n 4"], crowd: Bool[np.ndarray, " n"], slots: int
+) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, "k 4"], Bool[np.ndarray, " k"]]:
+    """At most `slots` objects and crowds, the largest boxes first: nothing that is outlined counts as background.
 
     Where there are more, the largest objects fill three quarters of the slots. The other objects and the crowds become
     crowds in the slots that are left, several in one box where they are too many (`enclosing_boxes`). In training, an
     anchor or RoI that overlaps a crowd (by an IoU of `crowd_iou`, 0.001) is no negative; it may still be a positive.
+
+    Returns:
+        For each slot: the index of its object, for a region of several that of any; its box; whether it is a crowd.
     """
-    objects, ignored = ([i for i in record.instances if i.crowd == crowd] for crowd in (False, True))
-    if len(objects) + len(ignored) > slots:
-        largest = np.argsort(-_areas(np.array([i.box for i in objects]).reshape(-1, 4)), kind="stable")
+    chosen = np.arange(len(boxes))
+    if len(boxes) > slots:
+        largest = np.flatnonzero(~crowd)[np.argsort(-_areas(boxes[~crowd]), kind="stable")]
         used = largest[: slots - max(slots // 4, 1)]
-        rest = [*ignored, *(objects[k] for k in largest[len(used) :])]
-        objects = [objects[k] for k in used]
-        regions = enclosing_boxes(np.array([i.box for i in rest]), slots - len(objects)).tolist()
-        ignored = [rest[0]._replace(box=tuple(box), crowd=True) for box in regions]
-    found = [*objects, *ignored]
-    order = np.argsort(-_areas(np.array([i.box for i in found]).reshape(-1, 4)), kind="stable")
-    return [found[k] for k in order]
+        rest = np.setdiff1d(chosen, used)
+        regions = enclosing_boxes(boxes[rest], slots - len(used))
+        chosen = np.concatenate([used, np.full(len(regions), rest[0])])
+        boxes = np.concatenate([boxes[used], regions])
+        crowd = np.arange(len(chosen)) >= len(used)
+    order = np.argsort(-_areas(boxes), kind="stable")
+    return chosen[order], boxes[order], crowd[order]
 
 
 def read_record_image(record: Record) -> UInt8[np.ndarray, "h w 3"]:
@@ -123,65 +141,111 @@ def read_record_image(record: Record) -> UInt8[np.ndarray, "h w 3"]:
     return image
 
 
-class Examples:
-    """Prepared examples by position in the split (a Grain data source), cached as far as `cache_bytes` allow."""
+class Sources:
+    """Images with their objects by position in the split (a Grain data source), cached as far as `cache_bytes` allow.
+
+    An image is kept as small as it may be for a view at the largest zoom to need no enlarging.
+    """
 
     def __init__(
         self,
         records: Sequence[Record],
         *,
-        size: int | tuple[int, int],
-        slots: int,
+        size: tuple[int, int],
+        zooms: tuple[float, float],
         mask_size: int,
         clahe: bool,
         cache_bytes: int,
     ):
-        self.records, self.size, self.slots, self.mask_size, self.clahe = records, size, slots, mask_size, clahe
+        self.records, self.size, self.zooms = records, size, zooms
+        self.mask_size, self.clahe = mask_size, clahe
         self.free_bytes = cache_bytes
-        self.cache: dict[int, Example] = {}
+        self.cache: dict[int, Source] = {}
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def _read(self, record: Record) -> Example:
-        image, place = prepare(read_record_image(record), size=self.size, clahe=self.clahe)
-        instances = fill_slots(record, self.slots)
+    def _read(self, record: Record) -> Source:
+        height, width = record.height, record.width
+        image = read_record_image(record)
+        image = apply_clahe(image) if self.clahe else image
+        tall, wide = self.size
+        place = fit(height, width, (round(tall * self.zooms[1]), round(wide * self.zooms[1])))
+        if place.resized[0] < height:
+            image = resize(image, place.resized)
+        ratio = np.array([image.shape[1] / width, image.shape[0] / height] * 2)
         empty = np.zeros((self.mask_size, self.mask_size), np.uint8)  # a crowd's mask is not used
-        masks = [empty if i.crowd else box_mask(i, record.height, record.width, self.mask_size) for i in instances]
-        return Example(
+        masks = [empty if i.crowd else box_mask(i, height, width, self.mask_size) for i in record.instances]
+        return Source(
             image=image,
-            window=place.window.astype(np.float32),
-            boxes=place.to_letterbox(np.array([i.box for i in instances]).reshape(-1, 4)).astype(np.float32),
-            classes=np.array([i.category for i in instances], np.int32),
+            boxes=np.array([i.box for i in record.instances], np.float64).reshape(-1, 4) * ratio,
+            classes=np.array([i.category for i in record.instances], np.int32),
             masks=np.packbits(np.array(masks, np.uint8).reshape(len(masks), self.mask_size**2), axis=1),
-            crowd=np.array([i.crowd for i in instances], bool),
+            crowd=np.array([i.crowd for i in record.instances], bool),
             image_id=record.image_id,
         )
 
-    def __getitem__(self, index: int) -> Example:
-        example = self.cache.get(index)
-        if example is None:
-            example = self._read(self.records[index])
+    def __getitem__(self, index: int) -> Source:
+        source = self.cache.get(index)
+        if source is None:
+            source = self._read(self.records[index])
             # Two threads may both read an image and count it twice: the cache is full a little early, nothing else.
-            if example.bytes <= self.free_bytes:
-                self.free_bytes -= example.bytes
-                self.cache[index] = example
-        return example
+            if source.bytes <= self.free_bytes:
+                self.free_bytes -= source.bytes
+                self.cache[index] = source
+        return source
 
 
 class Vary:
-    """Unpack an example's masks and augment it; `how` None: no augmentation."""
+    """A source at a random zoom, with at most `slots` objects, augmented; `how` None: no augmentation."""
 
-    def __init__(self, mask_size: int, how: Augmentation | None):
-        self.mask_size, self.how = mask_size, how
+    def __init__(
+        self,
+        *,
+        size: tuple[int, int],
+        zooms: tuple[float, float],
+        slots: int,
+        mask_size: int,
+        how: Augmentation | None,
+    ):
+        self.size, self.zooms, self.slots, self.mask_size, self.how = size, zooms, slots, mask_size, how
 
-    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        m = self.mask_size
-        masks = np.unpackbits(example.masks, axis=1, count=m * m).reshape(-1, m, m)
-        view = View(example.image, example.boxes, masks, example.window)
+    def __call__(self, source: Source, rng: np.random.Generator) -> Example:
+        crop = draw_crop(rng, *source.image.shape[:2], self.size, self.zooms, source.boxes[~source.crowd])
+        part = source.image[crop.top : crop.bottom, crop.left : crop.right]
+        image, place = letterbox(part, self.size, resize=resize)
+        numbers, boxes, masks, crowd = self._seen(source, crop)
+        chosen, boxes, crowd = fill_slots(boxes, crowd, self.slots)
+        boxes = place.to_letterbox(boxes - np.tile(crop[:2], 2)).astype(np.float32)
+        masks = masks[chosen]
+        masks[crowd] = 0
+        view = View(image, boxes, masks, place.window.astype(np.float32))
         if self.how:
             view = augment(view, rng, self.how)
-        return example._replace(image=view.image, boxes=view.boxes, masks=view.masks, window=view.window)
+        return Example(
+            image=view.image,
+            window=view.window,
+            boxes=view.boxes,
+            classes=source.classes[numbers[chosen]],
+            masks=view.masks,
+            crowd=crowd,
+            image_id=source.image_id,
+        )
+
+    def _seen(self, source: Source, crop: Crop) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What a crop shows of the objects: their indices, boxes [n, 4] in the source, masks [n, m, m], crowd [n]."""
+        low, high = np.array(crop[:2]), np.array(crop[2:])
+        meets = np.flatnonzero(((source.boxes[:, :2] < high) & (source.boxes[:, 2:] > low)).all(1))
+        m, boxes, crowd = self.mask_size, source.boxes[meets].copy(), source.crowd[meets].copy()
+        masks = np.unpackbits(source.masks[meets], axis=1, count=m * m).reshape(-1, m, m)
+        cut = ((boxes[:, :2] < low) | (boxes[:, 2:] > high)).any(1)
+        shares = np.ones(len(meets))
+        for k in np.flatnonzero(cut & ~crowd):
+            boxes[k], masks[k], shares[k] = visible_part(boxes[k], masks[k], crop)
+        boxes = np.clip(boxes, np.tile(low, 2), np.tile(high, 2))
+        crowd |= shares < LEAST_VISIBLE
+        kept = shares > 0
+        return meets[kept], boxes[kept], masks[kept], crowd[kept]
 
 
 class Collate:

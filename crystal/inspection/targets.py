@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from crystal.data.anchor_coverage import best_iou
 from crystal.data.ground_truth import ImageGroundTruth, read_ground_truth
 from crystal.data.loader import MASK_SIZE
-from crystal.data.preparation import Collate, Examples, Vary
+from crystal.data.preparation import Collate, Sources, Vary
 from crystal.errors import CrystalError
 from crystal.inspection.inspector import ForwardPass, Inspection, first_image
 from maskrcnn_jax.boxes.geometry import iou
@@ -76,10 +76,9 @@ def supervise(inspection: Inspection, forward: ForwardPass, truth: ImageGroundTr
     """Sample anchors and RoIs as training does, with key 0, and compute their targets and losses."""
     size, record = inspection.config.image.size, truth.record
     slots = max(len(record.instances), 1)
-    example = Examples(
-        [record], size=size, slots=slots, mask_size=MASK_SIZE, clahe=inspection.equalised is not None, cache_bytes=0
-    )[0]
-    batch = Collate(slots)([Vary(MASK_SIZE, None)(example, np.random.default_rng(0))])
+    views = {"size": size, "zooms": (1.0, 1.0), "mask_size": MASK_SIZE}
+    source = Sources([record], clahe=inspection.equalised is not None, cache_bytes=0, **views)[0]
+    batch = Collate(slots)([Vary(slots=slots, how=None, **views)(source, np.random.default_rng(0))])
     ground_truth = GroundTruth(*map(jnp.asarray, (batch.boxes, batch.classes, batch.masks, batch.valid, batch.crowd)))
     result: Supervision = forward.run(
         "targets and losses, as in training",

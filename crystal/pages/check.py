@@ -25,6 +25,7 @@ from crystal.pages.check_pictures import close_up, contact_sheet, faulty
 from crystal.pages.page import write_page
 from crystal.pages.pictures import Image
 from crystal.training.config import PRESETS, override
+from crystal.training.following import MOST_SLOTS, fixed_by, follow, in_words
 
 MISSED = 18  # pictures of objects out of reach
 MOST_KINDS, MOST_ROWS, MOST_MISSED = 50, 1000, 200  # of the tables
@@ -98,9 +99,9 @@ def _charts(checked: CheckedDataset, coverage: Coverage) -> dict[str, list[Any]]
 
 
 def write_check_page(
-    path: Path, dataset: Path, checked: CheckedDataset, rows: Sequence[Row], coverage: Coverage
+    path: Path, dataset: Path, checked: CheckedDataset, rows: Sequence[Row], coverage: Coverage, training: str
 ) -> None:
-    """Write the page, replacing an earlier one when it is complete.
+    """Write the page, with a line on what training does, replacing an earlier one when it is complete.
 
     Raises:
         OutputError: it cannot be written.
@@ -121,6 +122,7 @@ def write_check_page(
         rows=[(r.severity, f"{r.split}: {r.file_name}", r.text, r.training) for r in rows[:MOST_ROWS]],
         all_rows=len(rows),
         coverage=coverage,
+        training=training,
         half=HALF,
         well=WELL,
         sides=_sides(coverage),
@@ -159,16 +161,19 @@ def check_command(options: Check) -> int:
     with Bars() as bars:
         checked = check(
             dataset,
-            slots=config.slots,
+            slots=config.slots or MOST_SLOTS,
             crowds_as_objects=options.crowds_as_objects,
             start=lambda name, total: bars.add(name, total),
         )
     lines = rows_of(checked)
     _print(lines, options.rows)
+    split = checked.splits.get("train") or next(iter(checked.splits.values()), None)
+    config = follow(config, split.records if split else (), fixed_by(options.set))
     coverage = coverage_of([(name, r) for name, split in checked.splits.items() for r in split.records], config.model)
     console.print(", ".join(f"{checked.count(s)} {s}{'s' * (checked.count(s) != 1)}" for s in SEVERITIES))
     console.print(coverage.sentence(), markup=False)
+    console.print(f"training with these settings: {in_words(config)}", markup=False)
     console.print("drawing the page")
-    write_check_page(page, dataset, checked, lines, coverage)
+    write_check_page(page, dataset, checked, lines, coverage, in_words(config))
     console.print(f"{page}: pictures, sizes and what the anchors reach", markup=False)
     return 1 if checked.count("error") else 0

@@ -33,7 +33,7 @@ from crystal.training.comparison import (
 )
 from crystal.training.log import read_metrics
 from crystal.training.machine import describe_machine
-from crystal.training.options import Table1
+from crystal.training.options import Table1, start_of
 from crystal.training.train import resolve
 
 TITLE = "Table 1: what CLAHE changes"
@@ -109,7 +109,7 @@ def compared(results: Mapping[str, Any]) -> list[str]:
 def _about(results: Mapping[str, Any]) -> str:
     settings, machine = results["settings"], results["machine"]
     train, val = settings["images"]
-    start = "random weights" if settings["init"] is None else settings["init"]
+    start = "random weights" if settings["init"] in (None, "none") else settings["init"]
     changed = f" with {', '.join(settings['set'])}" if settings["set"] else ""
     seeds = f"{results['seeds']} seed{'s' if results['seeds'] > 1 else ''}"
     return (
@@ -248,7 +248,7 @@ def write_table_page(path: Path, results: Mapping[str, Any], *, runs: Path) -> P
 def table1_command(options: Table1) -> int:
     """`crystal table1`: train, measure, compare; what is finished already is not done again."""
     data, out = options.data, options.out
-    if options.scratch and options.init is None:
+    if options.scratch and start_of(options) == "none":
         raise Table1Error("--scratch compares the weights of --init with random ones; give --init as well")
     train, val = (load_split(data, s, crowds_as_objects=options.crowds_as_objects) for s in ("train", "val"))
     raise_if_nothing_to_learn(train)
@@ -263,7 +263,7 @@ def table1_command(options: Table1) -> int:
         "data": str(data),
         "content": {"train": fingerprint(train), "val": fingerprint(val)},
         "preset": options.preset,
-        "init": options.init,
+        "init": start_of(options),
         "steps": options.steps,
         "set": list(options.set),
     }

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from typing import Literal
 
 from crystal.errors import RangeError
+from maskrcnn_jax.image.tiles import ENLARGED
 
 Zoom = Literal["auto"] | tuple[float, ...]
 WHOLE: Zoom = (1.0,)
-ENLARGED = 1.1
 
 
 def parse_zoom(text: str) -> Zoom:

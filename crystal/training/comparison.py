@@ -28,7 +28,7 @@ from crystal.evaluation.metrics import average_precision
 from crystal.files import write_atomically
 from crystal.prediction.predictor import Predictor
 from crystal.prediction.trained_model import load_run
-from crystal.training.options import Table1, Train
+from crystal.training.options import Table1, Train, start_of
 from crystal.training.parallel_runs import Training, train_in_parallel
 
 IOUS = (0.5, 0.65)
@@ -59,7 +59,7 @@ def training_options(arm: Arm, options: Table1, *, seed: int, out: Path) -> Trai
         data=options.data,
         out=out,
         preset=options.preset,
-        init=options.init if arm.init else None,
+        init=start_of(options) if arm.init else "none",
         steps=options.steps,
         seed=seed,
         clahe=arm.clahe,

@@ -49,7 +49,7 @@ class TrainConfig:
     decay: Literal["constant", "cosine"] = "constant"  # over each phase
     train_norms: bool = False  # the backbone's norms: frozen in Matterport's training, trained from random weights
     batch_size: int = 2
-    slots: int = 100  # ground-truth slots an image
+    slots: int = 0  # ground-truth slots a view; 0: as many as the data need (`following.py`)
     seed: int = 0
     augment: bool = True
     workers: int = 0  # processes that prepare batches; 0: threads of this process
@@ -75,6 +75,9 @@ class TrainConfig:
             )
         if any(side < 64 or side % 64 for side in size):
             raise ConfigError(f"image.size {size}: height and width must be multiples of 64, such as (256, 320)")
+        zooms = self.model.image.zooms
+        if zooms is not None and not 1 <= zooms[0] <= zooms[1]:
+            raise ConfigError(f"image.zooms {zooms}: the least zoom, from 1 on, then the largest, such as (1, 2.5)")
         if len(anchors.sizes) != len(anchors.strides):
             raise ConfigError(f"anchors.sizes {anchors.sizes}: must be {len(anchors.strides)}, one a level")
 
@@ -93,7 +96,7 @@ class TrainConfig:
         ends = [round(sum(p.steps for p in self.phases[: i + 1]) / self.steps * steps) for i in range(len(self.phases))]
         lengths = [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
         phases = [dataclasses.replace(p, steps=n) for p, n in zip(self.phases, lengths, strict=True) if n]
-        return dataclasses.replace(self, phases=tuple(phases), warmup=min(self.warmup, max(steps // 5, 1)))
+        return dataclasses.replace(self, phases=tuple(phases))
 
     def with_learning_rate(self, rate: float) -> "TrainConfig":
         """The first phase at this peak rate, the others at the same ratio to it as before. Raises RangeError."""
@@ -121,17 +124,20 @@ class TrainConfig:
         """Two million parameters, for two CPU cores. `crystal demo` trains it twice, from `--init shapes`."""
         return cls(
             model=MaskRCNNConfig.tiny(),
-            phases=(Phase("all", 500, 1.5e-3),),
+            phases=(Phase("all", 1800, 1.5e-3),),
             optimizer="adamw",
             weight_decay=1e-2,
-            warmup=40,
             decay="cosine",
             train_norms=True,
             batch_size=8,
-            slots=64,
             checkpoint_every=100,
-            validate_every=250,
+            validate_every=500,
         )
+
+    @classmethod
+    def small(cls) -> "TrainConfig":
+        """Three million parameters and twice the pixels of `tiny`, on the same schedule."""
+        return dataclasses.replace(cls.tiny(), model=MaskRCNNConfig.small())
 
     @classmethod
     def paper(cls) -> "TrainConfig":
@@ -140,9 +146,12 @@ class TrainConfig:
         To be started from COCO weights: `crystal train --preset paper --init mask_rcnn_coco.h5 ...`. The paper does not
         give the number of steps; these are Matterport's shares of 160 epochs for a thousand images.
         """
+        model = MaskRCNNConfig.paper()
+        whole = dataclasses.replace(model.image, zooms=(1.0, 1.0))
         return cls(
-            model=MaskRCNNConfig.paper(),
+            model=dataclasses.replace(model, image=whole),
             phases=(Phase("heads", 4000, 1e-3), Phase("stage4", 8000, 1e-3), Phase("all", 4000, 1e-4)),
+            slots=100,
             validate_every=1000,
         )
 
@@ -151,8 +160,8 @@ class TrainConfig:
 RANGES: dict[str, dict[str, Any]] = {
     name: limits
     for names, limits in (
-        ("batch_size accumulate slots log_every checkpoint_every validate_images skips_allowed", {"low": 1}),
-        ("workers validate_every warmup weight_decay", {"low": 0}),
+        ("batch_size accumulate log_every checkpoint_every validate_images skips_allowed", {"low": 1}),
+        ("slots workers validate_every warmup weight_decay", {"low": 0}),
         ("clip_norm", {"low": 0, "above": True}),
         ("momentum ema_decay", {"low": 0, "high": 1}),
         ("seed", {"low": 0, "high": MAX_SEED}),
@@ -173,7 +182,7 @@ RANGES: dict[str, dict[str, Any]] = {
     )
     for name in names.split()
 }
-PRESETS = {"tiny": TrainConfig.tiny, "paper": TrainConfig.paper}
+PRESETS = {"tiny": TrainConfig.tiny, "small": TrainConfig.small, "paper": TrainConfig.paper}
 
 
 def override(config: TrainConfig, assignments: list[str]) -> TrainConfig:

@@ -15,12 +15,14 @@ class Train:
 
     data: Path
     out: Path
-    preset: Literal["tiny", "paper"] = "tiny"
+    preset: Literal["tiny", "small", "paper"] = "tiny"
+    """tiny and small: for two CPU cores, minutes or an hour; paper: ResNet101 at 512 x 512, for a GPU."""
     init: str | None = None
     """Weights to start from: a checkpoint or run folder; a file of COCO weights as Matterport (h5), torchvision (pth)
-    or Detectron2 (pkl) published it; or "shapes", the small weights that come with the package."""
+    or Detectron2 (pkl) published it; "shapes", the small weights that come with the package, the default of tiny and
+    small; or "none", random ones."""
     steps: int | None = None
-    """Total number of steps; the preset's phases keep their shares."""
+    """Total number of steps, by default as many as suit the number of images; phases keep their shares."""
     checkpoint_every: int | None = None
     """Steps between checkpoints; by default the preset's."""
     learning_rate: float | None = None
@@ -57,7 +59,7 @@ class Table1:
     out: Path = Path("runs/table1")
     seeds: int = 3
     """Trainings of each kind, with the seeds 0, 1, ... of image order, augmentation and random weights."""
-    preset: Literal["tiny", "paper"] = "tiny"
+    preset: Literal["tiny", "small", "paper"] = "tiny"
     init: str | None = None
     """Weights to start from, as in train."""
     steps: int | None = None
@@ -75,6 +77,11 @@ class Table1:
         for name, value in (("--seeds", self.seeds), ("--at-once", self.at_once), ("--steps", self.steps)):
             if value is not None:
                 require_range(name, value, 1)
+
+
+def start_of(options: Train | Table1) -> str:
+    """What `--init` says, or else what the preset starts from."""
+    return options.init or ("none" if options.preset == "paper" else "shapes")
 
 
 def command_line(options: Train) -> list[str]:

@@ -62,7 +62,7 @@ def locked(out: Path, *, resume: bool = False) -> Iterator[None]:
         yield
 
 
-def claim(out: Path, config: TrainConfig, init: str | Path | None, data: dict[str, str] | None = None) -> None:
+def claim(out: Path, config: TrainConfig, init: str | None, data: dict[str, str] | None = None) -> None:
     """Write RUN/config.json, or check that the one there has the same settings.
 
     A run without a checkpoint takes any settings, and any run those of `MAY_CHANGE`.
@@ -79,7 +79,7 @@ def claim(out: Path, config: TrainConfig, init: str | Path | None, data: dict[st
     out.mkdir(parents=True, exist_ok=True)
     described = {
         "train": json.loads(json.dumps(config.to_dict())),
-        "init": None if init is None else str(init),
+        "init": init,
         "data": data or {},
         "command": " ".join(sys.argv),
         "versions": versions(),

@@ -1,9 +1,11 @@
-"""The weights that a training starts from: random ones, a checkpoint or run folder, the small weights that come with
-the package ("shapes"), or a file of COCO weights as Matterport, torchvision or Detectron2 published it.
+"""The weights that a training starts from: those that come with the package, which `tiny` and `small` take by default,
+random ones, a checkpoint or run folder, or a file of COCO weights as Matterport, torchvision or Detectron2 published it.
 """
 
 import dataclasses
+import re
 from pathlib import Path
+from typing import Any
 
 from flax import nnx
 
@@ -13,34 +15,47 @@ from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.training.transfer import replace_classes
 
-OF_THE_RUN = ("model.image.clahe", "model.kernels", "model.backbone.scan_blocks")  # no shape depends on them
+OF_THE_RUN = ("model.image.clahe", "model.image.zooms", "model.kernels", "model.backbone.scan_blocks")  # no shape depends on them
 SHAPES = Path(__file__).parents[1] / "weights" / "shapes"  # made by `python -m crystal.weights.pretrain`
 
 
-def _path(init: str) -> Path:
-    return SHAPES if init == "shapes" else Path(init)
+def starting_weights(init: str) -> Path | None:
+    """What `--init` names; None for random weights."""
+    return {"none": None, "shapes": SHAPES}.get(init, Path(init))
 
 
-def starting_config(init: str) -> MaskRCNNConfig:
-    """Architecture and conventions of the weights that `--init` names. Raises `checkpoint.CheckpointError`."""
-    path = _path(init)
+def starting_config(path: Path) -> MaskRCNNConfig:
+    """Architecture and conventions of weights. Raises `checkpoint.CheckpointError`."""
     return convert.load_config(path) if path.is_file() else checkpoint.load_config(path)
 
 
-def starting_model(config: TrainConfig, init: str | None) -> tuple[MaskRCNN, str]:
+def _with_more_blocks(saved: MaskRCNN, config: MaskRCNNConfig, rngs: nnx.Rngs) -> dict[str, Any]:
+    """The parameters of a model, and for the blocks of the backbone that it lacks, those of a new one: identities."""
+    parameters, depths = checkpoint.named_parameters(saved), saved.config.backbone.depths
+    if all(more <= own for more, own in zip(config.backbone.depths, depths, strict=True)):
+        return parameters
+    block = re.compile(r"backbone\.stages\.(\d+)\.blocks\.(\d+)\.")
+    for name, array in checkpoint.named_parameters(MaskRCNN(config, rngs=rngs)).items():
+        found = block.match(name)
+        if found and int(found[2]) >= depths[int(found[1])]:
+            parameters[name] = array
+    return parameters
+
+
+def starting_model(config: TrainConfig, path: Path | None) -> tuple[MaskRCNN, str]:
     """The model that a run starts with, and a line that says where its weights come from.
 
     Args:
         config: of the run; the model has its architecture.
-        init: as for `crystal train`; None: random weights, drawn from the config's seed.
+        path: to the weights; None: random ones, drawn from the config's seed.
 
     Raises:
-        checkpoint.CheckpointError: the weights of `init` do not fit the config, as when --set changes a shape.
+        checkpoint.CheckpointError: the weights do not fit the config, as when --set changes a shape.
     """
     rngs = nnx.Rngs(config.seed)
-    if init is None:
+    if path is None:
         return MaskRCNN(config.model, rngs=rngs), "weights: random"
-    path, saved, prefix = _path(init), starting_config(init), ""
+    saved, prefix = starting_config(path), ""
     as_saved = dataclasses.replace(config.model, classes=saved.classes)
     try:
         if path.is_file():
@@ -49,7 +64,8 @@ def starting_model(config: TrainConfig, init: str | None) -> tuple[MaskRCNN, str
             prefix = converted.origin.get("prefix", "")
             model = checkpoint.build(as_saved, parameters, name=str(path))
         else:
-            model = checkpoint.load(path, config=as_saved)
+            parameters = _with_more_blocks(checkpoint.load(path), as_saved, rngs)
+            model = checkpoint.build(as_saved, parameters, name=str(path))
     except checkpoint.ShapeError as error:
         changed = differences(saved.to_dict(), as_saved.to_dict(), "model")
         changed = [name for name in changed if name not in OF_THE_RUN]
@@ -57,7 +73,7 @@ def starting_model(config: TrainConfig, init: str | None) -> tuple[MaskRCNN, str
             raise
         raise checkpoint.CheckpointError(
             f"{path} belongs to another config: with {', '.join(changed)} changed, {len(error.wrong)} of its weights "
-            f"have another shape (the first is {error.wrong[0]}); leave that --set out, or start without --init"
+            f"have another shape (the first is {error.wrong[0]}); leave that --set out, or start from random weights (--init none)"
         ) from error
     model, note = replace_classes(model, config.model.classes, rngs=rngs)
     named = "those of the package" if path == SHAPES else str(path)

@@ -18,23 +18,25 @@ from crystal.prediction.predictor import Predictor
 from crystal.prediction.trained_model import for_this_machine
 from crystal.training import processes
 from crystal.training.config import PRESETS, TrainConfig, override
+from crystal.training.following import fixed_by, follow, in_words
 from crystal.training.machine import versions
-from crystal.training.options import Train
+from crystal.training.options import Train, start_of
 from crystal.training.run_folder import claim, locked
-from crystal.training.starting_weights import starting_config, starting_model
+from crystal.training.starting_weights import SHAPES, starting_config, starting_model, starting_weights
 from crystal.training.trainer import Trainer, Validate
 from maskrcnn_jax.model import MaskRCNN
 
 
 def resolve(split: Split, options: Train) -> TrainConfig:
-    """The preset with the dataset's classes and the command line's changes.
+    """The preset with the dataset's classes, the command line's changes, and for the rest what suits the data.
 
-    With --init, architecture and conventions are those of its weights, but for classes and CLAHE. How it is computed
-    is crystal's choice, which --set can change.
+    With --init FILE, architecture and conventions are those of its weights, but for classes and CLAHE. How it is
+    computed is crystal's choice, which --set can change.
     """
     config = dataclasses.replace(PRESETS[options.preset](), seed=options.seed)
-    model = config.model if options.init is None else starting_config(options.init)
-    image = dataclasses.replace(model.image, clahe=options.clahe)
+    path = starting_weights(start_of(options))
+    model = config.model if path in (None, SHAPES) else starting_config(path)
+    image = dataclasses.replace(model.image, clahe=options.clahe, zooms=config.model.image.zooms)
     model = for_this_machine(dataclasses.replace(model, classes=split.categories, image=image))
     config = dataclasses.replace(config, model=model)
     if options.checkpoint_every is not None:
@@ -43,7 +45,8 @@ def resolve(split: Split, options: Train) -> TrainConfig:
         config = config.with_steps(options.steps)
     if options.learning_rate is not None:
         config = config.with_learning_rate(options.learning_rate)
-    return override(config, list(options.set))
+    config = override(config, list(options.set))
+    return follow(config, split.records, fixed_by(options.set, options.steps))
 
 
 def train_command(options: Train) -> int:
@@ -58,10 +61,11 @@ def train_command(options: Train) -> int:
     if len(split.problems) > 5:
         console.print(f"... and {len(split.problems) - 5} more such notes on {split.source}")
     config = resolve(split, options)
-    model, origin = starting_model(config, options.init)
+    model, origin = starting_model(config, starting_weights(start_of(options)))
     batches = training_loader(
         split,
         size=config.model.image.size,
+        zooms=config.model.image.zooms or (1.0, 1.0),
         batch_size=processes.share_of_batch(config.batch_size),
         slots=config.slots,
         seed=config.seed,
@@ -75,10 +79,11 @@ def train_command(options: Train) -> int:
     with contextlib.ExitStack() as lock:
         if processes.is_first():  # not earlier: what is refused above leaves no folder behind
             lock.enter_context(locked(out, resume=options.resume))
-            claim(out, config, options.init, contents)
+            claim(out, config, start_of(options), contents)
         alike = {"settings": config.to_dict(), "data": contents, "versions": versions()}
         processes.check_alike(alike, out / "config.json")
         console.print(origin)
+        console.print(in_words(config))
         with one_bar("training", config.steps) as bar:
             trainer = Trainer(model, batches, config, out, validate=validate, progress=bar)
             if trainer.step:

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from maskrcnn_jax import checks
 from maskrcnn_jax.image.letterbox import fit
 
+ENLARGED = 1.1  # an image is worth looking at up to this many pixels of the network's input for one of its own
 OVERLAP = 0.25  # of neighbouring tiles, at least, as a share of a tile's side
 MARGIN = 0.02  # an object this near to an inner border, as a share of the tile's side, counts as cut
 
@@ -49,6 +50,33 @@ def _starts(side: int, window: int, overlap: float) -> list[int]:
     stride = window - math.floor(overlap * window)
     steps = math.ceil((side - window) / stride)
     return [round(i * (side - window) / steps) for i in range(steps + 1)] if steps else [0]
+
+
+def view_size(height: int, width: int, size: int | tuple[int, int], zoom: float) -> tuple[int, int]:
+    """(height, width) in pixels of the image of what a view at this zoom shows; no more than the image has.
+
+    Args:
+        height: of the image, in pixels.
+        width: of the image.
+        size: of the network's input, as `letterbox` takes it.
+        zoom: at least 1, which is the whole image.
+
+    Raises:
+        ValueError: a side below 1, a zoom below 1.
+
+    A network of 100 x 100 sees at zoom 2 half the width of an image of 200 x 150, but three quarters of its height:
+
+    >>> view_size(150, 200, 100, 2)
+    (100, 100)
+    """
+    if not 1 <= zoom < math.inf:
+        raise ValueError(f"views: zoom is {zoom}; give at least 1, which is the whole image")
+    whole = fit(height, width, size)
+    tall, wide = (
+        min(side, max(1, round(given / (zoom * whole.scale))))
+        for side, given in zip((height, width), whole.size, strict=True)
+    )
+    return tall, wide
 
 
 def views(
@@ -84,15 +112,9 @@ def views(
     checks.in_range("views: overlap", overlap, 0, 1)
     if overlap == 1:
         raise ValueError("views: overlap is 1; give a share below 1")
-    whole = fit(height, width, size)
     found = []
     for zoom in zooms:
-        if not 1 <= zoom < math.inf:
-            raise ValueError(f"views: zoom is {zoom}; give at least 1, which is the whole image")
-        tall, wide = (
-            min(side, max(1, round(given / (zoom * whole.scale))))
-            for side, given in zip((height, width), whole.size, strict=True)
-        )
+        tall, wide = view_size(height, width, size, zoom)
         rows, columns = _starts(height, tall, overlap), _starts(width, wide, overlap)
         found += [View(zoom, top, left, tall, wide) for top in rows for left in columns]
     return found
