@@ -123,8 +123,8 @@ def visible_part(
     if not visible:
         return np.array([*corner, *corner]), np.zeros_like(mask), 0.0
     x, y, wide, tall = cv2.boundingRect(seen)
-    low = corner + (first + (x, y)) * cell
-    high = corner + (first + (x + wide, y + tall)) * cell
-    part = cv2.resize(seen[y : y + tall, x : x + wide], (cells, cells), interpolation=cv2.INTER_NEAREST)
+    low = corner + cell * np.add(first, (x, y))
+    high = low + cell * (wide, tall)
+    part = cv2.resize(seen[y : y + tall, x : x + wide], (cells, cells), interpolation=cv2.INTER_NEAREST_EXACT)
     box = np.concatenate([np.maximum(low, crop[:2]), np.minimum(high, crop[2:])])
     return box, part, visible / cv2.countNonZero(mask)

@@ -16,6 +16,7 @@ from crystal.pages.pictures import WIDTH, enlarged
 from crystal.prediction.overlays import over_histogram
 from crystal.prediction.predictor import Prediction, Predictor
 from crystal.prediction.trained_model import load_run
+from crystal.prediction.zooms import as_trained
 from crystal.training.log import read_metrics
 
 LOSSES = (
@@ -50,7 +51,9 @@ def read_run(run: Path) -> RunView:
     """A run of `crystal table1` that was measured."""
     evaluation = json.loads((run / "evaluation.json").read_text())
     numbers = evaluation["numbers"] | {key: evaluation[key] for key in ("steps", "seconds")}
-    return RunView(numbers, evaluation["ap"]["0.50"], read_metrics(run), Predictor(load_run(run)))
+    model = load_run(run)
+    predictor = Predictor(model, zoom=as_trained(model.config.image.zooms))
+    return RunView(numbers, evaluation["ap"]["0.50"], read_metrics(run), predictor)
 
 
 def _charts(runs: Mapping[str, RunView]) -> Iterator[Any]:

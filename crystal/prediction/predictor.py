@@ -28,7 +28,7 @@ from jaxtyping import Float, Int
 from crystal.data.images import Image, apply_clahe, prepare
 from crystal.data.outlines import encode_patch
 from crystal.prediction.merging import merge
-from crystal.prediction.zooms import WHOLE, Zoom, zooms_of
+from crystal.prediction.zooms import WHOLE, Zoom, trust, zooms_of
 from maskrcnn_jax.image.letterbox import Letterbox
 from maskrcnn_jax.image.tiles import View, owns, views
 from maskrcnn_jax.model import MaskRCNN
@@ -36,17 +36,13 @@ from maskrcnn_jax.roi.masks import paste_patch
 from maskrcnn_jax.structures import Detections
 from maskrcnn_jax.training.mesh import DATA, data_mesh, replicate, shard_batch
 
-# A score in a tile, for each of the same score in the whole image, which is what networks are trained on: in a tile,
-# grains that are too small to be seen in training look like crystals.
-TRUST_IN_TILES = 0.7
-
 
 class Prediction(NamedTuple):
     """The instances of one image, best first.
 
     Attributes:
         boxes: `[x1, y1, x2, y2]` in continuous pixels of the original image, inside it.
-        scores: in [0, 1]; the network's for what was found in the whole image, and TRUST_IN_TILES of it for the rest.
+        scores: in [0, 1]; the network's, reduced where it looked closer than in training (`zooms.trust`).
         classes: index into the config's `classes`; never 0, the background.
         rles: a mask each, as compressed COCO RLE (`size` = height, width of the original; `counts` bytes).
         zooms: of the view in which each was found; 1 is the whole image.
@@ -62,7 +58,9 @@ class Prediction(NamedTuple):
     complete_from: float = 0.0
 
 
-def to_original(detections: Detections, box: Letterbox, *, view: View, height: int, width: int) -> Prediction:
+def to_original(
+    detections: Detections, box: Letterbox, *, view: View, height: int, width: int, trust: float = 1.0
+) -> Prediction:
     """Bring the detections of one view back to the pixels of its image.
 
     Args:
@@ -71,12 +69,13 @@ def to_original(detections: Detections, box: Letterbox, *, view: View, height: i
         view: the part of the image that it shows.
         height: of the image, in pixels.
         width: of the image.
+        trust: what scores are multiplied by.
 
     Returns:
         The valid detections that cover at least one pixel and that the view owns (`maskrcnn_jax.image.tiles.owns`).
     """
     valid, corners = np.asarray(detections.valid), view.box
-    scores = np.asarray(detections.scores) * (1 if view.zoom == 1 else TRUST_IN_TILES)
+    scores = np.asarray(detections.scores) * trust
     boxes = box.to_original(np.asarray(detections.boxes)) + np.tile(corners[:2], 2)
     boxes = np.clip(boxes, np.tile(corners[:2], 2), np.tile(corners[2:], 2))
     chosen = np.flatnonzero(valid & owns(view, boxes, height=height, width=width))
@@ -221,6 +220,8 @@ class Predictor:
                 found = jax.device_get(_detect(self._graph, self._mesh, self._state, *views_and_windows))
                 for slot, (box, view, whole) in enumerate(batch[2]):
                     own = jax.tree.map(lambda values, slot=slot: values[slot], found)
-                    whole.found.append(to_original(own, box, view=view, height=whole.height, width=whole.width))
+                    weight = trust(view.zoom, self.config.image.zooms)
+                    place = {"view": view, "height": whole.height, "width": whole.width}
+                    whole.found.append(to_original(own, box, **place, trust=weight))
                     if len(whole.found) == whole.views:
                         yield joined(whole.found)

@@ -9,6 +9,9 @@ from maskrcnn_jax.image.tiles import ENLARGED
 
 Zoom = Literal["auto"] | tuple[float, ...]
 WHOLE: Zoom = (1.0,)
+# In closer views than a network was trained on, grains that it has never seen so large look like crystals.
+UNTRAINED = 0.7
+NEAR = 1.5  # times the largest zoom of training: no larger objects than there, but fewer of them
 
 
 def parse_zoom(text: str) -> Zoom:
@@ -50,6 +53,21 @@ def zooms_of(height: int, width: int, size: tuple[int, int], zoom: Zoom) -> tupl
         return zoom
     most = ENLARGED * max(height / size[0], width / size[1])
     return tuple(2.0**k for k in range(max(0, math.floor(math.log2(most))) + 1))
+
+
+def trust(zoom: float, trained: tuple[float, float] | None) -> float:
+    """What a score at this zoom counts, for one in the whole image: 1 at zooms like those of training, else UNTRAINED.
+
+    >>> trust(2.0, (1.0, 2.5)), trust(4.0, (1.0, 2.5)), trust(2.0, None)
+    (1.0, 0.7, 0.7)
+    """
+    most = NEAR * trained[1] if trained and trained[1] > 1 else 1.0
+    return 1.0 if zoom <= most else UNTRAINED
+
+
+def as_trained(trained: tuple[float, float] | None) -> Zoom:
+    """What a network is measured at: whole images if it was trained on them alone, else as `predict` looks at them."""
+    return "auto" if trained and trained[1] > 1 else WHOLE
 
 
 def listed(zooms: Iterable[float]) -> str:

@@ -28,6 +28,7 @@ from crystal.evaluation.metrics import average_precision
 from crystal.files import write_atomically
 from crystal.prediction.predictor import Predictor
 from crystal.prediction.trained_model import load_run
+from crystal.prediction.zooms import as_trained
 from crystal.training.options import Table1, Train, start_of
 from crystal.training.parallel_runs import Training, train_in_parallel
 
@@ -121,7 +122,9 @@ def _measure(
     run: Path, split: Split, *, seed: int, steps: int, seconds: float | None, progress: Callable[[int, str], None]
 ) -> None:
     """Write RUN/evaluation.json."""
-    assessment = assess(Predictor(load_run(run)), split, seed=seed, progress=progress)
+    model = load_run(run)
+    predictor = Predictor(model, zoom=as_trained(model.config.image.zooms))
+    assessment = assess(predictor, split, seed=seed, progress=progress)
     evaluation = {
         "steps": steps,
         "seconds": None if seconds is None else round(seconds, 1),

@@ -1,5 +1,5 @@
-"""The weights that a training starts from: those that come with the package, which `tiny` and `small` take by default,
-random ones, a checkpoint or run folder, or a file of COCO weights as Matterport, torchvision or Detectron2 published it.
+"""The weights that a training starts from: those of the package, which `tiny` and `small` take by default, random ones,
+a checkpoint or run folder, or a file of COCO weights as Matterport, torchvision or Detectron2 published it.
 """
 
 import dataclasses
@@ -15,7 +15,12 @@ from maskrcnn_jax.config import MaskRCNNConfig
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.training.transfer import replace_classes
 
-OF_THE_RUN = ("model.image.clahe", "model.image.zooms", "model.kernels", "model.backbone.scan_blocks")  # no shape depends on them
+OF_THE_RUN = (
+    "model.image.clahe",
+    "model.image.zooms",
+    "model.kernels",
+    "model.backbone.scan_blocks",
+)  # no shape depends on them
 SHAPES = Path(__file__).parents[1] / "weights" / "shapes"  # made by `python -m crystal.weights.pretrain`
 
 
@@ -73,7 +78,8 @@ def starting_model(config: TrainConfig, path: Path | None) -> tuple[MaskRCNN, st
             raise
         raise checkpoint.CheckpointError(
             f"{path} belongs to another config: with {', '.join(changed)} changed, {len(error.wrong)} of its weights "
-            f"have another shape (the first is {error.wrong[0]}); leave that --set out, or start from random weights (--init none)"
+            f"have another shape (the first is {error.wrong[0]}); leave that --set out, or start from random weights "
+            "(--init none)"
         ) from error
     model, note = replace_classes(model, config.model.classes, rngs=rngs)
     named = "those of the package" if path == SHAPES else str(path)

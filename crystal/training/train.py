@@ -16,6 +16,7 @@ from crystal.evaluation.assessment import map_at_50, require_sizes, truth_of
 from crystal.prediction.compilation_cache import use_compilation_cache
 from crystal.prediction.predictor import Predictor
 from crystal.prediction.trained_model import for_this_machine
+from crystal.prediction.zooms import as_trained
 from crystal.training import processes
 from crystal.training.config import PRESETS, TrainConfig, override
 from crystal.training.following import fixed_by, follow, in_words
@@ -110,9 +111,9 @@ def _validation(data: Path, config: TrainConfig, *, crowds_as_objects: bool = Fa
         console.print(f"{without} no image of the split val has objects", markup=False)
         return None
     require_sizes(records)
-    truths = [truth_of(record) for record in records]
+    truths, zoom = [truth_of(record) for record in records], as_trained(config.model.image.zooms)
 
     def validate(model: MaskRCNN) -> dict[str, float]:
-        return {"val_map": map_at_50(Predictor(model), records, truths)}
+        return {"val_map": map_at_50(Predictor(model, zoom=zoom), records, truths)}
 
     return validate

@@ -78,6 +78,20 @@ def test_changes_are_what_they_say():
     assert coverage.changes[0].share == pytest.approx((again.best[missed] >= 0.5).mean())
 
 
+def test_an_object_is_reached_at_the_best_of_the_zooms():
+    """6 pixels in the whole image, 12 at zoom 2; one that fills the image does not grow."""
+    records = [("train", record([100, 100, 112, 112], [0, 0, 640, 512]))]
+    zoomed = dataclasses.replace(TINY, image=dataclasses.replace(TINY.image, zooms=(1.0, 2.0)))
+    whole, close = (coverage_of(records, config) for config in (TINY, zoomed))
+    assert whole.best[0] <= 36 / 144 + 1e-6
+    assert close.best[0] > 0.5
+    assert whole.best[1] == close.best[1]
+    assert "and zooms 1 to 2" in close.sentence() or not close.missed.size
+    # Wherever a crop puts it, it lies on the grid of anchors as it does in the middle.
+    far = coverage_of([("train", record([600, 450, 612, 462]))], zoomed)
+    assert far.best[0] > 0.5
+
+
 def test_nothing():
     assert "no objects" in coverage_of([("train", record())], TINY).sentence()
     fine = coverage_of([("train", record([100, 100, 148, 148]))], TINY)

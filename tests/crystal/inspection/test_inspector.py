@@ -16,7 +16,7 @@ from crystal import cli
 from crystal.data.ground_truth import GroundTruthError
 from crystal.data.images import prepare, read_image
 from crystal.data.loader import MASK_SIZE
-from crystal.data.preparation import Collate, Examples, Vary
+from crystal.data.preparation import Collate, Sources, Vary
 from crystal.inspection.targets import NoGroundTruth, find_truth
 from crystal.inspection.views import FollowedViews, follow_views
 from crystal.pages.inspect import image_part, write_inspections
@@ -39,8 +39,9 @@ def whole(seen):
     model, inspection, training, path, _ = seen
     pixels, place = prepare(read_image(path), size=(64, 64), clahe=True)
     np.testing.assert_array_equal(inspection.pixels, pixels)
-    settings = dict(size=(64, 64), slots=2, mask_size=MASK_SIZE, clahe=True, cache_bytes=0)
-    example = Vary(MASK_SIZE, None)(Examples([training.truth.record], **settings)[0], np.random.default_rng(0))
+    views = dict(size=(64, 64), zooms=(1.0, 1.0), mask_size=MASK_SIZE)
+    source = Sources([training.truth.record], clahe=True, cache_bytes=0, **views)[0]
+    example = Vary(slots=2, how=None, **views)(source, np.random.default_rng(0))
     batch = Collate(2)([example])
     np.testing.assert_array_equal(batch.images[0], pixels)
     truth = GroundTruth(*map(jnp.asarray, (batch.boxes, batch.classes, batch.masks, batch.valid, batch.crowd)))

@@ -22,7 +22,8 @@ from crystal.files import OutputError
 from crystal.pages.plate import predict_command
 from crystal.prediction.options import Predict
 from crystal.prediction.predict import predict_folder
-from crystal.prediction.predictor import TRUST_IN_TILES, Prediction, Predictor, _detect, to_original
+from crystal.prediction.predictor import Prediction, Predictor, _detect, to_original
+from crystal.prediction.zooms import UNTRAINED
 from maskrcnn_jax.image.tiles import View
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import Detections
@@ -138,7 +139,7 @@ def test_a_tile_is_seen_as_the_same_part_alone(predictor):
         mine = both.boxes[both.zooms == zoom]
         assert len(mine)
         assert (np.abs(mine[:, None] - boxes).max(2).min(1) < 0.01).all()
-    assert (both.scores[both.zooms == 2] <= TRUST_IN_TILES).all()
+    assert (both.scores[both.zooms == 2] <= UNTRAINED).all()
     assert {tuple(rle["size"]) for rle in both.rles} == {(200, 300)}
     assert _detect._cache_size() == traces > 0
 

@@ -20,7 +20,7 @@ def test_init_takes_the_architecture_from_the_weights(tmp_path):
     options = Train(tmp_path / "data", tmp_path / "run", init=str(tmp_path / "weights"), steps=2)
     options.set = ("batch_size=2", "rpn.proposals.nms_iou=0.6")
     config = resolve(load_split(options.data, "train"), options)
-    model, _ = starting_model(config, options.init)
+    model, _ = starting_model(config, tmp_path / "weights")
     for architecture in (config.model, model.config):
         assert architecture.fpn_channels == SMALL.fpn_channels
         assert architecture.rpn.proposals.nms_iou == 0.6
