@@ -28,6 +28,7 @@ from crystal.data.loader import training_loader
 from crystal.data.preparation import Batch
 from crystal.demo import render
 from crystal.training.config import PRESETS
+from crystal.training.following import follow
 from crystal.training.log import read_metrics
 from crystal.training.trainer import to_devices
 from maskrcnn_jax.image.clahe import clahe_rgb
@@ -40,10 +41,12 @@ from maskrcnn_jax.training.step import make_step
 
 def loader_speed(data: Path, preset: str, passes: int) -> tuple[dict[str, float], Batch]:
     """Images a second in the first pass and in later ones, and one batch."""
-    split, config = load_split(data, "train"), PRESETS[preset]()
+    split = load_split(data, "train")
+    config = follow(PRESETS[preset](), split.records, ())
     batches = training_loader(
         split,
         size=config.model.image.size,
+        zooms=config.model.image.zooms or (1.0, 1.0),
         batch_size=config.batch_size,
         slots=config.slots,
         seed=0,
@@ -79,7 +82,7 @@ def step_speed(preset: str, batch: Batch, repeats: int) -> float:
 
 def waiting(data: Path, out: Path, steps: int) -> list[float]:
     """The share of its time that `crystal train --preset tiny` waits for input, by its log, after the first lines."""
-    words = ["--data", str(data), "--out", str(out), "--preset", "tiny", "--init", "shapes", "--steps", str(steps)]
+    words = ["--data", str(data), "--out", str(out), "--preset", "tiny", "--steps", str(steps)]
     subprocess.run([sys.executable, "-m", "crystal", "train", *words, "--set", "validate_every=0"], check=True)
     lines = [line for line in read_metrics(out) if "loss" in line]
     return [line["input_wait_share"] for line in lines[2:]]

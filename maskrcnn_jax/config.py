@@ -404,7 +404,7 @@ class MaskRCNNConfig:
         config = cls.tiny()
         return dataclasses.replace(
             config,
-            image=dataclasses.replace(config.image, size=(384, 480)),
+            image=dataclasses.replace(config.image, size=(384, 512)),
             backbone=dataclasses.replace(config.backbone, depths=(2, 3, 6, 3)),
         )
 

@@ -60,15 +60,24 @@ def zoom_range(records: Sequence[Record], size: tuple[int, int], sizes: Sequence
     return 1.0, round(max(float(most), 1.0), 2)
 
 
+def _between(rng: np.random.Generator, low: float, high: float) -> float:
+    """Drawn evenly on a logarithmic scale."""
+    return low * (high / low) ** rng.random()
+
+
 def draw_crop(
     rng: np.random.Generator,
     height: int,
     width: int,
     size: tuple[int, int],
     zooms: tuple[float, float],
+    sizes: tuple[float, float],
     boxes: Float[np.ndarray, "n 4"],
 ) -> Crop:
-    """A crop of an image of this size, at a zoom drawn evenly on a logarithmic scale.
+    """A crop of an image of this size.
+
+    WITH_OBJECT of the crops hold the centre of an object, at the zoom that gives it a size drawn from `shown_sizes`,
+    as far as the zooms allow; the others lie anywhere, at any zoom. All draws are even on a logarithmic scale.
 
     Args:
         rng: its state is advanced.
@@ -76,15 +85,19 @@ def draw_crop(
         width: of the image.
         size: (height, width) of the network's input.
         zooms: least and largest.
-        boxes: of the objects; WITH_OBJECT of the crops hold the centre of one of them.
+        sizes: least and largest size of the objects that crops are drawn for, in pixels of that input.
+        boxes: of the objects, in pixels of the image.
     """
-    low, high = zooms
-    zoom = low * (high / low) ** rng.random()
+    around = boxes[rng.integers(len(boxes))] if len(boxes) and rng.random() < WITH_OBJECT else None
+    zoom = _between(rng, *zooms)
+    if around is not None:
+        x1, y1, x2, y2 = around
+        side = np.sqrt((x2 - x1) * (y2 - y1)) * fit(height, width, size).scale
+        zoom = min(max(_between(rng, *sizes) / side, zooms[0]), zooms[1])
     tall, wide = view_size(height, width, size, zoom)
     spare = np.array([width - wide, height - tall])
     first, last = np.zeros(2), spare.astype(float)
-    if rng.random() < WITH_OBJECT and len(boxes):
-        x1, y1, x2, y2 = boxes[rng.integers(len(boxes))]
+    if around is not None:
         centre = np.array([x1 + x2, y1 + y2]) / 2
         first = np.clip(np.ceil(centre - (wide, tall)), 0, spare)
         last = np.clip(np.floor(centre), 0, spare)

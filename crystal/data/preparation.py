@@ -211,7 +211,8 @@ class Vary:
         self.size, self.zooms, self.slots, self.mask_size, self.how = size, zooms, slots, mask_size, how
 
     def __call__(self, source: Source, rng: np.random.Generator) -> Example:
-        crop = draw_crop(rng, *source.image.shape[:2], self.size, self.zooms, source.boxes[~source.crowd])
+        height, width = source.image.shape[:2]
+        crop = draw_crop(rng, height, width, self.size, self.zooms, (24.0, 96.0), source.boxes[~source.crowd])
         part = source.image[crop.top : crop.bottom, crop.left : crop.right]
         image, place = letterbox(part, self.size, resize=resize)
         numbers, boxes, masks, crowd = self._seen(source, crop)

@@ -49,7 +49,7 @@ class TrainConfig:
     decay: Literal["constant", "cosine"] = "constant"  # over each phase
     train_norms: bool = False  # the backbone's norms: frozen in Matterport's training, trained from random weights
     batch_size: int = 2
-    slots: int = 0  # ground-truth slots a view; 0: as many as the data need (`following.py`)
+    slots: int = 0  # for the objects of a view; 0: as many as the data need (`following.py`)
     seed: int = 0
     augment: bool = True
     workers: int = 0  # processes that prepare batches; 0: threads of this process

@@ -69,9 +69,9 @@ def main(out: Path, work: Path = Path("runs/shapes"), scenes: int = 6000, steps:
     preset = TrainConfig.tiny()
     model_config = for_this_machine(dataclasses.replace(preset.model, classes=CLASSES))
     config = dataclasses.replace(
-        preset, model=model_config, phases=(Phase("all", steps, 2e-3),), warmup=100, seed=seed, checkpoint_every=200
+        preset, model=model_config, phases=(Phase("all", steps, 2e-3),), seed=seed, slots=64, checkpoint_every=200
     )
-    claim(work / "run", config, None)
+    claim(work / "run", config, "none")
     batches = training_loader(
         load_split(work / "scenes", "train"),
         size=model_config.image.size,

@@ -126,42 +126,35 @@ def owns(
     *,
     height: int,
     width: int,
-    overlap: float = OVERLAP,
     margin: float = MARGIN,
 ) -> Bool[np.ndarray, " n"]:
     """Whether each object found in a view is the view's to report, rather than left to another.
 
-    It is if it lies clear of those borders of the view that are not borders of the image, so that none of it is cut,
-    and if its sides are no larger than what neighbours share, less the margins. An object of that size is owned by at
-    least one tile of its zoom wherever it lies, and a larger one by none, so that what is found does not depend on
-    where the grid happens to lie. Where the view spans the image there is no limit.
+    It is if it lies clear of those borders of the view that are not borders of the image, so that none of it is cut. An
+    object whose sides are no larger than what neighbours share, less the margins, is owned by at least one tile of its
+    zoom wherever it lies; a larger one by a tile that happens to hold it, or else by a lower zoom.
 
     Args:
         view: the view in which the objects were found.
         boxes: `[x1, y1, x2, y2]` in pixels of the image.
         height: of the image, in pixels.
         width: of the image.
-        overlap: as in `views`.
-        margin: the least distance from an inner border, as a share of the view's side; below half of `overlap`.
+        margin: the least distance from an inner border, as a share of the view's side; below half of OVERLAP.
 
     Returns:
-        False for objects that the view may have cut, and for those too large for a tile.
+        False for objects that the view may have cut.
 
-    A tile at the left edge of the image may own an object that touches that edge, but not one at its own right side,
-    nor one wider than its overlap:
+    A tile at the left edge of the image may own an object that touches that edge, but not one at its own right side:
 
-    >>> tile, boxes = View(2, 0, 0, 100, 100), np.array([[0.0, 20, 20, 40], [80, 20, 99, 40], [0, 20, 40, 40]])
+    >>> tile, boxes = View(2, 0, 0, 100, 100), np.array([[0.0, 20, 20, 40], [80, 20, 99, 40]])
     >>> owns(tile, boxes, height=100, width=200).tolist()
-    [True, False, False]
+    [True, False]
     """
     boxes = np.asarray(boxes, np.float64)
     checks.shape("owns: boxes", boxes, "n 4")
-    checks.in_range("owns: overlap", overlap, 0, 1)
-    checks.in_range("owns: margin", margin, 0, overlap / 2)
+    checks.in_range("owns: margin", margin, 0, OVERLAP / 2)
     sides = np.array([view.width, view.height])
     x1, y1, x2, y2 = view.box
     at_edge = np.array([x1 <= 0, y1 <= 0, x2 >= width, y2 >= height])
-    spans = at_edge[:2] & at_edge[2:]
     clear = boxes * (1, 1, -1, -1) - (x1, y1, -x2, -y2) >= np.tile(margin * sides, 2)
-    small = boxes[:, 2:] - boxes[:, :2] <= np.floor(overlap * sides) - 2 * margin * sides
-    return np.asarray(np.concatenate([clear | at_edge, small | spans], axis=1).all(1))
+    return np.asarray((clear | at_edge).all(1))

@@ -28,7 +28,8 @@ def test_init_takes_the_architecture_from_the_weights(tmp_path):
         assert architecture.image.clahe is True  # the run's own, whatever the weights were trained on
         assert architecture.kernels == "cpu"  # crystal's choice
     plain = dataclasses.replace(options, clahe=False)
-    assert resolve(load_split(options.data, "train"), plain).model.image == SMALL.image
+    image = resolve(load_split(options.data, "train"), plain).model.image
+    assert dataclasses.replace(image, zooms=None) == SMALL.image
     plain.set = ("kernels=xla",)
     assert resolve(load_split(options.data, "train"), plain).model.kernels == "xla"
     options.set = ("fpn_channels=16",)

@@ -49,7 +49,7 @@ def test_few_views_for_what_is_asked():
     assert len(views(10, 5000, 100, zooms=(4,))) == 5  # one row
 
 
-def rows_of_owns(view, boxes, *, height, width, overlap=0.25, margin=0.02):
+def rows_of_owns(view, boxes, *, height, width, margin=0.02):
     """`owns`, box by box."""
     found = []
     for x1, y1, x2, y2 in boxes:
@@ -61,8 +61,6 @@ def rows_of_owns(view, boxes, *, height, width, overlap=0.25, margin=0.02):
             if start > 0 and low - start < margin * side:
                 good = False
             if start + side < total and start + side - high < margin * side:
-                good = False
-            if side < total and high - low > math.floor(overlap * side) - 2 * margin * side:
                 good = False
         found.append(good)
     return found
