@@ -21,11 +21,16 @@ def test_auto_doubles_up_to_the_images_own_pixels(height, width, most):
     assert zooms_of(height, width, (256, 320), (1.0, 3.0)) == (1.0, 3.0)
 
 
-@pytest.mark.parametrize(
-    ("trained", "full", "measured_at"),
-    [(None, {1.0}, WHOLE), ((1.0, 1.0), {1.0}, WHOLE), ((1.0, 1.4), {1.0, 2.0}, "auto")]
-    + [((1.0, 2.9), {1.0, 2.0, 4.0}, "auto"), ((1.0, 9.0), {1.0, 2.0, 4.0, 8.0}, "auto")],
+TRAINED = (
+    (None, {1.0}, WHOLE),
+    ((1.0, 1.0), {1.0}, WHOLE),
+    ((1.0, 1.4), {1.0, 2.0}, "auto"),
+    ((1.0, 2.9), {1.0, 2.0, 4.0}, "auto"),
+    ((1.0, 9.0), {1.0, 2.0, 4.0, 8.0}, "auto"),
 )
+
+
+@pytest.mark.parametrize(("trained", "full", "measured_at"), TRAINED)
 def test_scores_count_in_full_at_zooms_like_those_of_training(trained, full, measured_at):
     assert {zoom for zoom in (1.0, 2.0, 4.0, 8.0) if trust(zoom, trained) == 1} == full
     assert {trust(zoom, trained) for zoom in {2.0, 16.0} - full} <= {UNTRAINED}
