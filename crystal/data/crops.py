@@ -19,6 +19,7 @@ from maskrcnn_jax.image.letterbox import fit
 from maskrcnn_jax.image.tiles import ENLARGED, view_size
 
 WITH_OBJECT = 0.75  # of the crops are drawn around an object; the others anywhere
+SHOWN = (1 / 12, 1 / 3)  # size of that object, square root of its box's area, as a share of the view's
 LEAST_VISIBLE = 0.25  # share of an object; below it, what is visible is ignored
 SMALL = 25  # per cent of the objects count as small: the zooms are chosen for the largest of them
 
@@ -71,13 +72,12 @@ def draw_crop(
     width: int,
     size: tuple[int, int],
     zooms: tuple[float, float],
-    sizes: tuple[float, float],
     boxes: Float[np.ndarray, "n 4"],
 ) -> Crop:
     """A crop of an image of this size.
 
-    WITH_OBJECT of the crops hold the centre of an object, at the zoom that gives it a size drawn from `shown_sizes`,
-    as far as the zooms allow; the others lie anywhere, at any zoom. All draws are even on a logarithmic scale.
+    WITH_OBJECT of the crops hold the centre of an object, at a zoom that gives it a size drawn from SHOWN, as far as
+    the zooms allow; the others lie anywhere, at any zoom. Sizes and zooms are drawn evenly on a logarithmic scale.
 
     Args:
         rng: its state is advanced.
@@ -85,20 +85,18 @@ def draw_crop(
         width: of the image.
         size: (height, width) of the network's input.
         zooms: least and largest.
-        sizes: least and largest size of the objects that crops are drawn for, in pixels of that input.
         boxes: of the objects, in pixels of the image.
     """
-    around = boxes[rng.integers(len(boxes))] if len(boxes) and rng.random() < WITH_OBJECT else None
-    zoom = _between(rng, *zooms)
-    if around is not None:
-        x1, y1, x2, y2 = around
-        side = np.sqrt((x2 - x1) * (y2 - y1)) * fit(height, width, size).scale
-        zoom = min(max(_between(rng, *sizes) / side, zooms[0]), zooms[1])
+    zoom, centre = _between(rng, *zooms), None
+    if len(boxes) and rng.random() < WITH_OBJECT:
+        box = boxes[rng.integers(len(boxes))]
+        centre, sides = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
+        shown = _between(rng, *SHOWN) * np.sqrt(size[0] * size[1])
+        zoom = min(max(shown / (np.sqrt(sides.prod()) * fit(height, width, size).scale), zooms[0]), zooms[1])
     tall, wide = view_size(height, width, size, zoom)
     spare = np.array([width - wide, height - tall])
     first, last = np.zeros(2), spare.astype(float)
-    if around is not None:
-        centre = np.array([x1 + x2, y1 + y2]) / 2
+    if centre is not None:
         first = np.clip(np.ceil(centre - (wide, tall)), 0, spare)
         last = np.clip(np.floor(centre), 0, spare)
     left, top = (first + np.floor(rng.random(2) * (last - first + 1))).astype(int).tolist()

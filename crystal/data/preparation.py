@@ -212,7 +212,7 @@ class Vary:
 
     def __call__(self, source: Source, rng: np.random.Generator) -> Example:
         height, width = source.image.shape[:2]
-        crop = draw_crop(rng, height, width, self.size, self.zooms, (24.0, 96.0), source.boxes[~source.crowd])
+        crop = draw_crop(rng, height, width, self.size, self.zooms, source.boxes[~source.crowd])
         part = source.image[crop.top : crop.bottom, crop.left : crop.right]
         image, place = letterbox(part, self.size, resize=resize)
         numbers, boxes, masks, crowd = self._seen(source, crop)
