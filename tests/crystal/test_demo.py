@@ -17,9 +17,10 @@ def test_the_trainings_are_those_of_table1_and_differ_in_clahe_alone(tmp_path):
         command_line(training_options(ARMS[arm], options, seed=0, out=tmp_path / "run")) for arm in ("plain", "clahe")
     ]
     words = f"--data {tmp_path}/data --out {tmp_path}/run --preset tiny --init shapes --steps 420 --seed 0"
-    assert " ".join(commands[0]) == f"{words} --no-clahe --set validate_every=84"
-    assert " ".join(commands[1]) == f"{words} --set validate_every=84"
-    assert table1_options(Demo(steps=2)).set == ("validate_every=1",)
+    sets = "--set image.zooms=(1, 1) --set validate_every=84"
+    assert " ".join(commands[0]) == f"{words} --no-clahe {sets}"
+    assert " ".join(commands[1]) == f"{words} {sets}"
+    assert table1_options(Demo(steps=2)).set == ("image.zooms=(1, 1)", "validate_every=1")
 
 
 def test_drops_of_another_command_are_not_trained_on(tmp_path):
