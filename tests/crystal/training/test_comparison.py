@@ -31,7 +31,7 @@ SETTINGS = {"data": "drops", "content": {"train": "a", "val": "b"}, "preset": "t
 def test_the_arms_differ_in_one_thing_each():
     plain, clahe, scratch = (training_options(ARMS[arm], OPTIONS, seed=4, out=Path("run")) for arm in ARMS)
     assert dataclasses.replace(plain, clahe=True) == clahe
-    assert dataclasses.replace(clahe, init=None) == scratch
+    assert dataclasses.replace(clahe, init="none") == scratch
     assert (plain.clahe, clahe.init) == (False, "shapes")
 
 
@@ -86,7 +86,7 @@ def data(tmp_path_factory):
 
 def test_what_makes_no_experiment_is_refused(data, tmp_path):
     with pytest.raises(Table1Error, match="--scratch"):
-        table1_command(dataclasses.replace(OPTIONS, data=data, out=tmp_path / "out", init=None, scratch=True))
+        table1_command(dataclasses.replace(OPTIONS, data=data, out=tmp_path / "out", init="none", scratch=True))
     assert not (tmp_path / "out").exists()
 
 

@@ -158,11 +158,10 @@ def trainer(asked, **more):
     """The same run in this process."""
     split = load_split(asked.data, "train")
     config = resolve(split, asked)
-    batches = training_loader(
-        split, size=(64, 64), batch_size=4, slots=config.slots, seed=0, clahe=False, augment=config.augment
-    )
+    shown = {"size": (64, 64), "zooms": config.model.image.zooms, "slots": config.slots}
+    batches = training_loader(split, **shown, batch_size=4, seed=0, clahe=False, augment=config.augment)
     claim(asked.out, config, asked.init)
-    return Trainer(starting_model(config, asked.init)[0], batches, config, asked.out, **more)
+    return Trainer(starting_model(config, Path(asked.init))[0], batches, config, asked.out, **more)
 
 
 def ended(pair):
