@@ -311,7 +311,7 @@ def test_everything_at_once(tmp_path, monkeypatch, capsys):
     assert set(files[: len(with_errors)]) == with_errors  # they come first
     for name in ("bad no area.png", "bad crossing.png", "c.png", "[red]x[1].png", "v.png"):
         assert f": {name}" in out
-    assert max(map(len, out.splitlines()[:-3])) <= 160
+    assert max(map(len, out.splitlines()[:-4])) <= 160
     assert sorted(path for path in tmp_path.rglob("*")) == sorted([*before, tmp_path / "page.html"])
     page = (tmp_path / "page.html").read_text()
     assert "[red]x[1].png" in page

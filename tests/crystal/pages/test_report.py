@@ -84,7 +84,7 @@ def test_the_page_stands_alone(tmp_path, runs, records):
     path = write_report(tmp_path / "report.html", runs, records, samples=3)
     text = path.read_text(encoding="utf-8")
     page = Page(text)
-    assert "http" not in text
+    assert not re.search(r"https?:", text)  # without the colon it may occur in a picture's base64
     for _, attributes in page.tags:
         for key in ("src", "href", "xlink:href"):
             assert attributes.get(key, "#").startswith(("#", "data:image/"))

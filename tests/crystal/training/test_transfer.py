@@ -42,7 +42,7 @@ def run(tmp_path_factory):
     preset = dataclasses.replace(CONFIG, phases=tuple(dataclasses.replace(phase, steps=2) for phase in CONFIG.phases))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(config.PRESETS, "paper", lambda: preset)
-        words = "crystal train --preset paper --checkpoint-every 2 --seed 3"
+        words = "crystal train --preset paper --steps 4 --checkpoint-every 2 --seed 3"
         places = ["--data", folder / "data", "--init", folder / "weights", "--out", folder / "run"]
         patch.setattr(sys, "argv", [*words.split(), *map(str, places)])
         with pytest.raises(SystemExit, match="0"):
