@@ -18,9 +18,9 @@ from crystal.pages.inspect_sections import SECTIONS, training
 from crystal.pages.inspect_views import views
 from crystal.pages.page import ENVIRONMENT, write_page
 from crystal.prediction.compilation_cache import use_compilation_cache
-from crystal.prediction.predictor import TRUST_IN_TILES, Predictor
+from crystal.prediction.predictor import Predictor
 from crystal.prediction.trained_model import load_run
-from crystal.prediction.zooms import parse_zoom
+from crystal.prediction.zooms import UNTRAINED, parse_zoom, trust
 
 
 class InspectError(CrystalError, ValueError):
@@ -73,7 +73,10 @@ def image_part(
         targets=targets,
         training=known,
         views=shown,
-        trust=TRUST_IN_TILES,
+        untrained=[
+            zoom for zoom in sorted({view.zoom for view in followed.views}) if trust(zoom, config.image.zooms) < 1
+        ],
+        trust=UNTRAINED,
         score=score,
         **{section.__name__: section(inspection) for section in SECTIONS},
     )

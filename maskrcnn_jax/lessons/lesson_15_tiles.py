@@ -17,7 +17,8 @@ with app.setup:
     from crystal.data.outlines import cut, encode_patch
     from crystal.evaluation.metrics import match
     from crystal.prediction.merging import merge
-    from crystal.prediction.predictor import TRUST_IN_TILES, joined, to_original
+    from crystal.prediction.predictor import joined, to_original
+    from crystal.prediction.zooms import UNTRAINED, trust
     from maskrcnn_jax.image.letterbox import fit
     from maskrcnn_jax.image.tiles import OVERLAP, owns, views
     from maskrcnn_jax.lessons.drops import scene
@@ -152,7 +153,7 @@ def found_at(zoom):
         pixels, place = prepare(part, size=SIZE, clahe=False)
         detections = jax.device_get(compiled(every_stage)(pixels[None]).detections)
         one = jax.tree.map(lambda values: values[0], detections)
-        found.append(to_original(one, place, view=view, height=HEIGHT, width=WIDTH))
+        found.append(to_original(one, place, view=view, height=HEIGHT, width=WIDTH, trust=trust(zoom, None)))
     return found
 
 
@@ -160,7 +161,7 @@ def found_at(zoom):
 @lru_cache(maxsize=4)
 def merged(zooms):
     """The detections of all views of some zooms, one for each crystal."""
-    return joined([prediction for zoom in zooms for prediction in found_at(zoom)])
+    return joined([prediction for zoom in zooms for prediction in found_at(zoom)]).prediction
 
 
 @app.function(hide_code=True)
@@ -286,7 +287,7 @@ def _():
                 f"""
                 The whole photograph alone shows {REAL[0][1]} of them. Closer views find five times as many, and false
                 ones too: specks look like crystals when they are enlarged, and the network has never been trained on
-                such views. Therefore scores in tiles are multiplied by {TRUST_IN_TILES:g}. Which zooms are worth their
+                such views. Therefore scores in tiles are multiplied by {UNTRAINED:g}. Which zooms are worth their
                 time depends on the size of your crystals; `crystal predict --zoom auto` goes up to the photograph's own
                 pixels, and `--zoom none` looks at the whole alone.
                 """
@@ -309,8 +310,8 @@ def _():
                 score. The same crystal is found in the whole, in a tile, and in its neighbour; when each crystal is
                 reported once, {before_and_after_merging((1, 2))[1]} are left. Two rules do that:
 
-                - A tile reports only what it *owns*: detections that its inner borders do not cut, and that are no
-                  larger than what neighbours share. A crystal that is cut in one tile lies whole in the next.
+                - A tile reports only what it *owns*: detections that its inner borders do not cut. A crystal no
+                  larger than what neighbours share that is cut in one tile lies whole in the next.
                 - Of detections from *different* views whose masks overlap with an IoU of 0.5 or more, or of which one
                   lies inside the other by 70 %, only the one of highest score is kept. Masks decide and not boxes,
                   since the boxes of two needles that cross overlap strongly. Detections of the *same* view are never
