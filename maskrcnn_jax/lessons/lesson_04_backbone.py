@@ -32,7 +32,7 @@ def _():
         [
             mo.md("# 04 ResNet and FPN"),
             start(
-                6,
+                5,
                 know="what a convolution and a stride are",
                 pages={"ResNet": "components/resnet", "Feature pyramid": "components/fpn"},
                 papers={"Crystals 2021": "section 2.3, figure 3", "ResNet": "table 1 and figure 4", "FPN": "section 3"},

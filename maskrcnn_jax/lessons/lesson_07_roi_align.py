@@ -39,7 +39,7 @@ def _():
         [
             mo.md("# 07 RoI Align against RoI Pool"),
             start(
-                6,
+                5,
                 know="feature maps and the pyramid (lesson 04)",
                 pages={"RoI Align": "components/roi_align"},
                 papers={
