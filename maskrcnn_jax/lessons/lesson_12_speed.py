@@ -152,7 +152,7 @@ def _():
                 f"""
                 With batches of four drops, each padded to its largest number of crystals, 200 steps compile
                 {programs_compiled(4)[-1]} programs, {programs_compiled(4)[19]} of them in the first 20 steps. For the
-                whole network each compilation takes many seconds (see below).
+                whole network each compilation takes many seconds (see the end of this page).
 
                 Empty slots for boxes are cheap, as a box is only four numbers. Masks at full resolution are not: 64
                 masks of 512x512 bytes take {64 * 512 * 512 / 2**20:.0f} MiB per image. The package therefore stores
@@ -249,13 +249,6 @@ def _():
                 """
             ),
             jit_and_shapes(),
-            mo.md(
-                """
-                Below is the time of the network, in two parts. When you measure times yourself, wait for the result
-                with `jax.block_until_ready` before you stop the clock, and do not count the first call, which compiles.
-                """
-            ),
-            where_the_time_goes(),
             mo.md(
                 "## Exercises\n\n**1.** `my_pad(boxes, slots)`: the boxes padded with zeros to `slots` rows, or the "
                 "first `slots` of them if there are more; and in a fifth column 1 for filled slots, 0 for empty ones."
@@ -415,6 +408,24 @@ def _(my_flops):
                 "as multiplications. There are `outputs` values per window. So a convolution at half the "
                 "resolution and twice as many channels costs as much as before.",
             ),
+        ]
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.vstack(
+        [
+            mo.md(
+                """
+                ## Where the time goes
+
+                The time of the network, in two parts. When you measure times yourself, wait for the result with
+                `jax.block_until_ready` before you stop the clock, and do not count the first call, which compiles.
+                """
+            ),
+            where_the_time_goes(),
             mo.md("**Next:** lesson 13, what the network is trained on."),
         ]
     )
