@@ -80,10 +80,11 @@ def _():
         + \frac{\lambda}{N_{\mathrm{reg}}} \sum_i p_i^* L_{\mathrm{reg}}(t_i, t_i^*)$$
 
         $L_{\mathrm{cls}}$ is the binary cross entropy. $L_{\mathrm{reg}}$ is smooth L1, summed over the four
-        deltas: of the difference $d$ between a predicted and a target delta it is $d^2 / (2 \beta)$ for $|d| < \beta$, else $|d| - \beta / 2$.
+        deltas: of the difference $d$ between a predicted and a target delta it is
+        $d^2 / (2 \beta)$ for $|d| < \beta$, else $|d| - \beta / 2$.
         $N_{\mathrm{cls}}$ is the number of sampled anchors. $N_{\mathrm{reg}}$ and the weight $\lambda$ set the
-        balance of the two terms: Faster R-CNN takes the number of positions in the map, about 2400, and $\lambda = 10$. With $\lambda = 1$,
-        Matterport divides by four times the number of positives, torchvision and Detectron2 by the number of sampled
+        balance of the two terms: Faster R-CNN takes the number of positions in the map, about 2400, and
+        $\lambda = 10$. With $\lambda = 1$, Matterport divides by four times the number of positives, torchvision and Detectron2 by the number of sampled
         anchors.
         """
     )
