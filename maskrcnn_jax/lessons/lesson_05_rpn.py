@@ -84,7 +84,8 @@ def _():
         $d^2 / (2 \beta)$ for $|d| < \beta$, else $|d| - \beta / 2$.
         $N_{\mathrm{cls}}$ is the number of sampled anchors. $N_{\mathrm{reg}}$ and the weight $\lambda$ set the
         balance of the two terms: Faster R-CNN takes the number of positions in the map, about 2400, and
-        $\lambda = 10$. With $\lambda = 1$, Matterport divides by four times the number of positives, torchvision and Detectron2 by the number of sampled
+        $\lambda = 10$. With $\lambda = 1$, Matterport divides by four times the number of positives,
+        torchvision and Detectron2 by the number of sampled
         anchors.
         """
     )
