@@ -171,7 +171,7 @@ for _ in range(int(sys.argv[3])):
     rows = rows_of(checked)
     if counts["files"] % 200 == 0:
         coverage = coverage_of([(name, r) for name, split in checked.splits.items() for r in split.records], MODEL)
-        write_check_page(page, root, checked, rows, coverage)
+        write_check_page(page, root, checked, rows, coverage, "as planned")
         page.unlink()
         counts["pages"] += 1
     for row in rows:
