@@ -22,7 +22,7 @@ def test_views_are_the_mean_of_zooms_drawn_on_a_logarithmic_scale():
 
 
 def test_four_times_the_images_are_twice_the_steps():
-    few, many = (follow(TrainConfig.tiny(), records(n), ()) for n in (100, 400))
+    few, many = (follow(TrainConfig.tiny(), records(n), ()) for n in (50, 200))
     assert many.steps == pytest.approx(2 * few.steps, abs=1)
     assert few.model.image.zooms == many.model.image.zooms == (1.0, 2.12)
     assert [c.warmup for c in (few, many)] == [few.steps // 10, 100]
