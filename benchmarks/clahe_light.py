@@ -106,7 +106,7 @@ def main(
                 seeds=seeds,
                 init="shapes",
                 steps=steps,
-                set=(f"batch_size={batch}", f"image.size={size}"),
+                set=("image.zooms=(1, 1)", f"batch_size={batch}", f"image.size={size}"),
                 scratch=light == SCRATCH_AT,
                 at_once=at_once,
             )

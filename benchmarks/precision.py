@@ -39,7 +39,13 @@ def training(work: Path, dtype: str, seed: int, *, steps: int, size: tuple[int, 
         init="shapes",
         steps=steps,
         seed=seed,
-        set=(f"compute_dtype={dtype}", f"image.size={size}", f"batch_size={batch}", "log_every=1"),
+        set=(
+            "image.zooms=(1, 1)",
+            f"compute_dtype={dtype}",
+            f"image.size={size}",
+            f"batch_size={batch}",
+            "log_every=1",
+        ),
     )
     return Training(f"{dtype}, seed {seed}", options, steps)
 

@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import math
 import os
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -149,7 +149,7 @@ def _watch(options: Predict, predictor: Predictor, settings: dict[str, Any]) -> 
 
 def _say(options: Predict, predictor: Predictor, summary: PredictSummary) -> None:
     """Print what came out."""
-    say: Callable[[str], None] = lambda text: console.print(text, markup=False)  # noqa: E731
+    say = partial(console.print, markup=False)
     seen = f", looked at zooms {listed(summary.zooms)}" if summary.done else ""
     say(f"{options.out}: {summary.crystals} crystals in {summary.done} images{seen}")
     if summary.done:

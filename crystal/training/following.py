@@ -15,7 +15,7 @@ VALIDATIONS = 4  # during a run, the last one at its end
 
 
 def views_of_all(records: Sequence[Record], zooms: tuple[float, float]) -> float:
-    """How many views it takes to show every image once, at the zooms that `draw_crop` draws: the mean of zoom squared.
+    """How many views have as many pixels as all images: for each the mean of zoom squared, zooms even in logarithm.
 
     >>> round(views_of_all([None] * 10, (1.0, 1.0))), round(views_of_all([None] * 10, (1.0, 2.0)))
     (10, 22)
