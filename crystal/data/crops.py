@@ -18,7 +18,7 @@ from crystal.data.dataset import Record
 from maskrcnn_jax.image.letterbox import fit
 from maskrcnn_jax.image.tiles import ENLARGED, view_size
 
-WITH_OBJECT = 0.75  # of the crops are drawn around an object; the others anywhere
+WITH_OBJECT = 0.75  # of the crops are drawn around an object, if there is one small enough; the others anywhere
 SHOWN = (1 / 12, 1 / 3)  # size of that object, square root of its box's area, as a share of the view's
 LEAST_VISIBLE = 0.25  # share of an object; below it, what is visible is ignored
 SMALL = 25  # per cent of the objects count as small: the zooms are chosen for the largest of them
@@ -78,6 +78,8 @@ def draw_crop(
 
     WITH_OBJECT of the crops hold the centre of an object, at a zoom that gives it a size drawn from SHOWN, as far as
     the zooms allow; the others lie anywhere, at any zoom. Sizes and zooms are drawn evenly on a logarithmic scale.
+    Objects that fill more than SHOWN of the whole image, such as a drop, need no crop around them: an image that has
+    none but these shows its parts at all zooms, so that a network also learns what close views hold that is no object.
 
     Args:
         rng: its state is advanced.
@@ -88,11 +90,13 @@ def draw_crop(
         boxes: of the objects, in pixels of the image.
     """
     zoom, centre = _between(rng, *zooms), None
-    if len(boxes) and rng.random() < WITH_OBJECT:
-        box = boxes[rng.integers(len(boxes))]
-        centre, sides = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
-        shown = _between(rng, *SHOWN) * np.sqrt(size[0] * size[1])
-        zoom = min(max(shown / (np.sqrt(sides.prod()) * fit(height, width, size).scale), zooms[0]), zooms[1])
+    scale = fit(height, width, size).scale / np.sqrt(size[0] * size[1])
+    shares = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1)) * scale  # of the whole image's view
+    small = np.flatnonzero(shares <= SHOWN[1])
+    if len(small) and rng.random() < WITH_OBJECT:
+        chosen = small[rng.integers(len(small))]
+        centre = (boxes[chosen, :2] + boxes[chosen, 2:]) / 2
+        zoom = min(max(_between(rng, *SHOWN) / shares[chosen], zooms[0]), zooms[1])
     tall, wide = view_size(height, width, size, zoom)
     spare = np.array([width - wide, height - tall])
     first, last = np.zeros(2), spare.astype(float)

@@ -38,16 +38,22 @@ def test_crops_are_of_all_zooms_and_most_hold_an_object():
     assert WITH_OBJECT < holding < WITH_OBJECT + 0.15  # and some of those drawn anywhere
 
 
+def zooms_around(side: float, zooms=(1.0, 4.0)) -> np.ndarray:
+    rng, boxes = np.random.default_rng(0), np.array([[300.0, 300, 300 + side, 300 + side]])
+    crops = [draw_crop(rng, 1024, 1280, SIZE, zooms, boxes) for _ in range(1000)]
+    return np.array([1024 / (c.bottom - c.top) for c in crops])
+
+
 def test_the_zoom_suits_the_object():
-    """Drawn for 24 to 95 pixels of the view, 40 pixels of an image reduced four times; a large one is shown whole."""
-    rng = np.random.default_rng(0)
-    for side, least in ((40.0, 2.39), (400.0, 1.0)):
-        boxes = np.array([[300.0, 300, 300 + side, 300 + side]])
-        crops = [draw_crop(rng, 1024, 1280, SIZE, (1.0, 4.0), boxes) for _ in range(1000)]
-        zooms = np.array([1024 / (c.bottom - c.top) for c in crops])
-        around = zooms[zooms >= least - 0.01]
-        assert len(around) > 700
-    assert np.median(zooms) == 1.0
+    """Drawn for 24 to 95 pixels of the view: 40 pixels of an image reduced four times, then 360, at most shown whole."""
+    assert np.mean(zooms_around(40.0) >= 2.38) > 0.75
+    assert np.median(zooms_around(360.0)) == 1.0
+
+
+def test_an_object_that_fills_the_view_asks_for_no_crop():
+    """Where a drop is all there is, its parts are shown at all zooms."""
+    zooms = zooms_around(700.0)
+    assert np.allclose(np.percentile(zooms, [25, 50, 75]), [4**0.25, 2, 4**0.75], atol=0.15)
 
 
 @given(
