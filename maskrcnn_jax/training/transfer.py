@@ -32,12 +32,17 @@ def _order(old: list[str], new: list[str]) -> list[int]:
     return [old.index(name) if name in old and new.index(name) == k else left.pop(0) for k, name in enumerate(new)]
 
 
+def _by_class(array: Array, classes: int) -> Array:
+    """The last axis, which holds one or more numbers for each class, as two."""
+    return array.reshape(*array.shape[:-1], classes, -1)
+
+
 def replace_classes(model: MaskRCNN, classes: tuple[tuple[int, str], ...], *, rngs: nnx.Rngs) -> tuple[MaskRCNN, str]:
     """A model for other classes.
 
     If the number of classes stays the same, all weights are kept, and those of a class follow its name to its new
     place; the weights of names that are gone go to the new names in order. Otherwise the class-specific layers are
-    initialised and all others kept.
+    initialised, but for the background and classes of the same name where there is such a class, and all others kept.
 
     Args:
         model: is not changed.
@@ -61,23 +66,29 @@ def replace_classes(model: MaskRCNN, classes: tuple[tuple[int, str], ...], *, rn
     """
     config = dataclasses.replace(model.config, classes=tuple(classes))
     class_specific = _class_specific(config)
-    if config.num_classes == model.config.num_classes:
-        order = _order([name for _, name in model.config.classes], [name for _, name in classes])
-        parameters = named_parameters(model)
-        for name, array in parameters.items():
-            if name.startswith(class_specific):
-                by_class = array.reshape(*array.shape[:-1], len(order), -1)
-                parameters[name] = by_class[..., jnp.array(order), :].reshape(array.shape)
+    old, new = ([name for _, name in c.classes] for c in (model.config, config))
+    parameters = named_parameters(model)
+    own = {name: _by_class(array, len(old)) for name, array in parameters.items() if name.startswith(class_specific)}
+    if len(old) == len(new):
+        order = jnp.array(_order(old, new))
+        parameters |= {name: array[..., order, :].reshape(parameters[name].shape) for name, array in own.items()}
         renamed = build(config, parameters, name="the model")
-        return renamed, f"all weights kept; classes are now {', '.join(name for _, name in classes)}"
+        return renamed, f"all weights kept; classes are now {', '.join(new)}"
 
     def outputs(key: PRNGKeyArray) -> dict[str, Array]:
         initial = named_parameters(MaskRCNN(config, rngs=nnx.Rngs(params=key)))
         return {name: initial[name] for name in initial if name.startswith(class_specific)}
 
     # Under jit only the returned parameters are initialised.
-    parameters = named_parameters(model) | jax.jit(outputs)(rngs.params())
-    return build(config, parameters, name="the model"), (
-        f"class outputs of box and mask head are new ({model.config.num_classes} -> {config.num_classes} classes); "
+    initial = jax.jit(outputs)(rngs.params())
+    shared = [name for name in new[1:] if name in old]
+    if shared:
+        here, there = (jnp.array([0, *(names.index(name) for name in shared)]) for names in (new, old))
+        for name, array in initial.items():
+            by_class = _by_class(array, len(new)).at[..., here, :].set(own[name][..., there, :])
+            initial[name] = by_class.reshape(array.shape)
+    kept = f" but for {', '.join(shared)}" if shared else ""
+    return build(config, parameters | initial, name="the model"), (
+        f"class outputs of box and mask head are new{kept} ({len(old)} -> {len(new)} classes); "
         "backbone, FPN, RPN and hidden layers are kept"
     )

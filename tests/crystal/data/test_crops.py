@@ -45,7 +45,7 @@ def zooms_around(side: float, zooms=(1.0, 4.0)) -> np.ndarray:
 
 
 def test_the_zoom_suits_the_object():
-    """Drawn for 24 to 95 pixels of the view: 40 pixels of an image reduced four times, then 360, at most shown whole."""
+    """Drawn for 24 to 95 pixels of the view: 40 pixels of an image reduced four times, then 360, shown whole."""
     assert np.mean(zooms_around(40.0) >= 2.38) > 0.75
     assert np.median(zooms_around(360.0)) == 1.0
 

@@ -47,6 +47,22 @@ def test_another_count_makes_class_outputs_anew_and_keeps_the_rest():
     assert model.config == dataclasses.replace(SMALL)
 
 
+def test_another_count_keeps_the_outputs_of_a_shared_name():
+    """Crystals stay crystals when drops are no longer asked for; without a shared name the background is new, too."""
+    three = small_model(1, dataclasses.replace(SMALL, classes=((0, "background"), (1, "drop"), (2, "crystal"))))
+    ours, said = replace_classes(three, ((0, "background"), (5, "crystal")), rngs=nnx.Rngs(2))
+    for layer, width in (("box_head.classes", 1), ("box_head.deltas", 4), ("mask_head.masks", 1)):
+        head, name = layer.split(".")
+        before, after = (np.asarray(getattr(getattr(m, head), name).kernel[...]) for m in (three, ours))
+        blocks = [before[..., k * width : (k + 1) * width] for k in (0, 2)]
+        np.testing.assert_array_equal(after, np.concatenate(blocks, -1))
+    assert "new but for crystal (3 -> 2 classes)" in said
+    salt, said = replace_classes(three, ((0, "background"), (1, "salt")), rngs=nnx.Rngs(2))
+    before, after = (np.asarray(m.box_head.classes.kernel[...]) for m in (three, salt))
+    assert not np.isclose(after[..., 0], before[..., 0]).any()
+    assert "but for" not in said
+
+
 def test_boxes_of_all_classes_together_are_kept_with_any_classes():
     head = dataclasses.replace(SMALL.roi.box_head, class_agnostic=True)
     config = dataclasses.replace(SMALL, roi=dataclasses.replace(SMALL.roi, box_head=head))
