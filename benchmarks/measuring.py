@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from crystal.console import console
@@ -110,11 +112,13 @@ def device_memory(compiled: jax.stages.Compiled) -> int | None:
     return used.argument_size_in_bytes + used.output_size_in_bytes + used.temp_size_in_bytes - used.alias_size_in_bytes
 
 
-def save(question: str, what: str, *, settings: Mapping[str, Any], **found: Any) -> Path:
-    """Write benchmarks/results/<hardware>-<what>.json: the question, the machine, the settings and what was found."""
+def save(question: str, what: str, *, settings: Mapping[str, Any], out: Path | None = None, **found: Any) -> Path:
+    """Write `out`, by default benchmarks/results/<hardware>-<what>.json: the question, the machine, the settings and
+    what was found.
+    """
     machine = describe_machine()
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / file_name(machine, what)
+    path = out or RESULTS / file_name(machine, what)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(
         path, json.dumps({"question": question, "machine": machine, "settings": dict(settings), **found}) + "\n"
     )
@@ -122,11 +126,13 @@ def save(question: str, what: str, *, settings: Mapping[str, Any], **found: Any)
 
 
 def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table."""
+    """Print a table, as wide as it is: a log file has no width, and rich would cut it to 80 columns."""
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    wide = Console(width=10_000, highlight=False, markup=False)
+    width = max(console.width, Measurement.get(wide, wide.options, table).maximum)
+    Console(width=width, highlight=False, markup=False).print(table)
 
 
 def readable(seconds: float) -> str:

@@ -36,12 +36,12 @@ class Scene(NamedTuple):
     masks: np.ndarray  # [n, size, size], 0 or 1
 
 
-def config(size: int = 512, *, depth: int = 101, dtype: str = "float32") -> MaskRCNNConfig:
+def config(size: int = 512, *, depth: int = 101, dtype: str = "float32", platform: str | None = None) -> MaskRCNNConfig:
     """Torchvision's, with copies of the ground truth among the proposals; computed as crystal does."""
     base = MaskRCNNConfig.torchvision_coco(depth=depth)
     targets = dataclasses.replace(base.roi.targets, truth_copies=COPIES, truth_jitter=0.1)
     return dataclasses.replace(
-        for_this_machine(base),
+        for_this_machine(base, platform=platform),
         image=dataclasses.replace(base.image, size=(size, size)),
         roi=dataclasses.replace(base.roi, targets=targets),
         compute_dtype=dtype,

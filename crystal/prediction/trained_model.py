@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from crystal.errors import RunError
 from maskrcnn_jax import checkpoint
 from maskrcnn_jax.config import MaskRCNNConfig
@@ -24,11 +26,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def for_this_machine(config: MaskRCNNConfig) -> MaskRCNNConfig:
-    """The config as crystal computes it, whatever the weights were saved with: on CPUs by `maskrcnn_jax/kernels`, and a
-    stage's equal blocks as one loop, which compiles faster.
+def for_this_machine(config: MaskRCNNConfig, *, platform: str | None = None) -> MaskRCNNConfig:
+    """The config as crystal computes it, whatever the weights were saved with.
+
+    On CPUs by `maskrcnn_jax/kernels`, and a stage's equal blocks run as one loop, which compiles faster; on GPUs it
+    would copy all that the gradient needs.
+
+    Args:
+        config: of the network.
+        platform: "cpu", "gpu" or another of JAX's; default: that of JAX's default device.
     """
-    backbone = dataclasses.replace(config.backbone, scan_blocks=True)
+    platform = platform or jax.default_backend()
+    backbone = dataclasses.replace(config.backbone, scan_blocks=platform == "cpu")
     return dataclasses.replace(config, backbone=backbone, kernels="cpu")
 
 
