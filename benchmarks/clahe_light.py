@@ -17,12 +17,11 @@ import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.measuring import save, warn_if_busy
 from crystal.console import console
 from crystal.demo import render
-from crystal.files import write_atomically
 from crystal.pages.charts import LINES
 from crystal.pages.table1 import table1_command
-from crystal.training.machine import describe_machine, file_name
 from crystal.training.options import Table1
 
 ROOT = Path(__file__).parent.parent
@@ -80,6 +79,7 @@ def main(
     train: int = 200,
     val: int = 120,
     at_once: int = 2,
+    out: Path | None = None,
 ) -> None:
     """Render, train, measure, draw.
 
@@ -93,7 +93,9 @@ def main(
         train: drops to train on.
         val: drops to measure on.
         at_once: trainings side by side.
+        out: a file or folder for the results; the picture goes to docs/ only without it.
     """
+    warn_if_busy()
     found: dict[str, Any] = {}
     for light in lights:
         folder = work / f"{light:g}"
@@ -114,13 +116,12 @@ def main(
         results = json.loads((folder / "table1" / "table1.json").read_text())
         del results["settings"]["data"]  # a path of this machine
         found[f"{light:g}"] = {key: results[key] for key in ("seeds", "settings", "measures", "seconds")}
-    machine = describe_machine()
-    path = ROOT / "benchmarks" / "results" / file_name(machine, "clahe-light")
-    path.parent.mkdir(exist_ok=True)
+    settings = {"steps": steps, "image_size": size, "batch_size": batch, "train": train, "val": val}
     question = "what does CLAHE do to the paper's mAP as the light gets worse?"
-    write_atomically(path, json.dumps({"question": question, "machine": machine, "by_light": found}) + "\n")
-    draw(found, ROOT / "docs" / "pictures" / "clahe_light.png")
-    console.print(f"{path}, and docs/pictures/clahe_light.png")
+    path = save(question, "clahe-light", settings=settings, out=out, by_light=found)
+    picture = (path.parent if out else ROOT / "docs" / "pictures") / "clahe_light.png"
+    draw(found, picture)
+    console.print(f"{path}, and {picture}")
 
 
 if __name__ == "__main__":

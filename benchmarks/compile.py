@@ -8,6 +8,7 @@ fusing across blocks and stacks what the backward pass needs.
 Writes benchmarks/results/<hardware>-compile.json.
 """
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ import tyro
 from flax import nnx
 
 from benchmarks import workload
-from benchmarks.measuring import in_turns, median, readable, save, show
+from benchmarks.measuring import in_loop, in_turns, median, readable, save, show, warn_if_busy
 from benchmarks.step import compile_seconds
 from crystal.console import console
 from maskrcnn_jax.backbone.resnet import Stage
@@ -40,26 +41,31 @@ def equal_blocks(depth: int, size: int) -> dict[str, Any]:
     return programs
 
 
-def main(size: int = 512, depth: int = 22, repeats: int = 5) -> None:
+def main(size: int = 512, depth: int = 22, repeats: int = 5, out: Path | None = None) -> None:
     """Compile, time, write.
 
     Args:
         size: side of the square images.
         depth: equal blocks.
         repeats: samples of a call of the blocks.
+        out: a file or folder for the results.
     """
+    warn_if_busy()
+    console.print("the whole step: compiling")
     model = MaskRCNN(workload.config(size), rngs=nnx.Rngs(0))
     training = workload.Training(model, *workload.as_batch([workload.make_scene(0, size=size)]))
     results = {"whole step": compile_seconds(lambda: training.step.lower(training.state, *training.data))}
     calls = {}
     for name, (run, *arguments) in equal_blocks(depth, size).items():
+        console.print(f"{depth} blocks, {name}: compiling")
         results[f"{depth} blocks, {name}"] = compile_seconds(lambda run=run, arguments=arguments: run.lower(*arguments))
-        calls[f"{depth} blocks, {name}"] = lambda run=run, arguments=arguments: run(*arguments)
+        calls[f"{depth} blocks, {name}"] = in_loop(lambda run=run, arguments=arguments: run(*arguments))
     seconds = in_turns(calls, repeats=repeats)
     path = save(
         "what does compiling the training step cost, and would scan help?",
         "compile",
         settings={"image_size": size, "blocks": depth, "repeats": repeats},
+        out=out,
         compile_seconds=results,
         call_seconds=seconds,
     )

@@ -20,7 +20,7 @@ import optax
 import tyro
 from flax import nnx
 
-from benchmarks.measuring import in_turns, median, readable, save, show
+from benchmarks.measuring import in_loop, in_program, in_turns, median, readable, save, show, warn_if_busy
 from crystal.console import console
 from crystal.data.dataset import load_split
 from crystal.data.images import apply_clahe, read_image
@@ -77,7 +77,7 @@ def step_speed(preset: str, batch: Batch, repeats: int) -> float:
         state, metrics = step(state, images, truth, windows, key)
         return metrics
 
-    return config.batch_size / median(in_turns({"step": take}, repeats=repeats)["step"])
+    return config.batch_size / median(in_turns({"step": in_loop(take)}, repeats=repeats)["step"])
 
 
 def waiting(data: Path, out: Path, steps: int) -> list[float]:
@@ -88,7 +88,9 @@ def waiting(data: Path, out: Path, steps: int) -> list[float]:
     return [line["input_wait_share"] for line in lines[2:]]
 
 
-def main(work: Path = Path("runs/input"), images: int = 40, steps: int = 60, repeats: int = 5) -> None:
+def main(
+    work: Path = Path("runs/input"), images: int = 40, steps: int = 60, repeats: int = 5, out: Path | None = None
+) -> None:
     """Render, time, train, write.
 
     Args:
@@ -96,25 +98,27 @@ def main(work: Path = Path("runs/input"), images: int = 40, steps: int = 60, rep
         images: rendered drops.
         steps: of the run whose waiting is read off.
         repeats: samples of a step and of CLAHE; passes over the images.
+        out: a file or folder for the results.
     """
+    warn_if_busy()
     work.mkdir(parents=True, exist_ok=True)
     render(work / "data", train=images, val=0, seed=8, light=0.5)
     found = {}
     for preset in PRESETS:
+        console.print(f"{preset}: loading and training")
         speeds, batch = loader_speed(work / "data", preset, repeats)
         found[preset] = speeds | {"step": step_speed(preset, batch, repeats)}
     waits = waiting(work / "data", work / "run", steps)
 
     one = read_image(load_split(work / "data", "train").records[0].path)
-    on_device = jnp.asarray(one)
-    equalised = in_turns(
-        {"host": lambda: apply_clahe(one), "device": lambda: clahe_rgb(on_device)}, repeats=3 * repeats
-    )
-    same = bool((np.asarray(clahe_rgb(on_device)) == apply_clahe(one)).all())
+    on_device = in_program(clahe_rgb, jnp.asarray(one))
+    equalised = in_turns({"host": lambda: apply_clahe(one), "device": on_device}, repeats=3 * repeats)
+    same = bool((np.asarray(on_device()) == apply_clahe(one)).all())
     path = save(
         "does the input keep up with the step, and where is CLAHE cheaper?",
         "input",
         settings={"images": images, "steps": steps, "repeats": repeats, "image_shape": one.shape},
+        out=out,
         images_per_second=found,
         waiting_share=waits,
         clahe_seconds=equalised,

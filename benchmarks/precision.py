@@ -11,22 +11,19 @@ nothing about GPUs.
 """
 
 import contextlib
-import json
 from pathlib import Path
 
 import numpy as np
 import tyro
 
+from benchmarks.measuring import save, warn_if_busy
 from crystal.console import Bars, console
 from crystal.demo import render
 from crystal.evaluation.intervals import spread
-from crystal.files import write_atomically
 from crystal.training.log import read_metrics
-from crystal.training.machine import describe_machine, file_name
 from crystal.training.options import Train
 from crystal.training.parallel_runs import Training, train_in_parallel
 
-RESULTS = Path(__file__).parent / "results"
 TYPES = ("float32", "bfloat16")
 LAST = 20
 
@@ -67,6 +64,7 @@ def main(
     size: tuple[int, int] = (128, 160),
     batch: int = 2,
     at_once: int = 2,
+    out: Path | None = None,
 ) -> None:
     """Train, compare, write.
 
@@ -77,7 +75,9 @@ def main(
         size: height and width of the images; the preset's own is (256, 320).
         batch: images a step.
         at_once: runs side by side.
+        out: a file or folder for the results.
     """
+    warn_if_busy()
     (work / "drops").mkdir(parents=True, exist_ok=True)
     render(work / "drops" / "data", train=80, val=0, seed=5, light=0.5)
     runs = {
@@ -96,25 +96,23 @@ def main(
     last = {dtype: [float(np.mean(one[-LAST:])) for one in own] for dtype, own in samples.items()}
     difference = spread(np.subtract(last["bfloat16"], last["float32"]).tolist())
     noise = spread(last["float32"])
-    machine = describe_machine()
-    results = {
-        "question": "is the loss of the tiny preset in bfloat16 within float32's noise?",
-        "machine": machine,
-        "settings": {"steps": steps, "image_size": size, "batch_size": batch, "last_steps": LAST},
-        "last_loss": last,
-        "difference": difference._asdict(),
-        "deviation_of_float32_over_seeds": noise.deviation,
-        "within_noise": abs(difference.mean) <= noise.deviation,
-        "images_per_second": {d: [speed(runs[d, s].out) for s in range(seeds)] for d in TYPES},
-        "losses": samples,
-    }
-    path = RESULTS / file_name(machine, "precision")
-    RESULTS.mkdir(exist_ok=True)
-    write_atomically(path, json.dumps(results) + "\n")
+    within = abs(difference.mean) <= noise.deviation
+    path = save(
+        "is the loss of the tiny preset in bfloat16 within float32's noise?",
+        "precision",
+        settings={"steps": steps, "image_size": size, "batch_size": batch, "last_steps": LAST},
+        out=out,
+        last_loss=last,
+        difference=difference._asdict(),
+        deviation_of_float32_over_seeds=noise.deviation,
+        within_noise=within,
+        images_per_second={d: [speed(runs[d, s].out) for s in range(seeds)] for d in TYPES},
+        losses=samples,
+    )
     console.print(
         f"loss at the end: float32 {noise.mean:.3f} (seeds differ by {noise.deviation:.3f}), bfloat16 less float32 "
         f"{difference.mean:+.3f} ± {difference.deviation:.3f}: "
-        f"{'within' if results['within_noise'] else 'NOT within'} the noise; {path}"
+        f"{'within' if within else 'NOT within'} the noise; {path}"
     )
 
 

@@ -1,20 +1,21 @@
 """How fast is a training step, and where does its time go? `python -m benchmarks.step [--batches 1 2]`.
 
-ResNet101-FPN at 512 (`workload.py`): images a second in training and inference for each batch size and type, the
-model's FLOPs (three times the forward pass for a step) as a share of the matmul peak measured in the same turns, the
-memory that the compiled program asks for, what tracing and compiling cost, cold and with the program on disk, and a
-breakdown of the step by stage.
+ResNet101-FPN at 512 (`workload.py`): images a second in training and inference for each batch size and type; FLOPs of
+the model (three times the forward pass for a step) as a share of the matmul peak measured in the same turns, and of the
+datasheet's (MFU); the memory that the compiled program asks for, and what the device had in use at most; what tracing
+and compiling cost, cold and with the program on disk; and a breakdown of the step by stage.
 
 The breakdown times each stage as a program of its own, on the step's real intermediate results: XLA fuses across
 stages, so the parts need not add up to the whole. "backward" is the gradient's program less the forward one's,
-"optimizer" the step's less the gradient's.
+"optimizer" the step's less the gradient's. `--profile DIR` shows the step itself (docs/how_to/profile.md).
 
-Writes benchmarks/results/<hardware>-step.json with every sample.
+Writes benchmarks/results/<hardware>-step.json with every sample, after each batch size.
 """
 
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -23,8 +24,22 @@ import tyro
 from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
 
-from benchmarks import workload
-from benchmarks.measuring import device_memory, in_turns, matmul, median, model_flops, readable, save, show
+from benchmarks import profiling, workload
+from benchmarks.measuring import (
+    Repeated,
+    device_memory,
+    in_loop,
+    in_program,
+    in_turns,
+    median,
+    model_flops,
+    readable,
+    results_file,
+    save,
+    show,
+    warn_if_busy,
+)
+from benchmarks.peaks import datasheet_flops, matmul, peak_memory
 from crystal.console import console
 from maskrcnn_jax.image.normalise import normalise
 from maskrcnn_jax.model import MaskRCNN
@@ -51,91 +66,89 @@ def compile_seconds(lower: Callable[[], jax.stages.Lowered]) -> dict[str, float]
     return found
 
 
-def stages(model: MaskRCNN, training: workload.Training) -> dict[str, Callable[[], Any]]:
-    """Each stage of the step as a jitted call on the results of those before it."""
+def stages(model: MaskRCNN, training: workload.Training) -> dict[str, Repeated]:
+    """Each stage of the step as a call on the results of those before it, which are its arguments."""
     images, truth, windows, key = training.data
     size = (images.shape[1], images.shape[2])
     graph, weights = nnx.split(model)
     roi = model.config.roi
+    calls = {}
 
-    def with_model(function: Callable) -> Callable:
-        run = jax.jit(lambda weights, *arguments: function(nnx.merge(graph, weights), *arguments))
-        return lambda *arguments: run(weights, *arguments)
+    def stage(name: str, function: Callable, *arguments: Any) -> Any:
+        """Note a stage; its results."""
+        calls[name] = in_program(lambda w, *a: function(nnx.merge(graph, w), *a), weights, *arguments)
+        return calls[name]()
 
-    backbone = with_model(lambda m, images: m.backbone(normalise(images, windows, config=m.config.image)))
-    fpn = with_model(lambda m, *maps: m.fpn(maps))
-    rpn = with_model(lambda m, pyramid: m.rpn(pyramid))
-    propose = with_model(lambda m, o, d: m.propose(o, d, windows, size=size, training=True))
-    supervise = with_model(lambda m, p, o, d: m.supervise(p, o, d, truth, key, windows))
-    pool_boxes = with_model(lambda m, p, boxes: m.pool(p, boxes, output_size=roi.box_head.size))
-    pool_masks = with_model(lambda m, p, boxes: m.pool(p, boxes, output_size=roi.mask_head.size))
-    box_head = with_model(lambda m, pooled: m.box_head(pooled.reshape(-1, *pooled.shape[2:])))
-    mask_head = with_model(lambda m, pooled: m.mask_head(pooled.reshape(-1, *pooled.shape[2:])))
-    forward = with_model(lambda m, images: m.losses(images, truth, key, windows))
+    def gradient(m: MaskRCNN, *data: Any) -> Any:
+        own, values = nnx.split(m)
+        return jax.grad(lambda values: nnx.merge(own, values).losses(*data).total)(values)
 
-    def loss(weights: Any, images: jax.Array) -> jax.Array:
-        return nnx.merge(graph, weights).losses(images, truth, key, windows).total
-
-    gradient = jax.jit(jax.grad(loss))
-
-    maps = backbone(images)
-    pyramid = fpn(*maps[1:])
-    objectness, deltas = rpn(pyramid)
-    rois = supervise(pyramid, objectness, deltas).rois.boxes
+    maps = stage("backbone", lambda m, i, w: m.backbone(normalise(i, w, config=m.config.image)), images, windows)
+    pyramid = stage("FPN", lambda m, maps: m.fpn(maps), maps[1:])
+    found = stage("RPN", lambda m, pyramid: m.rpn(pyramid), pyramid)
+    stage("proposals", lambda m, o, d, w: m.propose(o, d, w, size=size, training=True), *found, windows)
+    supervised = "targets, heads and losses"
+    rois = stage(supervised, lambda m, *a: m.supervise(*a), pyramid, *found, truth, key, windows).rois.boxes
+    for_boxes = stage("RoI Align, boxes", lambda m, p, b: m.pool(p, b, output_size=roi.box_head.size), pyramid, rois)
     positive = rois[:, : roi.targets.max_positive]
-    for_boxes, for_masks = pool_boxes(pyramid, rois), pool_masks(pyramid, positive)
-    return {
-        "backbone": lambda: backbone(images),
-        "FPN": lambda: fpn(*maps[1:]),
-        "RPN": lambda: rpn(pyramid),
-        "proposals": lambda: propose(objectness, deltas),
-        "RoI Align, boxes": lambda: pool_boxes(pyramid, rois),
-        "RoI Align, masks": lambda: pool_masks(pyramid, positive),
-        "box head": lambda: box_head(for_boxes),
-        "mask head": lambda: mask_head(for_masks),
-        "targets, heads and losses": lambda: supervise(pyramid, objectness, deltas),
-        "whole forward": lambda: forward(images),
-        "gradient": lambda: gradient(weights, images),
-        "step": training,
+    for_masks = stage(
+        "RoI Align, masks", lambda m, p, b: m.pool(p, b, output_size=roi.mask_head.size), pyramid, positive
+    )
+    stage("box head", lambda m, pooled: m.box_head(pooled.reshape(-1, *pooled.shape[2:])), for_boxes)
+    stage("mask head", lambda m, pooled: m.mask_head(pooled.reshape(-1, *pooled.shape[2:])), for_masks)
+    calls[supervised] = calls.pop(supervised)  # after its parts
+    stage("whole forward", lambda m, *data: m.losses(*data), images, truth, key, windows)
+    stage("gradient", gradient, images, truth, key, windows)
+    return calls | {"step": in_loop(training)}
+
+
+def breakdown_of(model: MaskRCNN, training: workload.Training, repeats: int) -> dict[str, Any]:
+    """Samples of each stage, and the middle ones, with what is the difference of two."""
+    parts = in_turns(stages(model, training), repeats=repeats)
+    middle = {name: median(samples) for name, samples in parts.items()}
+    differences = {
+        "backward": middle["gradient"] - middle["whole forward"],
+        "optimizer": middle["step"] - middle["gradient"],
     }
+    return {"stages": parts, "stage_seconds": middle | differences}
 
 
-def measure(b: int, size: int, dtype: Type, repeats: int, breakdown: bool) -> dict[str, Any]:
+def measure(
+    b: int, size: int, dtype: Type, repeats: int, *, compiling: bool, breakdown: bool, profile: Path | None
+) -> dict[str, Any]:
     """One batch size and type."""
+    console.print(f"batch {b}, {dtype}: compiling")
     model = MaskRCNN(workload.config(size, dtype=dtype), rngs=nnx.Rngs(0))
     images, truth = workload.as_batch([workload.make_scene(seed, size=size) for seed in range(b)])
     training, detecting = workload.Training(model, images, truth), workload.Detecting(model, images)
     graph, weights = nnx.split(model)
-    forward = model_flops(
-        lambda weights: nnx.merge(graph, weights).losses(images, truth, jax.random.key(0)).total, weights
-    )
-    detection = model_flops(lambda weights: nnx.merge(graph, weights).detect(images), weights)
-    compiling = compile_seconds(lambda: training.step.lower(training.state, *training.data))
-    memory = {
-        "training": device_memory(training.step.lower(training.state, *training.data).compile()),
-        "inference": device_memory(detecting.detect.lower(weights, images).compile()),
+    key = jax.random.key(0)
+    flops = {
+        "training": 3 * model_flops(lambda w, *data: nnx.merge(graph, w).losses(*data), weights, images, truth, key),
+        "inference": model_flops(lambda w, images: nnx.merge(graph, w).detect(images), weights, images),
     }
-    multiply, flops = matmul(dtype=jnp.dtype(dtype))
-    seconds = in_turns({"training": training, "inference": detecting, "matmul": multiply}, repeats=repeats)
-    peak = flops / min(seconds["matmul"])
-    found: dict[str, Any] = {"batch": b, "dtype": dtype, "seconds": seconds, "peak_flops_per_second": peak}
-    found |= {"compile_seconds": compiling, "memory_bytes": memory}
-    for work, model_work in (("training", 3 * forward), ("inference", detection)):
-        middle = median(seconds[work])
+    found: dict[str, Any] = {"image_size": size, "batch": b, "dtype": dtype}
+    if compiling:
+        found["compile_seconds"] = compile_seconds(lambda: training.step.lower(training.state, *training.data))
+    program = training.compile()
+    found["memory_bytes"] = {"training": device_memory(program), "inference": device_memory(detecting.compile())}
+    multiply, products = matmul(dtype=jnp.dtype(dtype))
+    calls = {"training": in_loop(training), "inference": in_loop(detecting), "matmul": multiply}
+    seconds = in_turns(calls, repeats=repeats)
+    peak, datasheet = products / min(seconds["matmul"]), datasheet_flops(dtype)
+    found |= {"seconds": seconds, "peak_flops_per_second": peak, "datasheet_flops_per_second": datasheet}
+    found["peak_memory_bytes"] = peak_memory()  # of the process: that of the largest batch so far
+    for work, model_work in flops.items():
+        rate = model_work / median(seconds[work])
         found[work] = {
-            "images_per_second": b / middle,
+            "images_per_second": b / median(seconds[work]),
             "model_flops_an_image": model_work / b,
-            "share_of_peak": model_work / middle / peak,
+            "share_of_peak": rate / peak,
+            "mfu": rate / datasheet if datasheet else None,
         }
-    if breakdown:
-        parts = in_turns(stages(model, training), repeats=repeats)
-        middle = {name: median(samples) for name, samples in parts.items()}
-        found["stages"] = parts
-        found["stage_seconds"] = middle | {
-            "backward": middle["gradient"] - middle["whole forward"],
-            "optimizer": middle["step"] - middle["gradient"],
-        }
-    return found
+    if profile:
+        profiling.record(training, profile / f"training-batch-{b}-{dtype}", program)
+    return found | (breakdown_of(model, training, repeats) if breakdown else {})
 
 
 def main(
@@ -144,26 +157,48 @@ def main(
     dtypes: tuple[Type, ...] = ("float32",),
     repeats: int = 5,
     breakdown: bool = True,
+    compiling: bool = True,
+    profile: Path | None = None,
+    out: Path | None = None,
 ) -> None:
     """Time, write.
 
     Args:
-        batches: images a step; a GPU wants 1 to 64.
+        batches: images a step, in ascending order; a GPU wants 16 and 64.
         size: side of the square images.
         dtypes: of convolutions and matrix products; CPUs without bfloat16 units are slower in it.
         repeats: samples of each.
         breakdown: time the stages as well, for the first batch size.
+        compiling: time that as well, which compiles a second time.
+        profile: a folder for a profile of a few steps of each.
+        out: a file or folder for the results.
     """
-    results = [measure(b, size, dtype, repeats, breakdown and b == batches[0]) for dtype in dtypes for b in batches]
-    path = save(
-        "how fast is a training step, and where does its time go?",
-        "step",
-        settings={"image_size": size, "repeats": repeats, "depth": 101, "rois": 512, "positive_rois": 128},
-        results=results,
-    )
+    warn_if_busy()
+    rows = []
+    for dtype in dtypes:
+        for b in batches:
+            first = breakdown and b == batches[0]
+            rows.append(measure(b, size, dtype, repeats, compiling=compiling, breakdown=first, profile=profile))
+            save(
+                "how fast is a training step, and where does its time go?",
+                "step",
+                settings={"repeats": repeats, "depth": 101, "rois": 512, "positive_rois": 128},
+                out=out,
+                rows=rows,
+                key=("image_size", "batch", "dtype"),
+            )
+    report(rows)
+    console.print(str(results_file("step", out)))
+
+
+def report(rows: list[dict[str, Any]]) -> None:
+    """Print the tables."""
     show(
-        f"ResNet101-FPN at {size}",
-        ["batch", "type", "work", "images/s", "GFLOP/image", "share of peak", "memory", "trace + compile, from disk"],
+        f"ResNet101-FPN at {rows[0]['image_size']}",
+        [
+            *("batch", "type", "work", "images/s", "GFLOP/image", "of the matmul peak", "MFU"),
+            *("memory of the program", "of the device", "trace + compile, from disk"),
+        ],
         [
             [
                 str(r["batch"]),
@@ -172,16 +207,18 @@ def main(
                 f"{r[work]['images_per_second']:.3g}",
                 f"{r[work]['model_flops_an_image'] / 1e9:.0f}",
                 f"{r[work]['share_of_peak']:.0%}",
-                f"{(r['memory_bytes'][work] or 0) / 2**30:.2f} GiB",
+                f"{r[work]['mfu']:.1%}" if r[work]["mfu"] else "",
+                gibibytes(r["memory_bytes"][work]),
+                gibibytes(r["peak_memory_bytes"]) if work == "training" else "",
                 "{trace:.1f} + {compile_cold:.1f} s, {compile_from_disk:.1f} s".format(**r["compile_seconds"])
-                if work == "training"
+                if work == "training" and "compile_seconds" in r
                 else "",
             ]
-            for r in results
+            for r in rows
             for work in ("training", "inference")
         ],
     )
-    for r in results:
+    for r in rows:
         if "stage_seconds" in r:
             whole = r["stage_seconds"]["step"]
             show(
@@ -189,7 +226,15 @@ def main(
                 ["stage", "time", "share of the step"],
                 [[name, readable(t), f"{t / whole:.0%}"] for name, t in r["stage_seconds"].items()],
             )
-    console.print(str(path))
+
+
+def gibibytes(n: int | None) -> str:
+    """Bytes as a table shows them.
+
+    >>> gibibytes(3 << 29), gibibytes(None)
+    ('1.50 GiB', '')
+    """
+    return "" if n is None else f"{n / 2**30:.2f} GiB"
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ image alone, and with the tiles that `--zoom auto` looks at.
 Writes benchmarks/results/<hardware>-tiles.json.
 """
 
+from pathlib import Path
+
 import tyro
 
-from benchmarks.measuring import in_turns, median, save, show
+from benchmarks.measuring import in_turns, median, save, show, warn_if_busy
 from crystal.console import console
 from crystal.drops.drop import draw_drop
 from crystal.prediction.predictor import Predictor
@@ -17,13 +19,15 @@ from crystal.prediction.zooms import WHOLE, Zoom
 from crystal.training.starting_weights import SHAPES
 
 
-def main(size: tuple[int, int] = (1024, 1224), repeats: int = 5) -> None:
+def main(size: tuple[int, int] = (1024, 1224), repeats: int = 5, out: Path | None = None) -> None:
     """Time, print, write.
 
     Args:
         size: height and width of the photograph, a rendered drop.
         repeats: samples of each.
+        out: a file or folder for the results.
     """
+    warn_if_busy()
     photograph = draw_drop((7, 0), height=size[0], width=size[1]).image
     model = load_run(SHAPES)
     zooms: dict[str, Zoom] = {"whole image": WHOLE, "auto": "auto"}
@@ -36,6 +40,7 @@ def main(size: tuple[int, int] = (1024, 1224), repeats: int = 5) -> None:
         "what does looking closer cost?",
         "tiles",
         settings={"size": size, "repeats": repeats},
+        out=out,
         seconds=seconds,
         views=views,
         found=found,

@@ -90,7 +90,12 @@ def as_batch(scenes: list[Scene]) -> tuple[jax.Array, GroundTruth]:
 
 
 class Training:
-    """The jitted step and its state; a call takes one step and returns its metrics."""
+    """The jitted step and its state; a call takes one step and returns its metrics.
+
+    Attributes:
+        step: `step(state, *data) -> (state, metrics)`, jitted.
+        data: images, truth, windows and key.
+    """
 
     def __init__(self, model: MaskRCNN, images: jax.Array, truth: GroundTruth):
         optimizer = make_optimizer(optax.constant_schedule(LEARNING_RATE))
@@ -98,11 +103,16 @@ class Training:
         graph, self.state = create_state(model, optimizer, norms=False)
         b, h, w, _ = images.shape
         windows = jnp.tile(jnp.array([0.0, 0.0, w, h]), (b, 1))
-        self.step = make_step(graph, optimizer)
+        self.step = self._run = make_step(graph, optimizer)
         self.data = images, truth, windows, jax.random.key(0)
 
+    def compile(self) -> jax.stages.Compiled:
+        """The program that calls use from now on."""
+        self._run = self.step.lower(self.state, *self.data).compile()
+        return self._run
+
     def __call__(self) -> dict[str, Any]:
-        self.state, metrics = self.step(self.state, *self.data)
+        self.state, metrics = self._run(self.state, *self.data)
         return metrics
 
 
@@ -112,7 +122,12 @@ class Detecting:
     def __init__(self, model: MaskRCNN, images: jax.Array):
         graph, self.weights = nnx.split(model)
         self.images = images
-        self.detect = jax.jit(lambda weights, images: nnx.merge(graph, weights).detect(images))
+        self.detect = self._run = jax.jit(lambda weights, images: nnx.merge(graph, weights).detect(images))
+
+    def compile(self) -> jax.stages.Compiled:
+        """The program that calls use from now on."""
+        self._run = self.detect.lower(self.weights, self.images).compile()
+        return self._run
 
     def __call__(self) -> Any:
-        return self.detect(self.weights, self.images)
+        return self._run(self.weights, self.images)

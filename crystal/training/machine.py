@@ -1,8 +1,10 @@
 """What a figure was measured on: hardware, versions, commit; part of every file of results."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +12,17 @@ from typing import Any
 
 import jax
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "opencv-python")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python")  # one of them
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that results depend on."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
+    """Versions of the installed packages that results depend on."""
+    found = {}
+    for name in (*PACKAGES, *OPENCV):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def describe_machine() -> dict[str, Any]:
@@ -34,12 +41,17 @@ def describe_machine() -> dict[str, Any]:
 
 
 def file_name(machine: Mapping[str, Any], question: str) -> str:
-    """The name of a file of results.
+    """The name of a file of results: what it was measured on, and the question.
 
     >>> file_name({"platform": "cpu", "cores": 2}, "precision")
     'cpu-2-cores-precision.json'
+    >>> file_name({"platform": "gpu", "device": "8 x NVIDIA H200"}, "step")
+    'nvidia-h200-x8-step.json'
     """
-    return f"{machine['platform']}-{machine['cores']}-cores-{question}.json"
+    if machine["platform"] == "cpu":
+        return f"cpu-{machine['cores']}-cores-{question}.json"
+    count, _, kind = machine["device"].partition(" x ")
+    return f"{re.sub(r'[^a-z0-9]+', '-', kind.lower()).strip('-')}-x{count}-{question}.json"
 
 
 def _processor() -> str:
