@@ -1,296 +1,108 @@
 """How fast is each operation, against the peers' and against what the machine allows? `python -m benchmarks.ops`.
 
-Convolution and RoI Align, forward and with their gradients, non-maximum suppression of 500 to 5,000 boxes, matching of
-anchors, CLAHE, letterbox and mask pasting; ours jitted, in several forms where there are some, in turns with peers'.
-The floor of an operation is what it must read and write, or multiply, over the machine's measured peak: nothing that
-computes the same can be faster, most things are far slower. Torchvision is optional (`pip install torch torchvision`).
+Convolution and RoI Align, forward and with their gradients, scatter-add, non-maximum suppression of 500 to 5,000 boxes,
+matching of anchors, CLAHE, letterbox and mask pasting (`cases.py`); ours jitted, in several forms where there are some,
+in turns with peers'. The floor of an operation is what it must read and write, or multiply, over the machine's measured
+peak: what computes the same is faster only where its data stays in caches, and most things are far slower. Torchvision
+is optional (`pip install torch torchvision`).
 
-Writes benchmarks/results/<hardware>-ops.json with every sample.
+Writes benchmarks/results/<hardware>-ops.json with every sample, after each operation.
 """
 
-import importlib.util
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import cv2
-import jax
-import jax.numpy as jnp
-import numpy as np
 import tyro
 
-from benchmarks.measuring import Calls, copying, in_turns, matmul, median, readable, save, show
+from benchmarks import cases
+from benchmarks.measuring import in_turns, median, readable, results_file, save, show, warn_if_busy
+from benchmarks.peaks import copying, matmul
 from crystal.console import console
 from crystal.training.machine import describe_machine
-from maskrcnn_jax.boxes.geometry import iou
-from maskrcnn_jax.boxes.matching import match
-from maskrcnn_jax.boxes.nms import nms
-from maskrcnn_jax.config import Sampling
-from maskrcnn_jax.image.clahe import clahe
-from maskrcnn_jax.image.letterbox import letterbox
-from maskrcnn_jax.kernels.convolution import conv2d, plain_conv2d
-from maskrcnn_jax.roi.align import roi_align
-from maskrcnn_jax.roi.bilinear import Maps
-from maskrcnn_jax.roi.grid import sample_grid
-from maskrcnn_jax.roi.masks import paste
-from maskrcnn_jax.roi.separable import pool_separably
-from maskrcnn_jax.rpn.anchors import pyramid_anchors
 
-torch = torchvision = None
-if importlib.util.find_spec("torch") and importlib.util.find_spec("torchvision"):
-    import torch
-    import torchvision
-MAP, CHANNELS, ROIS, BINS = 128, 256, 512, 7
+KINDS: dict[str, Callable[[int], list[cases.Op]]] = {
+    "convolution": lambda batch: [*cases.convolution_ops(128, 14), *cases.convolution_ops(1, cases.MAP)],
+    "roi-align": lambda batch: cases.roi_align_ops(),
+    "scatter-add": lambda batch: [cases.adding_op()],
+    "nms": lambda batch: [*map(cases.nms_op, (500, 1000, 2000, 5000)), cases.nms_op(2000, batch)],
+    "matching": lambda batch: [cases.matching_op()],
+    "clahe": lambda batch: [cases.clahe_op(), cases.clahe_op(batch)],
+    "letterbox": lambda batch: [cases.letterbox_op()],
+    "pasting": lambda batch: [cases.pasting_op()],
+}
 
 
-class Op(NamedTuple):
-    """One line of the table: ways to compute the same, and the bytes and FLOPs that no way can avoid."""
-
-    name: str
-    ways: Calls
-    moved: float = 0.0
-    flops: float = 0.0
-
-
-def boxes_of(n: int, seed: int = 0) -> np.ndarray:
-    """Boxes with sides of 7 to 90 pixels in an image of 512."""
-    rng = np.random.default_rng(seed)
-    centres, sides = rng.uniform(0, 512, (n, 2)), np.exp(rng.uniform(2, 4.5, (n, 2)))
-    return np.concatenate([(centres - sides / 2).clip(0, 511), (centres + sides / 2).clip(1, 512)], 1).astype("f")
-
-
-def on_torch(*arrays: np.ndarray) -> list:
-    """Tensors on JAX's kind of device."""
-    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
-    return [torch.from_numpy(np.array(a)).to(device) for a in arrays]
-
-
-def waited(call: Callable[[], Any]) -> Callable[[], Any]:
-    """The call, and on a GPU torch's queue emptied after it."""
-    if jax.default_backend() != "gpu":
-        return call
-
-    def and_wait() -> Any:
-        result = call()
-        torch.cuda.synchronize()
-        return result
-
-    return and_wait
-
-
-def separably(features: jax.Array, boxes: jax.Array) -> jax.Array:
-    """RoI Align as two matrix products."""
-    rows, columns = sample_grid(boxes / 4, Maps.same(MAP, MAP, ROIS), bins=BINS, sampling=Sampling())
-    return pool_separably((features[None],), jnp.zeros((1, ROIS), jnp.int32), rows, columns)[0]
-
-
-def roi_align_ops() -> list[Op]:
-    """512 boxes, 7x7 bins of four samples, 256 channels, a map of 128x128: forward, and with the map's gradient."""
-    rng = np.random.default_rng(0)
-    features, boxes = rng.normal(size=(MAP, MAP, CHANNELS)).astype("f"), boxes_of(ROIS)
-    pull = rng.normal(size=(ROIS, BINS, BINS, CHANNELS)).astype("f")
-    f, b, p = jnp.asarray(features), jnp.asarray(boxes), jnp.asarray(pull)
-    forms = {
-        "ours": lambda f, b: roi_align(f, b, output_size=BINS, spatial_scale=0.25, aligned=True),
-        "ours, separable": separably,
-    }
-    forward, both = {}, {}
-    for name, form in forms.items():
-        run = jax.jit(form)
-        gradient = jax.jit(lambda f, b, p, form=form: jax.vjp(lambda f: form(f, b), f)[1](p)[0])
-        forward[name] = lambda run=run: run(f, b)
-        both[name] = lambda gradient=gradient: gradient(f, b, p)
-    if torch:
-        tf, tb, tp = on_torch(
-            features.transpose(2, 0, 1)[None], np.pad(boxes, ((0, 0), (1, 0))), pull.transpose(0, 3, 1, 2)
-        )
-        wanting = tf.clone().requires_grad_()
-
-        def there(map_: Any) -> Any:
-            return torchvision.ops.roi_align(map_, tb, BINS, 0.25, 2, True)
-
-        def there_and_back() -> Any:
-            wanting.grad = None
-            there(wanting).backward(tp)
-            return wanting.grad
-
-        forward["torchvision"], both["torchvision"] = waited(lambda: there(tf)), waited(there_and_back)
-    moved = float(features.nbytes + pull.nbytes)
-    return [Op("RoI Align", forward, moved), Op("RoI Align, with gradient", both, 2 * moved)]
-
-
-def convolution_ops(maps: int, side: int) -> list[Op]:
-    """3x3 with 256 channels, over maps of side x side: forward, and with the gradients of features and kernel.
-
-    The floor is that of Winograd's algorithm, which needs a quarter of the plain sum's products for whole tiles.
-    """
-    rng = np.random.default_rng(0)
-    features, pull = rng.normal(size=(2, maps, side, side, CHANNELS)).astype("f")
-    kernel = rng.normal(size=(3, 3, CHANNELS, CHANNELS)).astype("f") / 48
-    f, k, p = jnp.asarray(features), jnp.asarray(kernel), jnp.asarray(pull)
-    forward, both = {}, {}
-    for name, form in {"ours": conv2d, "ours, plain": plain_conv2d}.items():
-
-        def convolve(f: jax.Array, k: jax.Array, form: Callable = form) -> Any:
-            return form(f, k, 1, ((1, 1), (1, 1)))
-
-        def gradients(f: jax.Array, k: jax.Array, p: jax.Array, convolve: Callable = convolve) -> Any:
-            out, back = jax.vjp(convolve, f, k)
-            return out, back(p)
-
-        forward[name] = partial(jax.jit(convolve), f, k)
-        both[name] = partial(jax.jit(gradients), f, k, p)
-    if torch:
-        tf, tk, tp = on_torch(features.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1), pull.transpose(0, 3, 1, 2))
-        tf, tk, tp = (t.contiguous(memory_format=torch.channels_last) for t in (tf, tk, tp))
-        wanting = [t.clone().requires_grad_() for t in (tf, tk)]
-
-        def there(*arguments: Any) -> Any:
-            return torch.nn.functional.conv2d(*arguments, padding=1)
-
-        forward["torch, channels last"] = waited(lambda: there(tf, tk))
-        both["torch, channels last"] = waited(lambda: torch.autograd.grad(there(*wanting), wanting, tp))
-    moved, flops = float(features.nbytes + pull.nbytes), 2.0 * features.size * 9 * CHANNELS / 4
-    name = f"3x3 convolution, {maps} of {side}x{side}"
-    return [Op(name, forward, moved, flops), Op(f"{name}, with gradients", both, 3 * moved, 3 * flops)]
-
-
-def nms_op(n: int, images: int = 1) -> Op:
-    """Of n boxes an image at an IoU of 0.7."""
-    boxes = np.stack([boxes_of(n, seed) for seed in range(images)])
-    scores = np.random.default_rng(1).uniform(size=(images, n)).astype("f")
-    run = jax.jit(jax.vmap(lambda b, s: nms(b, s, iou_threshold=0.7, max_outputs=n)))
-    b, s = jnp.asarray(boxes), jnp.asarray(scores)
-    ways: dict[str, Callable[[], Any]] = {"ours": lambda: run(b, s)}
-    if torch:
-        tb, ts = on_torch(boxes, scores)
-        ways["torchvision"] = waited(
-            lambda: [torchvision.ops.nms(one, own, 0.7) for one, own in zip(tb, ts, strict=True)]
-        )
-    return Op(f"NMS of {n}" + (f", {images} images" if images > 1 else ""), ways, float(boxes.nbytes + scores.nbytes))
-
-
-def matching_op(objects: int = 20) -> Op:
-    """IoU of all anchors of a 512x512 image with 20 objects, and their labels."""
-    anchors = pyramid_anchors(
-        (512, 512), strides=(4, 8, 16, 32, 64), sizes=(32, 64, 128, 256, 512), ratios=(0.5, 1, 2)
-    ).astype("f")
-    truth = boxes_of(objects)
-    a, t = jnp.asarray(anchors), jnp.asarray(truth)
-    run = jax.jit(lambda t, a: match(iou(t, a), positive_iou=0.7, negative_iou=0.3, allow_low_quality=True))
-    ways: dict[str, Callable[[], Any]] = {"ours": lambda: run(t, a)}
-    if torch:
-        from torchvision.models.detection._utils import Matcher
-
-        tt, ta = on_torch(truth, anchors)
-        matcher = Matcher(0.7, 0.3, allow_low_quality_matches=True)
-        ways["torchvision"] = waited(lambda: matcher(torchvision.ops.box_iou(tt, ta)))
-    return Op(f"matching of {len(anchors):,} anchors", ways, 2.0 * anchors.nbytes)
-
-
-def clahe_op(images: int = 1) -> Op:
-    """Of a grey image 1280 wide and 960 high, limit 2, 8x8 tiles."""
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (images, 960, 1280), dtype=np.uint8)
-    x = jnp.asarray(pixels)
-    run = jax.jit(jax.vmap(lambda one: clahe(one, clip_limit=2.0, tiles=(8, 8))))
-    theirs = cv2.createCLAHE(2.0, (8, 8))
-    return Op(
-        "CLAHE, 1280x960" + (f", {images} images" if images > 1 else ""),
-        {"ours": lambda: run(x), "OpenCV": lambda: [theirs.apply(one) for one in pixels]},
-        2.0 * pixels.nbytes,
-    )
-
-
-def letterbox_op() -> Op:
-    """A colour image 1280x960 to 512x512, on the host."""
-    pixels = np.random.default_rng(0).integers(0, 256, (960, 1280, 3), dtype=np.uint8)
-
-    def theirs() -> np.ndarray:
-        resized = cv2.resize(pixels, (512, 384), interpolation=cv2.INTER_AREA)
-        return cv2.copyMakeBorder(resized, 64, 64, 0, 0, cv2.BORDER_CONSTANT)
-
-    return Op(
-        "letterbox, 1280x960 to 512", {"ours": lambda: letterbox(pixels, 512)[0], "OpenCV": theirs}, pixels.nbytes
-    )
-
-
-def pasting_op(n: int = 100) -> Op:
-    """100 masks of 28x28 into a 512x512 image, on the host."""
-    rng = np.random.default_rng(0)
-    masks, boxes = rng.uniform(size=(n, 28, 28)).astype("f"), boxes_of(n)
-
-    def own() -> list[np.ndarray]:
-        return [paste(m, b, height=512, width=512) for m, b in zip(masks, boxes, strict=True)]
-
-    ways: dict[str, Callable[[], Any]] = {"ours": own}
-    if torch:
-        from torchvision.models.detection.roi_heads import paste_masks_in_image
-
-        tm, tb = torch.from_numpy(masks[:, None]), torch.from_numpy(boxes)
-        ways["torchvision"] = lambda: paste_masks_in_image(tm, tb, (512, 512)) > 0.5
-    return Op(f"pasting of {n} masks", ways, n * 512.0 * 512.0)
-
-
-def main(repeats: int = 15, batch: int = 8, only: str = "") -> None:
+def main(repeats: int = 15, batch: int = 8, only: tuple[str, ...] = tuple(KINDS), out: Path | None = None) -> None:
     """Time every operation, write.
 
     Args:
         repeats: samples of each.
         batch: images in the batched ones.
-        only: those whose name holds this.
+        only: kinds of operations; what was measured of others stays.
+        out: a file or folder for the results.
     """
-    if torch:
-        torch.set_num_threads(describe_machine()["cores"])
+    unknown = set(only) - set(KINDS)
+    if unknown:
+        raise SystemExit(f"--only: no operations are called {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
+    warn_if_busy()
+    if cases.torch:
+        cases.torch.set_num_threads(describe_machine()["cores"])
     multiply, flops = matmul()
     move, bytes_moved = copying()
     yardsticks = in_turns({"matmul": multiply, "copying": move}, repeats=5)
-    peak, bandwidth = flops / min(yardsticks["matmul"]), bytes_moved / min(yardsticks["copying"])
-    makers = [
-        lambda: convolution_ops(128, 14),
-        lambda: convolution_ops(1, MAP),
-        roi_align_ops,
-        *(lambda n=n: [nms_op(n)] for n in (500, 1000, 2000, 5000)),
-        lambda: [nms_op(2000, batch)],
-        lambda: [matching_op()],
-        lambda: [clahe_op()],
-        lambda: [clahe_op(batch)],
-        lambda: [letterbox_op()],
-        lambda: [pasting_op()],
-    ]
-    found, rows = [], []
-    for op in (op for make in makers for op in make()):
-        if only not in op.name:
-            continue
-        seconds = in_turns(op.ways, repeats=repeats, warmup=2)
-        middle = {name: median(samples) for name, samples in seconds.items()}
-        peer = next((name for name in middle if not name.startswith("ours")), None)
-        floor = max(op.moved / bandwidth, op.flops / peak)
-        ratio = middle["ours"] / middle[peer] if peer else None
-        found.append({"op": op.name, "seconds": seconds, "peer": peer, "ratio": ratio, "floor_seconds": floor})
-        others = [f"{name}: {readable(middle[name])}" for name in middle if name not in ("ours", peer)]
-        rows.append(
+    peak = {
+        "flops_per_second": flops / min(yardsticks["matmul"]),
+        "bytes_per_second": bytes_moved / min(yardsticks["copying"]),
+    }
+    rows = []
+    for kind in only:
+        console.print(f"{kind}: compiling")
+        for op in KINDS[kind](batch):
+            rows.append(measure(op, repeats, peak))
+            save(
+                "how fast is each operation, against the peers' and the machine's limits?",
+                "ops",
+                settings={"repeats": repeats, "batch": batch, "opencv": cv2.__version__} | cases.TORCH,
+                out=out,
+                rows=rows,
+                key=("op",),
+                peak=peak,
+            )
+    report(rows)
+    console.print(str(results_file("ops", out)))
+
+
+def measure(op: cases.Op, repeats: int, peak: dict[str, float]) -> dict[str, Any]:
+    """One operation: samples of every way, the floor, and the ratio to the peer."""
+    seconds = in_turns(op.ways, repeats=repeats, warmup=2)
+    peer = next((name for name in seconds if not name.startswith("ours")), None)
+    return {
+        "op": op.name,
+        "seconds": seconds,
+        "peer": peer,
+        "ratio": median(seconds["ours"]) / median(seconds[peer]) if peer else None,
+        "floor_seconds": max(op.moved / peak["bytes_per_second"], op.flops / peak["flops_per_second"]),
+    }
+
+
+def report(rows: list[dict[str, Any]]) -> None:
+    """Print the table."""
+    lines = []
+    for row in rows:
+        middle, peer = {name: readable(median(samples)) for name, samples in row["seconds"].items()}, row["peer"]
+        lines.append(
             [
-                op.name,
-                readable(middle["ours"]),
-                f"{peer} {readable(middle[peer])}" if peer else "not installed",
-                f"{ratio:.2f}" if ratio else "",
-                readable(floor),
-                "; ".join(others),
+                row["op"],
+                middle["ours"],
+                f"{peer} {middle[peer]}" if peer else "not installed",
+                f"{row['ratio']:.2f}" if peer else "",
+                readable(row["floor_seconds"]),
+                "; ".join(f"{name}: {time}" for name, time in middle.items() if name not in ("ours", peer)),
             ]
         )
-    versions = {"torch": torch.__version__, "torchvision": torchvision.__version__} if torch else None
-    path = save(
-        "how fast is each operation, against the peers' and the machine's limits?",
-        "ops",
-        settings={"repeats": repeats, "batch": batch},
-        peer=versions,
-        opencv=cv2.__version__,
-        peak={"flops_per_second": peak, "bytes_per_second": bandwidth},
-        ops=found,
-    )
-    show("operations", ["operation", "ours", "peer", "ratio", "floor", "other forms"], rows)
-    console.print(str(path))
+    show("operations", ["operation", "ours", "peer", "ratio", "floor", "other forms"], lines)
 
 
 if __name__ == "__main__":
