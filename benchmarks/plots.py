@@ -12,6 +12,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from benchmarks.measuring import RESULTS, median, readable
+from benchmarks.peer_torchvision import best
 from crystal.console import console
 
 matplotlib.rcParams |= {"svg.hashsalt": "benchmarks", "svg.fonttype": "none", "font.size": 9}
@@ -33,10 +34,12 @@ def save(figure: Figure, name: str) -> Path:
 def ratios(machine: str) -> Path:
     """Our time over the peer's, logarithmic: left of 1 we are faster."""
     bars = []
-    for r in read(machine, "peer-torchvision-float32")["results"]:
+    for r in best(read(machine, "peer-torchvision")["rows"]):
         if "pastes" not in r["work"]:
-            bars.append((f"{r['work']}, batch {r['batch']} (torchvision, {r['best_peer']})", r["ratio"]))
-    bars += [(f"{op['op']} ({op['peer']})", op["ratio"]) for op in read(machine, "ops")["ops"] if op["ratio"]]
+            dtype = "" if r["dtype"] == "float32" else f", {r['dtype']}"
+            peer = r["peer"].replace("-", " ")
+            bars.append((f"{r['work']}, batch {r['batch']}{dtype} (torchvision, {peer})", r["ratio"]))
+    bars += [(f"{op['op']} ({op['peer']})", op["ratio"]) for op in read(machine, "ops")["rows"] if op["ratio"]]
     figure = Figure(figsize=(8, 0.3 * len(bars) + 0.9), layout="constrained")
     axes = figure.subplots()
     for row, (_, ratio) in enumerate(bars):
@@ -56,7 +59,7 @@ def ratios(machine: str) -> Path:
 
 def stages(machine: str) -> Path:
     """Where the time of a step goes."""
-    found = next(r for r in read(machine, "step")["results"] if "stage_seconds" in r)
+    found = next(r for r in read(machine, "step")["rows"] if "stage_seconds" in r)
     seconds = {k: v for k, v in found["stage_seconds"].items() if k not in ("gradient", "step")}
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     axes = figure.subplots()
@@ -71,13 +74,13 @@ def stages(machine: str) -> Path:
 
 def growth(machine: str) -> Path:
     """Time against each amount, from zero, with the slope that was fitted to the logarithms."""
-    found = read(machine, "scaling")
+    rows = read(machine, "scaling")["rows"]
     figure = Figure(figsize=(11, 2.8), layout="constrained")
-    for axes, (what, samples) in zip(figure.subplots(1, len(found["seconds"])), found["seconds"].items(), strict=True):
-        amounts = [float(amount) for amount in samples]
-        axes.plot(amounts, [median(s) for s in samples.values()], "o-", color=OURS, markersize=4, clip_on=False)
+    for axes, row in zip(figure.subplots(1, len(rows)), rows, strict=True):
+        amounts, samples = [float(amount) for amount in row["seconds"]], row["seconds"].values()
+        axes.plot(amounts, [median(s) for s in samples], "o-", color=OURS, markersize=4, clip_on=False)
         axes.set(xlim=0, ylim=0)
-        axes.set_title(f"{what}\nslope {found['slopes'][what]:.2f}", fontsize=9)
+        axes.set_title(f"{row['against']}\nslope {row['slope']:.2f}", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
     figure.supylabel("seconds")
     return save(figure, "growth")

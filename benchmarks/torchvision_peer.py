@@ -55,7 +55,9 @@ def _moved(boxes: torch.Tensor) -> torch.Tensor:
 
 
 class Peer:
-    """One torchvision network; `train` takes a step, `detect` a forward pass."""
+    """One torchvision network; `train` takes a step, `detect` a forward pass. On a GPU both may return before they are
+    done: `wait`.
+    """
 
     def __init__(
         self,
@@ -110,7 +112,6 @@ class Peer:
             total = sum(losses.values())
         total.backward()
         self.optimizer.step()
-        self._wait()
         return {name: value.detach() for name, value in losses.items()}
 
     def detect(self) -> list[dict[str, torch.Tensor]]:
@@ -118,7 +119,6 @@ class Peer:
         self.model.eval()
         with torch.no_grad(), self._precision():
             found = self.model(self.images)
-        self._wait()
         return found
 
     def detect_unpasted(self) -> list[dict[str, torch.Tensor]]:
@@ -129,12 +129,12 @@ class Peer:
             features = model.backbone(images.tensors)
             proposals, _ = model.rpn(images, features)
             found, _ = model.roi_heads(features, proposals, images.image_sizes)
-        self._wait()
         return found
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.partition(":")[0], dtype=torch.bfloat16, enabled=self.amp)
 
-    def _wait(self) -> None:
+    def wait(self, _: Any = None) -> None:
+        """Until everything is computed."""
         if self.device != "cpu":
             torch.cuda.synchronize()
