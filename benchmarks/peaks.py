@@ -5,15 +5,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from benchmarks.gpu.target import read_target
 from benchmarks.measuring import Repeated, in_program
 
-# FLOPs a second of dense products, by the makers' datasheets; XLA computes those of float32 as TF32.
-DATASHEETS = {
-    "NVIDIA H200": {"bfloat16": 989e12, "float32": 494e12},
-    "NVIDIA H100 80GB HBM3": {"bfloat16": 989e12, "float32": 494e12},
-    "NVIDIA A100-SXM4-80GB": {"bfloat16": 312e12, "float32": 156e12},
-    "NVIDIA A100-SXM4-40GB": {"bfloat16": 312e12, "float32": 156e12},
-    "NVIDIA L4": {"bfloat16": 121e12, "float32": 60e12},
+# Kinds of devices as JAX names them, and the files of benchmarks/gpu/targets that hold their datasheets.
+TARGETS = {
+    "NVIDIA H200": "h200",
+    "NVIDIA A100-SXM4-80GB": "a100",
+    "NVIDIA A100-SXM4-40GB": "a100",  # less memory, the same FLOPs
+    "NVIDIA L4": "l4",
 }
 
 
@@ -34,8 +34,11 @@ def copying(megabytes: int | None = None) -> tuple[Repeated, float]:
 
 
 def datasheet_flops(dtype: str) -> float | None:
-    """FLOPs a second of the device by its datasheet; None where it is not listed."""
-    return DATASHEETS.get(jax.devices()[0].device_kind, {}).get(dtype)
+    """FLOPs a second of the device's matrix products by its datasheet, those of float32 as TF32, as XLA computes them;
+    None where the device is not listed.
+    """
+    target = TARGETS.get(jax.devices()[0].device_kind)
+    return read_target(target).flops[{"bfloat16": "bf16", "float32": "tf32"}[dtype]] if target else None
 
 
 def peak_memory() -> int | None:

@@ -3,13 +3,14 @@
 import doctest
 import importlib
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import measuring, profiling
+from benchmarks import measuring, peaks, profiling
 from benchmarks.measuring import Repeated, again_and_again, in_loop, in_program, in_turns, save, show
 
 
@@ -90,3 +91,11 @@ def test_operations_of_a_profile(tmp_path, capsys):
     assert "sort" in capsys.readouterr().out
     with pytest.raises(FileNotFoundError, match="holds no profile"):
         profiling.operations(tmp_path / "elsewhere")
+
+
+def test_datasheets_are_there(monkeypatch):
+    for kind in peaks.TARGETS:
+        monkeypatch.setattr(peaks.jax, "devices", lambda kind=kind: [SimpleNamespace(device_kind=kind)])
+        assert peaks.datasheet_flops("bfloat16") >= 1.9 * peaks.datasheet_flops("float32") > 1e13
+    monkeypatch.setattr(peaks.jax, "devices", lambda: [SimpleNamespace(device_kind="cpu")])
+    assert peaks.datasheet_flops("bfloat16") is None
