@@ -59,7 +59,7 @@ part() {
     timeout --foreground --signal=INT --kill-after=30 "$limit" "$@" >"$work/logs/$name.txt" 2>&1
     code=$?
     note "== $name: exit code $code after $((SECONDS - begun)) of $limit seconds"
-    tail -n 60 "$work/logs/$name.txt" | cut -c1-400 | tee -a "$out/summary.txt"
+    tail -n 60 "$work/logs/$name.txt" | tee -a "$out/summary.txt"
     keep
     return "$code"
 }
