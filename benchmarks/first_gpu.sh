@@ -25,7 +25,7 @@ if [ -n "${TINY:-}" ]; then
     tests="tests/maskrcnn_jax/boxes/test_geometry.py"
     network="--set image.size=(64,64) --set batch_size=1 --set backbone.depth=18"
 else
-    size=512 batches="16 64" repeats=10 drops="--train 320 --val 64" steps=1000 workers=6
+    size=512 batches="16 64" repeats=10 drops="--train 320 --val 64" steps=1000 workers=8
     kinds="scatter-add roi-align nms"
     tests="tests/maskrcnn_jax/roi tests/maskrcnn_jax/boxes tests/maskrcnn_jax/rpn tests/maskrcnn_jax/image"
     tests="$tests tests/maskrcnn_jax/test_losses.py tests/maskrcnn_jax/test_layers.py"
