@@ -23,7 +23,7 @@ export XLA_PYTHON_CLIENT_PREALLOCATE=false # torch, and processes that test side
 if [ -n "${TINY:-}" ]; then
     size=64 batches="1" repeats=1 drops="--train 4 --val 2" steps=2 workers=0 kinds="scatter-add"
     tests="tests/maskrcnn_jax/boxes/test_geometry.py"
-    network="--set image.size=(64,64) --set batch_size=1 --set backbone.depth=18"
+    network="--set image.size=(64,64) --set batch_size=1 --set backbone.depths=(1,1,1,1)"
 else
     size=512 batches="16 64" repeats=10 drops="--train 320 --val 64" steps=1000 workers=8
     kinds="scatter-add roi-align nms"
