@@ -58,9 +58,9 @@ def letterbox() -> Figure:
 
 
 def tiles() -> Figure:
-    """The views of an image of 1224 x 1024 pixels at zooms 1, 2 and 4."""
+    """The views of an image of 1224 x 1024 pixels that `crystal predict` looks at."""
     figure = Figure(figsize=(8.4, 2.7), layout="constrained")
-    for axes, zoom in zip(figure.subplots(1, 3), (1, 2, 4), strict=True):
+    for axes, zoom in zip(figure.subplots(1, 3), (1, 1.7, 3.2), strict=True):
         plane(axes, 1224, 1024)
         grid = views(1024, 1224, (256, 320), zooms=(zoom,))
         for view in grid:

@@ -1,6 +1,7 @@
 """The drop itself, where a model has learnt a class of that name: which crystals lie outside.
 
-Models without such a class say nothing about drops; all their crystals count.
+Models without such a class say nothing about drops; all their crystals count. A tile shows a part of a drop, whose
+outline would end at the tile, so drops are taken from the view of the whole image (`predictor.py`).
 """
 
 from collections.abc import Mapping, Sequence

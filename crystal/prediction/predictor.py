@@ -13,7 +13,7 @@ Masks are pasted one instance's box at a time and become run lengths at once. A 
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ from jaxtyping import Float, Int
 
 from crystal.data.images import Image, apply_clahe, prepare
 from crystal.data.outlines import encode_patch
+from crystal.prediction.drop_region import DROP
 from crystal.prediction.merging import merge
 from crystal.prediction.zooms import WHOLE, Zoom, trust, zooms_of
 from maskrcnn_jax.image.letterbox import Letterbox
@@ -42,7 +43,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         boxes: `[x1, y1, x2, y2]` in continuous pixels of the original image, inside it.
-        scores: in [0, 1]; the network's, reduced where it looked closer than in training (`zooms.trust`).
+        scores: in [0, 1]; the network's, reduced in tiles if it was trained on whole images (`zooms.trust`).
         classes: index into the config's `classes`; never 0, the background.
         rles: a mask each, as compressed COCO RLE (`size` = height, width of the original; `counts` bytes).
         zooms: of the view in which each was found; 1 is the whole image.
@@ -59,7 +60,14 @@ class Prediction(NamedTuple):
 
 
 def to_original(
-    detections: Detections, box: Letterbox, *, view: View, height: int, width: int, trust: float = 1.0
+    detections: Detections,
+    box: Letterbox,
+    *,
+    view: View,
+    height: int,
+    width: int,
+    trust: float = 1.0,
+    whole_only: Collection[int] = (),
 ) -> Prediction:
     """Bring the detections of one view back to the pixels of its image.
 
@@ -70,6 +78,7 @@ def to_original(
         height: of the image, in pixels.
         width: of the image.
         trust: what scores are multiplied by.
+        whole_only: classes of objects so large that tiles show parts of them; they count in the whole image alone.
 
     Returns:
         The valid detections that cover at least one pixel and that the view owns (`maskrcnn_jax.image.tiles.owns`).
@@ -78,7 +87,8 @@ def to_original(
     scores = np.asarray(detections.scores) * trust
     boxes = box.to_original(np.asarray(detections.boxes)) + np.tile(corners[:2], 2)
     boxes = np.clip(boxes, np.tile(corners[:2], 2), np.tile(corners[2:], 2))
-    chosen = np.flatnonzero(valid & owns(view, boxes, height=height, width=width))
+    meant = valid if view.zoom == 1 else valid & ~np.isin(detections.classes, list(whole_only))
+    chosen = np.flatnonzero(meant & owns(view, boxes, height=height, width=width))
     rles, seen = [], []
     for i in chosen:
         patch, top, left = paste_patch(np.asarray(detections.masks[i]), boxes[i], height=height, width=width)
@@ -211,6 +221,7 @@ class Predictor:
 
     def by_view(self, images: Iterable[Image]) -> Iterator[Joined]:
         """As a call, but with what was found in each of the `views`."""
+        drops = [index for index, (_, name) in enumerate(self.config.classes) if name == DROP]
         ready = self._cut(images)
         with ThreadPoolExecutor(1, thread_name_prefix="prepare") as ahead:
             following = ahead.submit(self._batch, ready)
@@ -222,6 +233,6 @@ class Predictor:
                     own = jax.tree.map(lambda values, slot=slot: values[slot], found)
                     weight = trust(view.zoom, self.config.image.zooms)
                     place = {"view": view, "height": whole.height, "width": whole.width}
-                    whole.found.append(to_original(own, box, **place, trust=weight))
+                    whole.found.append(to_original(own, box, **place, trust=weight, whole_only=drops))
                     if len(whole.found) == whole.views:
                         yield joined(whole.found)

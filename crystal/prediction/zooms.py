@@ -5,13 +5,12 @@ from collections.abc import Iterable
 from typing import Literal
 
 from crystal.errors import RangeError
-from maskrcnn_jax.image.tiles import ENLARGED
+from maskrcnn_jax.image.tiles import ENLARGED, OVERLAP
 
 Zoom = Literal["auto"] | tuple[float, ...]
 WHOLE: Zoom = (1.0,)
-# In closer views than a network was trained on, grains that it has never seen so large look like crystals.
+# To a network that was trained on whole images, grains in closer views look like crystals.
 UNTRAINED = 0.7
-NEAR = 1.5  # times the largest zoom of training: no larger objects than there, but fewer of them
 
 
 def parse_zoom(text: str) -> Zoom:
@@ -41,28 +40,36 @@ def parse_zoom(text: str) -> Zoom:
 def zooms_of(height: int, width: int, size: tuple[int, int], zoom: Zoom) -> tuple[float, ...]:
     """The zooms for an image of this size and a network's input of that size, (height, width).
 
-    "auto" doubles the zoom as long as the input has no more pixels than the part of the image that it shows, but for
-    ENLARGED: beyond, enlarging adds nothing to see.
+    "auto" looks at the whole image and at grids of 2 x 2, 4 x 4, ... tiles, as long as the input has no more pixels
+    than the part of the image that it shows, but for ENLARGED: beyond, enlarging adds nothing to see.
 
     A photograph of 1024 x 1224 pixels, and the one that a network of 256 x 320 sees as it is:
 
     >>> zooms_of(1024, 1224, (256, 320), "auto"), zooms_of(256, 320, (256, 320), "auto")
-    ((1.0, 2.0, 4.0), (1.0,))
+    ((1.0, 1.7, 3.2), (1.0,))
     """
     if zoom != "auto":
         return zoom
     most = ENLARGED * max(height / size[0], width / size[1])
-    return tuple(2.0**k for k in range(max(0, math.floor(math.log2(most))) + 1))
+    zooms, tiles = [1.0], 2
+    while (closer := _zoom_of_grid(tiles)) <= most:
+        zooms.append(closer)
+        tiles *= 2
+    return tuple(zooms)
+
+
+def _zoom_of_grid(tiles: int) -> float:
+    """The zoom at which this many tiles with their overlap cover a side; rounded down, so that pixels are no matter."""
+    return math.floor(10 * (tiles - (tiles - 1) * OVERLAP)) / 10
 
 
 def trust(zoom: float, trained: tuple[float, float] | None) -> float:
-    """What a score at this zoom counts, for one in the whole image: 1 at zooms like those of training, else UNTRAINED.
+    """What a score at this zoom counts, for one in the whole image: 1 if training showed closer views, else UNTRAINED.
 
-    >>> trust(2.0, (1.0, 2.5)), trust(4.0, (1.0, 2.5)), trust(2.0, None)
-    (1.0, 0.7, 0.7)
+    >>> trust(2.0, (1.0, 2.5)), trust(2.0, (1.0, 1.0)), trust(2.0, None), trust(1.0, None)
+    (1.0, 0.7, 0.7, 1.0)
     """
-    most = NEAR * trained[1] if trained and trained[1] > 1 else 1.0
-    return 1.0 if zoom <= most else UNTRAINED
+    return 1.0 if zoom == 1 or as_trained(trained) == "auto" else UNTRAINED
 
 
 def as_trained(trained: tuple[float, float] | None) -> Zoom:

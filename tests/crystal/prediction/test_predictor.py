@@ -90,6 +90,22 @@ def test_boxes_and_masks_of_a_wide_image_come_back_to_its_own_pixels():
     assert len(to_original(detections._replace(valid=jnp.zeros(3, bool)), box, **frame).rles) == 0
 
 
+def test_drops_count_in_the_whole_image_alone():
+    """A tile inside a drop sees a part of it, and would outline that."""
+    detections = Detections(
+        boxes=jnp.array([[5.0, 5.0, 30.0, 30.0], [4.0, 4.0, 40.0, 40.0]]),
+        classes=jnp.array([1, 2]),
+        scores=jnp.array([0.9, 0.8]),
+        masks=jnp.ones((2, 28, 28)),
+        valid=jnp.array([True, True]),
+    )
+    _, box = prepare(picture(50, 50), size=(64, 64), clahe=False)
+    for zoom, classes in ((1.0, [1, 2]), (2.0, [1])):
+        view = View(zoom, 0, 0, 50, 50)
+        found = to_original(detections, box, view=view, height=100, width=100, whole_only=[2])
+        assert found.classes.tolist() == classes
+
+
 def test_results_come_in_order_and_do_not_depend_on_the_batch(predictor):
     images = [picture(40 + 20 * i, 150 - 20 * i, i) for i in range(5)]  # the third batch is padded
     together = list(predictor(images))
