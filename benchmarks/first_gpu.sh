@@ -108,7 +108,7 @@ done
 
 # From random weights, which the preset is not meant for: so group norm, AdamW, and all layers from the first step.
 # shellcheck disable=SC2086
-part drops 40 "$python" -m crystal render --out "$work/drops" $drops &&
+part drops 40 "$python" -m crystal render --out "$work/drops" --scenes simple $drops &&
     part training $((end - SECONDS - 80)) "$python" -m crystal train --data "$work/drops" --out "$work/run" \
         --preset paper --init none --steps $steps --learning-rate 3e-4 $network --set compute_dtype=bfloat16 \
         --set optimizer=adamw --set decay=cosine --set backbone.norm=group --set train_norms=true \

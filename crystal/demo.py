@@ -65,7 +65,8 @@ def render(data: Path, *, train: int, val: int, seed: int, light: float) -> None
             f"{data} holds other drops than this command renders; remove {data.parent} or choose another --out"
         )
     with one_bar("rendering", train + val) as bar:
-        render_dataset(data, train=train, val=val, seed=seed, light=light, progress=lambda done, total: bar(done))
+        drops = {"train": train, "val": val, "seed": seed, "light": light, "scenes": "simple"}
+        render_dataset(data, **drops, progress=lambda done, total: bar(done))
     write_atomically(note, json.dumps(wanted))
 
 

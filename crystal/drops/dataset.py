@@ -60,6 +60,8 @@ def _render_one(task: tuple) -> tuple[dict, list[dict]]:
         drop = draw_scene(where, height=height, width=width, light=light)
     else:
         drop = draw_drop(where, height=height or 800, width=width or 1000, light=light)
+        if scenes == "plain":
+            drop = drop._replace(instances=(DrawnCrystal(drop.liquid, "drop", False, "drop"), *drop.instances))
     _, jpeg = cv2.imencode(
         ".jpg", cv2.cvtColor(drop.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     )
@@ -79,9 +81,10 @@ def render_dataset(
     val: int,
     seed: int = 0,
     light: float = 0.5,
-    scenes: Literal["simple", "world"] = "simple",
+    scenes: Literal["world", "simple"] = "world",
     height: int | None = None,
     width: int | None = None,
+    plain: int = 0,
     workers: int = 2,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> None:
@@ -97,10 +100,11 @@ def render_dataset(
         val: number of validation drops, 0 or more; drawn from other seeds than the training drops.
         seed: 0 or more.
         light: 0 = even, contrasty, to 1 = dim, uneven, faint.
-        scenes: "simple" has one drop a picture and crystals as its objects (`draw_drop`); "world" is drawn after real
-            photographs and has crystals and drops as its objects (`draw_scene`).
-        height: of the images, in pixels; None for 800, and in the world for what its cameras have.
-        width: of the images, in pixels; None for 1000, and in the world for what its cameras have.
+        scenes: "world" is drawn after real photographs and has crystals and drops as its objects (`draw_scene`);
+            "simple" has one drop a picture and crystals as its objects (`draw_drop`).
+        height: of the images, in pixels; None for what the world's cameras have, and for 800 of simple drops.
+        width: of the images, in pixels; None for what the world's cameras have, and for 1000 of simple drops.
+        plain: number of drops as of "simple" scenes, with the drop as an object, that follow the world's in training.
         workers: processes that draw; 1 draws in this one.
         progress: called as progress(done, total) after each image.
 
@@ -115,14 +119,15 @@ def render_dataset(
         for split, number in zip(SPLITS, (train, val), strict=True):
             folder = partial / split / "images"
             folder.mkdir(parents=True)
-            tasks += [(folder, split, index, seed, light, height, width, scenes) for index in range(number)]
+            kinds = [scenes] * number + ["plain"] * (plain if split == "train" else 0)
+            tasks += [(folder, split, index, seed, light, height, width, kind) for index, kind in enumerate(kinds)]
         results = []
         # Closed at once, so that no worker outlives a Ctrl-C.
         with contextlib.closing(in_processes(_render_one, tasks, workers)) as drawn:
             for result in drawn:
                 results.append(result)
                 progress(len(results), len(tasks))
-        for split, part in zip(SPLITS, (results[:train], results[train:]), strict=True):
+        for split, part in zip(SPLITS, (results[: train + plain], results[train + plain :]), strict=True):
             info = {**INFO, "seed": seed, "light": light}
             info |= {} if scenes == "simple" else {"scenes": scenes}
             document = coco_document(part, CATEGORIES[scenes], **info)

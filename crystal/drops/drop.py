@@ -25,7 +25,7 @@ MOST_CRYSTALS = 60
 
 class DrawnCrystal(NamedTuple):
     """One crystal: `mask` bool[h, w], its visible part; `kind`, one of `crystals.KINDS`; `ignored`: too little of it is
-    visible to be counted; `category`, always "crystal".
+    visible to be counted; `category`, "crystal" in what `draw_drop` draws.
     """
 
     mask: np.ndarray
@@ -35,10 +35,13 @@ class DrawnCrystal(NamedTuple):
 
 
 class Drop(NamedTuple):
-    """A micrograph `image` uint8[h, w, 3] RGB, not yet compressed, and its crystals from the bottom up."""
+    """A micrograph `image` uint8[h, w, 3] RGB, not yet compressed; its crystals from the bottom up; `liquid`
+    bool[h, w], all of the drop that shows in its well, with the crystals in it.
+    """
 
     image: np.ndarray
     instances: tuple[DrawnCrystal, ...]
+    liquid: np.ndarray
 
 
 def _set_stage(rng: np.random.Generator, shape: tuple[int, int], *, close: bool) -> Stage:
@@ -188,7 +191,7 @@ def draw_drop(
         crystals: how many crystals, 0 to 60; None draws the number too.
 
     Returns:
-        The image and its crystals. A crystal's mask is what is visible of it, at least one pixel.
+        The image, its crystals and its liquid. A crystal's mask is what is visible of it, at least one pixel.
 
     Raises:
         ValueError: if light or crystals is out of range.
@@ -209,4 +212,4 @@ def draw_drop(
         seen = int(mask.sum())
         if seen:
             instances.append(DrawnCrystal(mask, kind, seen < LEAST_VISIBLE_SHARE * area or seen < least))
-    return Drop(photograph(optics, stage, light), tuple(instances))
+    return Drop(photograph(optics, stage, light), tuple(instances), stage.drop > 0)

@@ -84,7 +84,7 @@ def as_typed():
     words = " ".join(["crystal", *command(Path("drops"), Path("run"))]).replace(" --set", " \\\n    --set", 1)
     return "\n".join(
         [
-            f"crystal render --out drops --train {TRAIN} --val {VAL}",
+            f"crystal render --out drops --train {TRAIN} --val {VAL} --scenes simple",
             "crystal check drops",
             words,
             "crystal predict --weights run --images drops/val/images --out found",

@@ -37,9 +37,9 @@ def _folder() -> tempfile.TemporaryDirectory:
 
 @lru_cache(maxsize=1)
 def dataset() -> Path:
-    """The folder of the files, as `crystal render --train 10 --val 6` writes it but with smaller images."""
-    drops = Path(_folder().name) / "drops"
-    render_dataset(drops, train=TRAIN, val=VAL, seed=3, light=0.3, height=HEIGHT, width=WIDTH, workers=1)
+    """The folder of the files, as `crystal render --scenes simple` writes it but with smaller images."""
+    drops, numbers = Path(_folder().name) / "drops", {"train": TRAIN, "val": VAL, "seed": 3, "light": 0.3}
+    render_dataset(drops, **numbers, scenes="simple", height=HEIGHT, width=WIDTH, workers=1)
     return drops
 
 

@@ -36,7 +36,7 @@ def drops(tmp_path_factory):
     from crystal.drops.dataset import render_dataset
 
     out = tmp_path_factory.mktemp("drops") / "data"
-    render_dataset(out, train=1, val=2, height=160, width=200, workers=1)
+    render_dataset(out, train=1, val=2, scenes="simple", height=160, width=200, workers=1)
     return out
 
 

@@ -412,7 +412,7 @@ def test_reconstruction_of_compact_objects():
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("drops") / "set"
-    render_dataset(out, train=8, val=0, seed=4, workers=1)
+    render_dataset(out, train=8, val=0, seed=4, scenes="simple", workers=1)
     return out
 
 

@@ -2,7 +2,9 @@
 
 import errno
 import json
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,11 +15,11 @@ from pycocotools.coco import COCO
 from crystal.drops import crystals as solids
 from crystal.drops import dataset as rendering
 from crystal.drops import drop as drawing
-from crystal.drops.dataset import render_dataset
 from crystal.drops.drop import Drop, draw_drop
 from crystal.files import OutputError
 from tests.otsu import average_precision, otsu_components
 
+render_dataset = partial(rendering.render_dataset, scenes="simple")
 SMALL = {"height": 256, "width": 320}
 HALF = {"height": 400, "width": 500}
 
@@ -94,6 +96,25 @@ def test_counts_lie_between_0_and_60_and_are_mostly_small():
     assert np.mean((counts >= 1) & (counts <= 12)) > 0.6
 
 
+def test_crystals_lie_in_the_liquid(drops):
+    """All but what sticks out over the rim."""
+    inside = [drop.liquid[instance.mask].mean() for drop in drops for instance in drop.instances]
+    assert np.mean(inside) > 0.9
+    assert all(0.1 < drop.liquid.mean() < 0.95 for drop in drops)
+
+
+def test_plain_drops_follow_the_others_and_are_objects(tmp_path):
+    rendering.render_dataset(tmp_path / "out", train=1, val=1, plain=2, seed=4, workers=1, **SMALL)
+    training = COCO(tmp_path / "out" / "train.json")
+    assert [image["file_name"][-9:-4] for image in training.loadImgs([1, 2, 3])] == ["00001", "00002", "00003"]
+    for number in (2, 3):
+        wanted = draw_drop((4, 0, number - 1), **SMALL)
+        drawn = training.loadAnns(training.getAnnIds(imgIds=[number]))
+        names = [training.cats[annotation["category_id"]]["name"] for annotation in drawn]
+        assert names == ["drop", *["crystal"] * len(wanted.instances)]
+        assert np.mean(training.annToMask(drawn[0]) != wanted.liquid) < 0.002  # COCO draws borders its own way
+
+
 def test_a_drawn_count_is_found_in_the_drop(drops):
     assert all(len(drop.instances) <= drawing.MOST_CRYSTALS for drop in drops)
     assert len({len(drop.instances) for drop in drops}) > 5
@@ -113,7 +134,8 @@ def test_a_crystal_of_which_too_little_is_visible_is_ignored(monkeypatch, hidden
         owner[30 - round(20 * hidden) : 30, 10:30] = 2
         return ["plate", "plate"], [400, 400], owner
 
-    monkeypatch.setattr(drawing, "_set_stage", lambda *args, **kwargs: None)
+    stage = SimpleNamespace(drop=np.ones((height, width)))
+    monkeypatch.setattr(drawing, "_set_stage", lambda *args, **kwargs: stage)
     monkeypatch.setattr(drawing, "_scatter", scatter)
     monkeypatch.setattr(drawing, "photograph", lambda *args: np.zeros((height, width, 3), np.uint8))
     assert draw_drop(0, height=height, width=width).instances[0].ignored is ignored
@@ -247,7 +269,7 @@ def test_labelme_files_lie_beside_the_images(dataset):
 
 def one_drop(monkeypatch, *masks: np.ndarray, ignored: bool = False) -> None:
     instances = tuple(drawing.DrawnCrystal(mask, "plate", ignored) for mask in masks)
-    drop = Drop(np.full((*masks[0].shape, 3), 128, np.uint8), instances)
+    drop = Drop(np.full((*masks[0].shape, 3), 128, np.uint8), instances, np.ones(masks[0].shape, bool))
     monkeypatch.setattr(rendering, "draw_drop", lambda *args, **kwargs: drop)
 
 

@@ -234,7 +234,7 @@ def test_needles_are_three_to_six_pixels_wide_at_1280():
 
 def test_a_world_as_a_dataset_has_two_categories_and_the_same_bytes_with_any_workers(tmp_path: Path):
     for name, workers in (("a", 1), ("b", 2)):
-        render_dataset(tmp_path / name, train=4, val=1, seed=2, scenes="world", workers=workers, **SMALL)
+        render_dataset(tmp_path / name, train=4, val=1, seed=2, workers=workers, **SMALL)
     first, second = (
         {str(path.relative_to(tmp_path / name)): path.read_bytes() for path in (tmp_path / name).rglob("*.*")}
         for name in "ab"
