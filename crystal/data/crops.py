@@ -19,7 +19,7 @@ from maskrcnn_jax.image.letterbox import fit
 from maskrcnn_jax.image.tiles import ENLARGED, view_size
 
 WITH_OBJECT = 0.75  # of the crops are drawn around an object, if there is one small enough; the others anywhere
-SHOWN = (1 / 12, 1 / 3)  # size of that object, square root of its box's area, as a share of the view's
+SHOWN = (1 / 12, 1 / 2)  # size of that object, square root of its box's area, as a share of the view's
 LEAST_VISIBLE = 0.25  # share of an object; below it, what is visible is ignored
 SMALL = 25  # per cent of the objects count as small: the zooms are chosen for the largest of them
 
