@@ -21,11 +21,11 @@ export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 JAX_COMPILATION_CACHE_DIR=$work/progra
 export XLA_PYTHON_CLIENT_PREALLOCATE=false # torch, and processes that test side by side, want memory too
 
 if [ -n "${TINY:-}" ]; then
-    size=64 batches="1" repeats=1 drops="--train 4 --val 2" steps=2 workers=0 kinds="scatter-add"
+    size=64 batches="1" repeats=1 drops="--train 4 --val 2" steps=4 workers=0 kinds="scatter-add"
     tests="tests/maskrcnn_jax/boxes/test_geometry.py"
     network="--set image.size=(64,64) --set batch_size=1 --set backbone.depths=(1,1,1,1)"
 else
-    size=512 batches="16 64" repeats=10 drops="--train 320 --val 64" steps=1000 workers=8
+    size=512 batches="16 64" repeats=10 drops="--train 320 --val 64" steps=100000 workers=8
     kinds="scatter-add roi-align nms"
     tests="tests/maskrcnn_jax/roi tests/maskrcnn_jax/boxes tests/maskrcnn_jax/rpn tests/maskrcnn_jax/image"
     tests="$tests tests/maskrcnn_jax/test_losses.py tests/maskrcnn_jax/test_layers.py"
@@ -106,13 +106,14 @@ for batch in $batches; do
     part "profile-$batch" 30 "$python" -m benchmarks.profiling "$work/profile/training-batch-$batch-bfloat16"
 done
 
-# From random weights, which the preset is not meant for: so group norm, AdamW, and all layers from the first step.
+# From random weights, which the preset is not meant for: so group norm, AdamW, and all layers from the first step. One
+# phase, which Ctrl-C ends with a checkpoint: another phase would be compiled anew.
 # shellcheck disable=SC2086
 part drops 40 "$python" -m crystal render --out "$work/drops" --scenes simple $drops &&
     part training $((end - SECONDS - 80)) "$python" -m crystal train --data "$work/drops" --out "$work/run" \
-        --preset paper --init none --steps $steps --learning-rate 3e-4 $network --set compute_dtype=bfloat16 \
-        --set optimizer=adamw --set decay=cosine --set backbone.norm=group --set train_norms=true \
-        --set phases.0.part=all --set phases.1.part=all --set phases.2.part=all --set validate_every=0
+        --preset paper --init none --learning-rate 3e-4 $network --set compute_dtype=bfloat16 --set warmup=50 \
+        --set optimizer=adamw --set backbone.norm=group --set train_norms=true --set validate_every=0 \
+        --set phases.0.part=all --set phases.0.steps=$steps --set phases.1.steps=1 --set phases.2.steps=1
 [ -f "$work/run/metrics.jsonl" ] && cp "$work/run/metrics.jsonl" "$work/run/config.json" "$work/results"
 part mAP 60 "$python" -m crystal evaluate --weights "$work/run" --data "$work/drops" --zoom none \
     --out "$work/results/mAP.json"
