@@ -109,7 +109,7 @@ done
 # From random weights, which the preset is not meant for: so group norm, AdamW, and all layers from the first step. One
 # phase, which Ctrl-C ends with a checkpoint: another phase would be compiled anew.
 # shellcheck disable=SC2086
-part drops 40 "$python" -m crystal render --scenes simple --out "$work/drops" --scenes simple $drops &&
+part drops 40 "$python" -m crystal render --out "$work/drops" --scenes simple $drops &&
     part training $((end - SECONDS - 80)) "$python" -m crystal train --data "$work/drops" --out "$work/run" \
         --preset paper --init none --learning-rate 3e-4 $network --set compute_dtype=bfloat16 --set warmup=50 \
         --set optimizer=adamw --set backbone.norm=group --set train_norms=true --set validate_every=0 \
