@@ -21,6 +21,7 @@ from pathlib import Path
 import jax
 import tyro
 
+from benchmarks.gpu.guards import broken
 from benchmarks.gpu.kernels import kernels_of, unknown_loops
 from benchmarks.gpu.plan import Plan, largest_batch, make_plan
 from benchmarks.gpu.program import read_program
@@ -134,6 +135,7 @@ def main(
     if unknown:
         raise SystemExit(f"--only {' '.join(unknown)}: there are {', '.join(wanted)}")
     plans: dict[str, Plan] = {}
+    rules: dict[str, list[str]] = {}
     for name in only or wanted:
         work = wanted[name]
         found = compiled(name, work, gpu, programs)
@@ -147,6 +149,7 @@ def main(
             temporary=found.temporary,
             memory=found.memory,
         )
+        rules[name] = broken(program, plans[name], training=work.training)
         tell(name, plans[name], gpu, costliest)
         console.print(f"{unknown_loops(program)} loops of unknown length are counted with {LOOP_ROUNDS} rounds")
     summary(plans, gpu)
@@ -162,13 +165,16 @@ def main(
             "target": {k: v for k, v in vars(gpu).items() if k != "xla"},
             "levels": {n: v._asdict() for n, v in LEVELS.items()},
         },
-        programs={name: plan.to_dict(costliest) for name, plan in plans.items()},
+        programs={name: {**plan.to_dict(costliest), "broken_rules": rules[name]} for name, plan in plans.items()},
         largest_batch=fit,
     )
     console.print(str(path))
     faults = [f"{name}: {fault}" for name, plan in plans.items() for fault in plan.faults()]
     for fault in faults:
         console.print(f"NOT TO BE BELIEVED: {fault}")
+    for name, sentences in rules.items():
+        for sentence in sentences:
+            console.print(f"{name} breaks a rule (benchmarks/gpu/guards.py): {sentence}")
     sys.exit(bool(faults))
 
 

@@ -232,8 +232,9 @@ class MaskRCNNConfig:
     far_edge: int = 0
     # Of convolutions and matrix products; the rest is float32, or float64 with "float64" (in JAX's 64-bit mode).
     compute_dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    # XLA's own operations, or those of `kernels/` in programs that run on a CPU: faster, with larger rounding errors.
-    kernels: Literal["xla", "cpu"] = "xla"
+    # XLA's own operations; or those of `kernels/`, faster with larger rounding errors: "cpu" in programs that run on a
+    # CPU, "gpu" everywhere.
+    kernels: Literal["xla", "cpu", "gpu"] = "xla"
 
     @property
     def num_classes(self) -> int:

@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from maskrcnn_jax import checks
+from maskrcnn_jax.kernels import fusing
 from maskrcnn_jax.kernels.convolution import Padding, conv2d
 from maskrcnn_jax.kernels.normal import normal
 
@@ -26,7 +27,8 @@ class Compute:
     Attributes:
         dtype: type of convolutions and matrix products: "float32", "bfloat16", or "float64" in JAX's 64-bit mode.
         kernels: "xla" computes with XLA's operations on every device. "cpu" computes on CPUs with those of
-            `maskrcnn_jax/kernels`, which are faster there, and on other devices with XLA's.
+            `maskrcnn_jax/kernels`, which are faster there, and on other devices with XLA's. "gpu" computes on every
+            device in forms that GPUs like.
 
     Raises:
         ValueError: `kernels` or `dtype` is none of these.
@@ -39,7 +41,7 @@ class Compute:
     kernels: str = "xla"
 
     def __post_init__(self) -> None:
-        checks.one_of("Compute: kernels", self.kernels, ("xla", "cpu"))
+        checks.one_of("Compute: kernels", self.kernels, ("xla", "cpu", "gpu"))
         checks.one_of("Compute: dtype", self.dtype, ("float32", "bfloat16", "float64"))
         if self.dtype == "float64" and jax.dtypes.canonicalize_dtype("float64") != jnp.float64:
             raise ValueError("Compute: dtype is 'float64'; first call jax.config.update('jax_enable_x64', True)")
@@ -79,17 +81,28 @@ def random_weights(
     return jax.random.normal(key, shape, jnp.float32) * deviation
 
 
-def add_bias(features: Float[Array, "*n c"], bias: Float[Array, " c"]) -> Float[Array, "*n c"]:
+def add_bias(features: Float[Array, "*n c"], bias: Float[Array, " c"], kernels: str = "xla") -> Float[Array, "*n c"]:
     """Features plus a bias per channel, in the features' dtype.
 
     They are added in float32 at least, so that the bias's gradient, a sum over a whole map, is too: 256 + 1 is 256 in
-    bfloat16.
+    bfloat16. With the `kernels` "gpu" (see `Compute`) the gradient alone is float32.
 
     >>> ones = jnp.ones((64, 64, 1), jnp.bfloat16)
     >>> jax.grad(lambda bias: add_bias(ones, bias).astype(jnp.float32).sum())(jnp.zeros(1)).tolist()
     [4096.0]
     """
+    if kernels == "gpu":
+        return fusing.add_bias(features, bias)
     return (at_least_float32(features) + bias).astype(features.dtype)
+
+
+def relu(features: Float[Array, "*n"], kernels: str = "xla") -> Float[Array, "*n"]:
+    """max(x, 0) (He et al. 2015, eq. 1); `kernels` is that of `Compute`.
+
+    >>> relu(jnp.array([-1.0, 2.0])).tolist()
+    [0.0, 2.0]
+    """
+    return fusing.relu(features) if kernels == "gpu" else jax.nn.relu(features)
 
 
 class Conv(nnx.Module):
@@ -147,14 +160,17 @@ class Conv(nnx.Module):
         Raises:
             ValueError: the features have another number of channels.
         """
+        out = self.convolve(features, self.kernel[...])
+        return out if self.bias is None else add_bias(out, self.bias[...], self.compute.kernels)
+
+    def convolve(self, features: Float[Array, "b h w i"], kernel: Float[Array, "s s i o"]) -> Float[Array, "b hh ww o"]:
+        """The maps after a convolution with a kernel of this one's shape, without the bias."""
         checks.shape("Conv: features", features, f"b h w {self.kernel.shape[2]}")
-        features, kernel = features.astype(self.compute.dtype), self.kernel[...].astype(self.compute.dtype)
+        features, kernel = features.astype(self.compute.dtype), kernel.astype(self.compute.dtype)
         if self.compute.kernels == "cpu":
-            out: Array = conv2d(features, kernel, self.stride, self.padding)
-        else:
-            strides, layout = (self.stride, self.stride), ("NHWC", "HWIO", "NHWC")
-            out = jax.lax.conv_general_dilated(features, kernel, strides, self.padding, dimension_numbers=layout)
-        return out if self.bias is None else add_bias(out, self.bias[...])
+            return conv2d(features, kernel, self.stride, self.padding)
+        strides, layout = (self.stride, self.stride), ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(features, kernel, strides, self.padding, dimension_numbers=layout)
 
 
 class Affine(nnx.Module):
@@ -241,3 +257,19 @@ def make_norm(kind: str, channels: int, *, group_size: int, scale: float = 1.0) 
     if kind == "affine":
         return Affine(channels, scale=scale)
     return GroupNorm(channels, group_size=group_size, scale=scale)
+
+
+def conv_norm(conv: Conv, norm: Affine | GroupNorm, features: Float[Array, "b h w i"]) -> Float[Array, "b hh ww o"]:
+    """`norm(conv(features))`, of a convolution without bias (He et al. 2015, section 3.4).
+
+    With the `kernels` "gpu" (see `Compute`) an `Affine` norm's scale is multiplied into the kernel, and its shift is a
+    bias: the sum of scaled products is the scaled sum.
+
+    >>> conv, norm = Conv(1, 1, 1, bias=False, rngs=nnx.Rngs(0)), Affine(1, scale=3.0)
+    >>> conv.kernel[...] = jnp.full((1, 1, 1, 1), 2.0)
+    >>> conv_norm(conv, norm, jnp.ones((1, 1, 1, 1))).item()
+    6.0
+    """
+    if conv.compute.kernels != "gpu" or not isinstance(norm, Affine):
+        return norm(conv(features))
+    return fusing.add_bias(conv.convolve(features, conv.kernel[...] * norm.scale[...]), norm.shift[...])

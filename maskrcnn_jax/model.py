@@ -137,6 +137,7 @@ class MaskRCNN(nnx.Module):
             output_size=output_size,
             sampling=self.config.roi.pooling,
             far_edge=self.config.far_edge,
+            kernels=self.config.kernels,
         )
 
     def classify(self, pyramid: Pyramid, boxes: Boxes) -> tuple[Float[Array, "b r k"], Float[Array, "b r k 4"]]:
@@ -145,10 +146,13 @@ class MaskRCNN(nnx.Module):
         logits, deltas = self.box_head(pooled.reshape(-1, *pooled.shape[2:]))
         return logits.reshape(*boxes.shape[:2], -1), deltas.reshape(*boxes.shape[:2], -1, 4)
 
-    def outline(self, pyramid: Pyramid, boxes: Boxes) -> Float[Array, "b r m m k"]:
-        """Mask logits of every box, one mask per class."""
+    def outline(
+        self, pyramid: Pyramid, boxes: Boxes, classes: Int[Array, "b r"] | None = None
+    ) -> Float[Array, "b r m m k"] | Float[Array, "b r m m"]:
+        """Mask logits of every box, one mask per class, or with `classes` only that of each box's class."""
         pooled = self.pool(pyramid, boxes, output_size=self.config.roi.mask_head.size)
-        logits = self.mask_head(pooled.reshape(-1, *pooled.shape[2:]))
+        own = None if classes is None else classes.reshape(-1)
+        logits = self.mask_head(pooled.reshape(-1, *pooled.shape[2:]), own)
         return logits.reshape(*boxes.shape[:2], *logits.shape[1:])
 
     def refine(
@@ -165,9 +169,7 @@ class MaskRCNN(nnx.Module):
 
     def detection_masks(self, pyramid: Pyramid, detections: Detections) -> Float[Array, "b d m m"]:
         """Mask probabilities of every detection, for its class."""
-        logits = self.outline(pyramid, detections.boxes)
-        classes = detections.classes[..., None, None, None]
-        return jax.nn.sigmoid(jnp.take_along_axis(logits, classes, axis=-1)[..., 0])
+        return jax.nn.sigmoid(self.outline(pyramid, detections.boxes, detections.classes))
 
     # -- the whole -----------------------------------------------------------------------------------------------------
 
@@ -238,7 +240,8 @@ class MaskRCNN(nnx.Module):
         label_rois = partial(roi_targets, config=roi.targets, coding=roi.coding, mask_size=cells, far_edge=edge)
         rois = jax.vmap(label_rois)(roi_keys, proposals, truth)
         class_logits, box_deltas = self.classify(pyramid, rois.boxes)
-        mask_logits = self.outline(pyramid, rois.boxes[:, : roi.targets.max_positive])
+        positives = rois.boxes[:, : roi.targets.max_positive], rois.classes[:, : roi.targets.max_positive]
+        mask_logits = self.outline(pyramid, *positives)
         roi_class, roi_box, roi_mask = roi_losses(
             class_logits, box_deltas, mask_logits, rois, config=roi.loss, axis=axis
         )

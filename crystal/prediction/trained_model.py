@@ -27,10 +27,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def for_this_machine(config: MaskRCNNConfig, *, platform: str | None = None) -> MaskRCNNConfig:
-    """The config as crystal computes it, whatever the weights were saved with.
+    """The config as crystal computes it, whatever the weights were saved with: the one place where the device chooses.
 
-    On CPUs by `maskrcnn_jax/kernels`, and a stage's equal blocks run as one loop, which compiles faster; on GPUs it
-    would copy all that the gradient needs.
+    `kernels` are those of `maskrcnn_jax/kernels` for the device. On CPUs a stage's equal blocks run as one loop, which
+    compiles faster; on GPUs it would copy all that the gradient needs.
 
     Args:
         config: of the network.
@@ -38,7 +38,7 @@ def for_this_machine(config: MaskRCNNConfig, *, platform: str | None = None) -> 
     """
     platform = platform or jax.default_backend()
     backbone = dataclasses.replace(config.backbone, scan_blocks=platform == "cpu")
-    return dataclasses.replace(config, backbone=backbone, kernels="cpu")
+    return dataclasses.replace(config, backbone=backbone, kernels=platform if platform in ("cpu", "gpu") else "xla")
 
 
 def load_run(run: str | Path) -> MaskRCNN:

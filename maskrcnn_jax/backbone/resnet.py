@@ -16,7 +16,7 @@ from maskrcnn_jax import checks
 from maskrcnn_jax.backbone.scan import scan_layers
 from maskrcnn_jax.config import BackboneConfig
 from maskrcnn_jax.kernels import pooling
-from maskrcnn_jax.layers import XLA, Compute, Conv, make_norm
+from maskrcnn_jax.layers import XLA, Compute, Conv, conv_norm, make_norm, relu
 
 BOTTLENECK_RATIO = 4  # a bottleneck's inner width is a quarter of its output (table 1)
 
@@ -36,7 +36,7 @@ class Shortcut(nnx.Module):
         self.norm = make_norm(config.norm, outputs, group_size=config.group_size)
 
     def __call__(self, features: Float[Array, "b h w i"]) -> Float[Array, "b hh ww o"]:
-        return self.norm(self.conv(features))
+        return conv_norm(self.conv, self.norm, features)
 
 
 class BasicBlock(nnx.Module):
@@ -60,11 +60,12 @@ class BasicBlock(nnx.Module):
         self.conv2, self.norm2 = conv(outputs, outputs, 3), norm(outputs, scale=0.0 if config.norm == "group" else 1.0)
         shortcut = partial(Shortcut, stride=stride, config=config, compute=compute, rngs=rngs)
         self.shortcut = shortcut(inputs, outputs) if stride != 1 or inputs != outputs else None
+        self.kernels = compute.kernels
 
     def __call__(self, features: Float[Array, "b h w i"]) -> Float[Array, "b hh ww o"]:
-        branch = jax.nn.relu(self.norm1(self.conv1(features)))
-        branch = self.norm2(self.conv2(branch))
-        return jax.nn.relu(branch + (features if self.shortcut is None else self.shortcut(features)))
+        branch = relu(conv_norm(self.conv1, self.norm1, features), self.kernels)
+        branch = conv_norm(self.conv2, self.norm2, branch)
+        return relu(branch + (features if self.shortcut is None else self.shortcut(features)), self.kernels)
 
 
 class Bottleneck(nnx.Module):
@@ -89,12 +90,13 @@ class Bottleneck(nnx.Module):
         self.conv3, self.norm3 = conv(inner, outputs, 1), norm(outputs, scale=0.0 if config.norm == "group" else 1.0)
         shortcut = partial(Shortcut, stride=stride, config=config, compute=compute, rngs=rngs)
         self.shortcut = shortcut(inputs, outputs) if stride != 1 or inputs != outputs else None
+        self.kernels = compute.kernels
 
     def __call__(self, features: Float[Array, "b h w i"]) -> Float[Array, "b hh ww o"]:
-        branch = jax.nn.relu(self.norm1(self.conv1(features)))
-        branch = jax.nn.relu(self.norm2(self.conv2(branch)))
-        branch = self.norm3(self.conv3(branch))
-        return jax.nn.relu(branch + (features if self.shortcut is None else self.shortcut(features)))
+        branch = relu(conv_norm(self.conv1, self.norm1, features), self.kernels)
+        branch = relu(conv_norm(self.conv2, self.norm2, branch), self.kernels)
+        branch = conv_norm(self.conv3, self.norm3, branch)
+        return relu(branch + (features if self.shortcut is None else self.shortcut(features)), self.kernels)
 
 
 BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
@@ -174,6 +176,8 @@ def max_pool(
     """
     if kernels == "cpu":
         return pooling.max_pool(features, padding)
+    if kernels == "gpu":
+        return pooling.by_slices(features, padding)
     edges = ((0, 0), padding, padding, (0, 0))
     return jax.lax.reduce_window(features, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), edges)
 
@@ -229,7 +233,8 @@ class ResNet(nnx.Module):
         if images.shape[1] % 32 or images.shape[2] % 32:
             size = f"{images.shape[1]} x {images.shape[2]}"
             raise ValueError(f"ResNet: images are {size} pixels; height and width must be multiples of 32")
-        c1 = jax.nn.relu(self.stem_norm(self.stem(space_to_depth(images) if self.space_to_depth else images)))
+        stem = space_to_depth(images) if self.space_to_depth else images
+        c1 = relu(conv_norm(self.stem, self.stem_norm, stem), self.kernels)
         features = max_pool(c1, self.pool_padding, self.kernels)
         maps = [c1]
         for stage in self.stages:

@@ -94,6 +94,7 @@ def pyramid_roi_align(
     sampling: Sampling,
     min_level: int = 2,
     far_edge: int = 0,
+    kernels: str = "xla",
 ) -> Float[Array, "b r o o c"]:
     """Pool every box of a batch from its level of the pyramid, in one gather (adaptive means: `separable.py`).
 
@@ -106,6 +107,7 @@ def pyramid_roi_align(
         sampling: `config.Sampling`; the kind "corners" is `crop_and_resize`.
         min_level: number of the first of `levels`.
         far_edge: pixels that "corners" takes off x2, y2 and the image's sides (Matterport: 1).
+        kernels: as in `layers.Compute`.
 
     Returns:
         Values of at least float32; bins outside the map are 0.
@@ -136,7 +138,8 @@ def pyramid_roi_align(
     if sampling.kind == "bins" and sampling.sampling_ratio == 0 and sampling.reduce == "mean":
         return pool_separably(levels, indices, rows, columns)
     cells = jnp.concatenate([level.reshape(b, -1, level.shape[-1]) for level in levels], 1)
-    pooled = bilinear_pool(cells.reshape(-1, cells.shape[-1]), maps, rows, columns, reduce=sampling.reduce)
+    options = dict(reduce=sampling.reduce, kernels=kernels)
+    pooled = bilinear_pool(cells.reshape(-1, cells.shape[-1]), maps, rows, columns, **options)
     return pooled.reshape(b, r, *pooled.shape[1:])
 
 

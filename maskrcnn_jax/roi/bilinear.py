@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from maskrcnn_jax.kernels.rows import pool_rows
+
 
 class Maps(NamedTuple):
     """The map that each of r RoIs is read from: `height` x `width` cells from number `start` of the list of cells."""
@@ -60,7 +62,38 @@ def neighbours(
     ]
 
 
-@partial(jax.jit, static_argnames="reduce")
+Neighbours = list[tuple[Array, Array]]
+
+
+def _around(maps: Maps, y_cells: Neighbours, x_cells: Neighbours, i: int | Array, j: int | Array) -> Neighbours:
+    """The four cells around sample i along y and j along x of every bin [r, o, o], each with its weight."""
+    start, width = maps.start[:, None, None], maps.width[:, None, None]
+    return [
+        (start + y[:, :, None, i] * width + x[:, None, :, j], weight_y[:, :, None, i] * weight_x[:, None, :, j])
+        for y, weight_y in y_cells
+        for x, weight_x in x_cells
+    ]
+
+
+def _share(rows: AxisSamples, columns: AxisSamples, i: int | Array, j: int | Array) -> Array:
+    """Of a sample in its bin's mean, [r, 1, 1]."""
+    return (rows.share[:, i] * columns.share[:, j])[:, None, None]
+
+
+def _pool_at_once(cells, maps, rows, columns, reduce, dtype) -> Array:
+    """`bilinear_pool` by `kernels/rows.py`."""
+    y_cells, x_cells = neighbours(rows, maps.height), neighbours(columns, maps.width)
+    index, weight = [], []
+    for i in range(rows.position.shape[2]):
+        for j in range(columns.position.shape[2]):
+            share = _share(rows, columns, i, j) if reduce == "mean" else 1.0
+            found = _around(maps, y_cells, x_cells, i, j)
+            index.append(jnp.stack([cell.reshape(-1) for cell, _ in found]))
+            weight.append(jnp.stack([(share * w).reshape(-1) for _, w in found]))
+    return pool_rows(cells, jnp.stack(index), jnp.stack(weight).astype(dtype), reduce)
+
+
+@partial(jax.jit, static_argnames=("reduce", "kernels"))
 def bilinear_pool(
     cells: Float[Array, "n c"],
     maps: Maps,
@@ -68,10 +101,12 @@ def bilinear_pool(
     columns: AxisSamples,
     *,
     reduce: Literal["mean", "max"] = "mean",
+    kernels: str = "xla",
 ) -> Float[Array, "r o o c"]:
     """Read every RoI's map at the samples of each bin, along y (`rows`) and x, and reduce over the bin.
 
-    Values are at least float32, also for cells of bfloat16.
+    Values are at least float32, also for cells of bfloat16. `kernels` is that of `layers.Compute`; "gpu" rounds values
+    to the cells' type.
 
     Two maps of 1x2 cells, (0, 4) and (1, 3), each read halfway between its cells:
 
@@ -81,29 +116,23 @@ def bilinear_pool(
     >>> bilinear_pool(cells, maps, rows, columns).ravel().tolist()
     [2.0, 2.0]
     """
-    # Before the gather, whose gradient is a scatter-add: inexact and slow in bfloat16. Positions are float32 at least.
-    cells = cells.astype(jnp.promote_types(cells.dtype, rows.position.dtype))
-    y_cells, x_cells = neighbours(rows, maps.height), neighbours(columns, maps.width)
-    start, width = maps.start[:, None, None], maps.width[:, None, None]
+    r, o, down = rows.position.shape
     across = columns.position.shape[2]
+    dtype = jnp.promote_types(cells.dtype, rows.position.dtype)  # of positions it is float32 at least
+    if kernels == "gpu":
+        return _pool_at_once(cells, maps, rows, columns, reduce, dtype).reshape(r, o, o, -1).astype(dtype)
+    cells = cells.astype(dtype)  # before the gather, whose gradient is a scatter-add: inexact and slow in bfloat16
 
-    def read(i: Array, j: Array) -> Array:
-        """All maps at sample i along y and j along x of every bin."""
-        value = jnp.zeros((), cells.dtype)
-        for y, weight_y in y_cells:
-            for x, weight_x in x_cells:
-                index = start + y[:, :, None, i] * width + x[:, None, :, j]
-                weight = weight_y[:, :, None, i] * weight_x[:, None, :, j]
-                value += weight[..., None].astype(cells.dtype) * cells[index]
-        return value
+    y_cells, x_cells = neighbours(rows, maps.height), neighbours(columns, maps.width)
 
     def add_sample(k: Array, total: Array) -> Array:
         i, j = k // across, k % across
+        value = jnp.zeros((), dtype)
+        for index, weight in _around(maps, y_cells, x_cells, i, j):
+            value += weight[..., None].astype(dtype) * cells[index]
         if reduce == "max":
-            return jnp.maximum(total, read(i, j))
-        share = rows.share[:, i] * columns.share[:, j]
-        return total + share[:, None, None, None].astype(cells.dtype) * read(i, j)
+            return jnp.maximum(total, value)
+        return total + _share(rows, columns, i, j)[..., None].astype(dtype) * value
 
-    r, o, down = rows.position.shape
-    first = jnp.full((r, o, o, cells.shape[1]), -jnp.inf if reduce == "max" else 0.0, cells.dtype)
+    first = jnp.full((r, o, o, cells.shape[1]), -jnp.inf if reduce == "max" else 0.0, dtype)
     return jax.lax.fori_loop(0, down * across, add_sample, first)

@@ -16,7 +16,7 @@ from maskrcnn_jax.roi.targets import RoITargets
 def roi_losses(
     class_logits: Float[Array, "b r k"],
     box_deltas: Float[Array, "b r k 4"],
-    mask_logits: Float[Array, "b q m m k"],
+    mask_logits: Float[Array, "b q m m k"] | Float[Array, "b q m m"],
     targets: RoITargets,
     *,
     config: RoILossConfig,
@@ -27,7 +27,7 @@ def roi_losses(
     Args:
         class_logits: of every sampled RoI.
         box_deltas: of every RoI, for each class.
-        mask_logits: of the RoIs in the first q slots, where the positives are.
+        mask_logits: of the RoIs in the first q slots, where the positives are: for each class, or for the true one.
         targets: of `roi_targets`, with a batch dimension in front.
         config: what the sums are divided by, and beta of smooth L1; static under `jit`. Class "sampled": the sampled
             RoIs; "slots": all slots, unfilled ones counting as background (Matterport). Box "sampled": the sampled
@@ -61,7 +61,8 @@ def roi_losses(
     loss_box = masked_mean(distance, targets.positive, count[config.box_normaliser], axis)
 
     q = mask_logits.shape[1]
-    logits = jnp.take_along_axis(mask_logits, true_class[:, :q, None, None], axis=4)[..., 0]
-    cells = optax.sigmoid_binary_cross_entropy(logits, targets.masks).mean((2, 3))
+    if mask_logits.ndim == 5:
+        mask_logits = jnp.take_along_axis(mask_logits, true_class[:, :q, None, None], axis=4)[..., 0]
+    cells = optax.sigmoid_binary_cross_entropy(mask_logits, targets.masks).mean((2, 3))
     loss_mask = masked_mean(cells, targets.positive[:, :q], axis=axis)
     return loss_class, loss_box, loss_mask

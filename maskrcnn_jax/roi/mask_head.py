@@ -5,14 +5,14 @@ mask per class. Classes do not compete: the box head decides which mask is used.
 """
 
 import math
+from typing import cast
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from maskrcnn_jax.config import MaskHeadConfig
-from maskrcnn_jax.layers import XLA, Compute, Conv, add_bias, at_least_float32, random_weights
+from maskrcnn_jax.layers import XLA, Compute, Conv, add_bias, at_least_float32, random_weights, relu
 
 
 class Deconv2x2(nnx.Module):
@@ -32,15 +32,15 @@ class Deconv2x2(nnx.Module):
         deviation = math.sqrt(2 / inputs)
         self.kernel = nnx.Param(random_weights(rngs.params(), (2, 2, inputs, outputs), deviation, compute.kernels))
         self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
-        self.dtype = compute.dtype
+        self.compute = compute
 
     def __call__(self, features: Float[Array, "r h w i"]) -> Float[Array, "r 2*h 2*w o"]:
         return depth_to_space(self.cells(features))
 
     def cells(self, features: Float[Array, "r h w i"]) -> Float[Array, "r h w 2 2 o"]:
         """The output before depth-to-space: the 2x2 cells that each cell becomes."""
-        features, kernel = features.astype(self.dtype), self.kernel[...].astype(self.dtype)
-        return add_bias(jnp.einsum("rhwi,yxio->rhwyxo", features, kernel), self.bias[...])
+        features, kernel = features.astype(self.compute.dtype), self.kernel[...].astype(self.compute.dtype)
+        return add_bias(jnp.einsum("rhwi,yxio->rhwyxo", features, kernel), self.bias[...], self.compute.kernels)
 
 
 def depth_to_space(cells: Float[Array, "r h w 2 2 c"]) -> Float[Array, "r 2*h 2*w c"]:
@@ -80,17 +80,34 @@ class MaskHead(nnx.Module):
         self.double = Deconv2x2(channels, channels, compute=compute, rngs=rngs)
         self.masks = Conv(channels, num_classes, 1, scale=0.1, compute=compute, rngs=rngs)
 
-    def __call__(self, pooled: Float[Array, "r o o c"]) -> Float[Array, "r m m k"]:
+        self.kernels = compute.kernels
+
+    def __call__(
+        self, pooled: Float[Array, "r o o c"], classes: Int[Array, " r"] | None = None
+    ) -> Float[Array, "r m m k"] | Float[Array, "r m m"]:
         """Mask logits of every RoI; the sigmoid of one is a probability.
 
         Args:
             pooled: [r, size, size, inputs].
+            classes: of the RoIs. With them, only the mask of each RoI's class.
         """
         features = pooled
         for conv in self.convs:
-            features = jax.nn.relu(conv(features))
+            features = relu(conv(features), self.kernels)
         # Depth-to-space commutes with ReLU and 1x1 convolutions; k masks are less to rearrange than all the channels.
-        cells = jax.nn.relu(self.double.cells(features))
+        cells = relu(self.double.cells(features), self.kernels)
+        if classes is not None and self.kernels == "gpu":
+            return self._of_classes(cells, classes)
         r, h, w, _, _, c = cells.shape
         logits = self.masks(cells.reshape(r, h, 4 * w, c))
-        return at_least_float32(depth_to_space(logits.reshape(r, h, w, 2, 2, logits.shape[-1])))
+        masks = at_least_float32(depth_to_space(logits.reshape(r, h, w, 2, 2, logits.shape[-1])))
+        if classes is None:
+            return masks
+        return jnp.take_along_axis(masks, classes[:, None, None, None], axis=-1)[..., 0]
+
+    def _of_classes(self, cells: Array, classes: Array) -> Array:
+        """The masks of the RoIs' own classes, without computing the others."""
+        kernel, bias = self.masks.kernel[0, 0].T[classes], cast(nnx.Param, self.masks.bias)[classes]
+        dtype = jnp.promote_types(cells.dtype, jnp.float32)
+        logits = jnp.einsum("rhwyxc,rc->rhwyx", cells, kernel.astype(cells.dtype), preferred_element_type=dtype)
+        return depth_to_space((logits + bias[:, None, None, None, None])[..., None])[..., 0]

@@ -61,13 +61,12 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, mesh
     ((), (128, 2))
     """
     gradients_of = _sharded(graph, mesh) if mesh and mesh.size > 1 else partial(_gradients, graph, None)
-    platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
 
     def step(state, images, truth, windows, key):
         key = jax.random.fold_in(key, state.step)
         gradients, (losses, counts) = gradients_of(state.params, state.frozen, images, truth, windows, key)
         update = partial(_update, optimizer)
-        if platform == "cpu" and to_model(graph, state.params, state.frozen).config.kernels == "cpu":
+        if to_model(graph, state.params, state.frozen).config.kernels == "cpu":
             update = not_inlined(update)
         params, optimizer_state, norm, finite = update(gradients, state, losses.total)
         metrics = {**losses._asdict(), "grad_norm": norm, "skipped": 1.0 - finite.astype(jnp.float32)} | counts

@@ -1,13 +1,14 @@
-"""The kernels for CPUs and XLA's compute the same network."""
+"""The kernels for CPUs, those for GPUs and XLA's compute the same network."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
-from maskrcnn_jax.config import MaskRCNNConfig
+from maskrcnn_jax.config import MaskRCNNConfig, Sampling
 from maskrcnn_jax.model import MaskRCNN
 from tests.small import SMALL, small_batch, small_model
 
@@ -28,6 +29,27 @@ def test_both_compute_the_same_network():
     run = nnx.jit(nnx.value_and_grad(everything, has_aux=True))
     for our, their in zip(jax.tree.leaves(run(fast)), jax.tree.leaves(run(plain)), strict=True):
         np.testing.assert_allclose(our, their, rtol=0, atol=2e-4 * np.abs(their).max())
+
+
+@pytest.mark.parametrize("backbone", [{"block": "bottleneck", "norm": "affine", "depths": (1, 2, 1, 1)}, {}])
+@pytest.mark.parametrize("reduce", ["mean", "max"])
+def test_forms_for_gpus_train_the_same_network(backbone, reduce):
+    """Losses, all gradients, and detections with their masks; norms that are folded into kernels, and those that are
+    not.
+    """
+    roi = dataclasses.replace(SMALL.roi, pooling=Sampling(sampling_ratio=2, reduce=reduce))
+    config = dataclasses.replace(SMALL, roi=roi, backbone=dataclasses.replace(SMALL.backbone, **backbone))
+    ours, plain = (small_model(config=dataclasses.replace(config, kernels=kernels)) for kernels in ("gpu", "xla"))
+    nnx.update(ours, nnx.state(plain))
+    images, truth = small_batch()
+
+    @nnx.jit
+    def run(model):
+        losses, gradients = nnx.value_and_grad(lambda m: m.losses(images, truth, jax.random.key(0)).total)(model)
+        return losses, gradients, model.detect(images)
+
+    for our, their in zip(jax.tree.leaves(run(ours)), jax.tree.leaves(run(plain)), strict=True):
+        np.testing.assert_allclose(our, their, rtol=1e-5, atol=1e-5 * max(np.abs(their).max(initial=0), 1e-3))
 
 
 def test_only_the_config_chooses():
