@@ -50,19 +50,21 @@ def _select_per_level(
     after_nms: int,
 ) -> tuple[Int[Array, " p"], Bool[Array, " p"]]:
     """NMS of each level's candidates, then the best of all levels: one small suppression matrix per level instead of a
-    large one.
+    large one. All levels are suppressed together, the smaller ones filled up with boxes that are not valid: on GPUs the
+    host decides how long a loop goes on, and here it decides once for all.
     """
-    parts, part_filled, start = [], [], 0
-    for group in groups:
-        level = slice(start, start + group.shape[0])
-        limit = min(after_nms, group.shape[0])
-        selected, filled = nms(
-            boxes[level], scores[level], iou_threshold=nms_iou, max_outputs=limit, valid=valid[level]
-        )
-        parts.append(selected + start)
-        part_filled.append(filled)
-        start += group.shape[0]
-    selected, filled = jnp.concatenate(parts), jnp.concatenate(part_filled)
+    sizes = np.array([group.shape[0] for group in groups])
+    most, ends = int(sizes.max()), sizes.cumsum()
+
+    def by_level(values: Array) -> Array:
+        parts = jnp.split(values, ends[:-1])
+        return jnp.stack([jnp.pad(p, [(0, most - p.shape[0])] + [(0, 0)] * (p.ndim - 1)) for p in parts])
+
+    def suppress(boxes: Array, scores: Array, valid: Array) -> tuple[Array, Array]:
+        return nms(boxes, scores, iou_threshold=nms_iou, max_outputs=min(after_nms, most), valid=valid)
+
+    selected, filled = jax.vmap(suppress)(by_level(boxes), by_level(scores), by_level(valid))
+    selected, filled = (selected + (ends - sizes)[:, None]).reshape(-1), filled.reshape(-1)
     slots = min(after_nms, selected.shape[0])
     _, order = jax.lax.top_k(jnp.where(filled, scores[selected], -jnp.inf), slots)
     pad = (0, after_nms - slots)
