@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
     drop = draw_drop(8, height=300, width=400, light=0.2, crystals=6)
     for name in ("photo.jpg", "drop.jpg"):
         cv2.imwrite(str(folder / name), drop.image[..., ::-1])
-    for name in ("crystal/weights/shapes", "RUN"):
+    for name in ("crystal/weights/crystal", "RUN"):
         checkpoint.save(small_model(), folder / name)
     return folder
 

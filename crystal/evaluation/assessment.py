@@ -18,6 +18,7 @@ from crystal.evaluation.metrics import Instances, coco_metrics, empty_image_repo
 from crystal.evaluation.options import Evaluate
 from crystal.files import refuse_replacing, write_atomically
 from crystal.prediction.compilation_cache import use_compilation_cache
+from crystal.prediction.package_weights import CRYSTAL
 from crystal.prediction.predictor import Prediction, Predictor
 from crystal.prediction.trained_model import load_run
 from crystal.prediction.zooms import listed, parse_zoom
@@ -185,7 +186,8 @@ def evaluate_command(options: Evaluate) -> int:
     if options.out is not None:
         refuse_replacing(options.out, '"map_050_all"', "the numbers of an earlier evaluation")
     use_compilation_cache()
-    model = load_run(options.weights)
+    weights = options.weights or CRYSTAL
+    model = load_run(weights)
     predictor = Predictor(model, zoom=parse_zoom(options.zoom))
     split = load_split(options.data, options.split, crowds_as_objects=options.crowds_as_objects)
     held_out, notes = with_classes_of(split, model.config.classes)
@@ -195,7 +197,7 @@ def evaluate_command(options: Evaluate) -> int:
     with one_bar("evaluating", len(held_out.records)) as bar:
         assessment = assess(predictor, held_out, seed=options.seed, progress=bar)
     zooms = sorted({view.zoom for r in held_out.records for view in predictor.views(r.height, r.width)})
-    title = f"{options.weights} on {held_out.source}, looked at zooms {listed(zooms)}"
+    title = f"{weights} on {held_out.source}, looked at zooms {listed(zooms)}"
     table = Table(title=title, title_justify="left")
     table.add_column("measure")
     table.add_column("value", justify="right")

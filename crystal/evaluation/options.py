@@ -11,9 +11,9 @@ from crystal.prediction.zooms import parse_zoom
 class Evaluate:
     """Measure a run on DATASET/val: the paper's mAP, precision and recall, and COCO's numbers."""
 
-    weights: Path
-    """A run folder or a checkpoint."""
     data: Path
+    weights: Path | None = None
+    """A run folder or a checkpoint; by default the weights that come with the package."""
     split: str = "val"
     seed: int = 0
     """Selects the 10 and the 100 images of the paper's table."""

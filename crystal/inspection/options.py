@@ -15,10 +15,10 @@ class Inspect:
 
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Image files; all of them on one page."""
-    weights: Path
-    """A run folder or a checkpoint."""
     out: Path
     """The page, a single HTML file."""
+    weights: Path | None = None
+    """A run folder or a checkpoint; by default the weights that come with the package."""
     score: float = 0.5
     """Crystals below this score are left out of the results, as in `crystal predict`; the stages show what they are."""
     zoom: str = "auto"

@@ -18,6 +18,7 @@ from crystal.pages.inspect_sections import SECTIONS, training
 from crystal.pages.inspect_views import views
 from crystal.pages.page import ENVIRONMENT, write_page
 from crystal.prediction.compilation_cache import use_compilation_cache
+from crystal.prediction.package_weights import CRYSTAL
 from crystal.prediction.predictor import Predictor
 from crystal.prediction.trained_model import load_run
 from crystal.prediction.zooms import UNTRAINED, parse_zoom, trust
@@ -111,7 +112,8 @@ def inspect_command(options: Inspect) -> int:
     use_compilation_cache()
     if len(options.images) == 1:
         read_image(options.images[0])
-    model = load_run(options.weights)
+    weights = options.weights or CRYSTAL
+    model = load_run(weights)
     inspector, predictor = Inspector(model), Predictor(model, zoom=parse_zoom(options.zoom))
     parts: list[Part] = []
     skipped: list[str] = []
@@ -131,7 +133,7 @@ def inspect_command(options: Inspect) -> int:
         targets = known if isinstance(known, NoGroundTruth) else supervise(inspection, forward, known)
         followed = follow_views(predictor, pixels)
         number = len(parts) + 1
-        parts.append(image_part(number, image, options.weights, inspection, followed, targets, score=options.score))
+        parts.append(image_part(number, image, weights, inspection, followed, targets, score=options.score))
         console.print(
             f"{image}: {parts[-1].crystals} crystals in {len(followed.views)} views; "
             f"{time.perf_counter() - start:.0f} s",

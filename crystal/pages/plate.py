@@ -21,6 +21,7 @@ from crystal.prediction.compilation_cache import use_compilation_cache
 from crystal.prediction.measurements import equivalent_diameter
 from crystal.prediction.options import Predict
 from crystal.prediction.outputs import refuse_foreign
+from crystal.prediction.package_weights import CRYSTAL
 from crystal.prediction.predict import PredictSummary, predict_folder
 from crystal.prediction.predictor import Predictor
 from crystal.prediction.results import LEAST_SCORE, FoundCrystal, Result
@@ -187,7 +188,7 @@ def predict_command(options: Predict) -> int:
     if options.watch:
         check_watched(options.images[0])
     use_compilation_cache()
-    predictor = Predictor(load_run(options.weights), zoom=parse_zoom(options.zoom))
+    predictor = Predictor(load_run(options.weights or CRYSTAL), zoom=parse_zoom(options.zoom))
     title = _title(options.images)
     settings = {
         "score_threshold": options.score,

@@ -15,19 +15,20 @@ Page = Literal["first", "sharpest"] | int  # as crystal.data.images.Page, which 
 class Predict:
     """Outline crystals in files or folders: overlays, tables of crystals and drops, and a page to look through."""
 
-    weights: Path
-    """A run folder or a checkpoint."""
     images: tuple[Path, ...]
     """Image files, or folders searched at any depth."""
     out: Path
     """The folder for the results; those of an earlier run are replaced when all images are done."""
+    weights: Path | None = None
+    """A run folder or a checkpoint; by default the weights that come with the package."""
     score: float = 0.5
     """Crystals below this score are left out of overlays and CSV; predictions.json holds all."""
     page: Page = "sharpest"
     """Which page of a TIFF file: first, the sharpest of those of the first one's size, or a number from 1 on."""
     zoom: str = "auto"
     """At which zooms to look: 1, the whole image, and overlapping tiles of higher ones, in which small crystals come
-    large, as in 1,2,4; none is the whole image alone; auto doubles the zoom up to the image's own pixels."""
+    large, as in 1,2,4; none is the whole image alone; auto takes 2 x 2, 4 x 4, ... tiles, up to the image's own
+    pixels."""
     labelme: bool = False
     """Also write LabelMe files, to be corrected by hand and trained on."""
     um_per_pixel: float | None = None

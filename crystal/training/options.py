@@ -19,8 +19,8 @@ class Train:
     """tiny and small: for two CPU cores, minutes or an hour; paper: ResNet101 at 512 x 512, for a GPU."""
     init: str | None = None
     """Weights to start from: a checkpoint or run folder; a file of COCO weights as Matterport (h5), torchvision (pth)
-    or Detectron2 (pkl) published it; "shapes", the small weights that come with the package, the default of tiny and
-    small; or "none", random ones."""
+    or Detectron2 (pkl) published it; "crystal", the weights of `crystal predict`, the default of tiny and small;
+    "shapes", weights of ordinary shapes that have seen no crystal; or "none", random ones."""
     steps: int | None = None
     """Total number of steps, by default as many as suit the number of images; phases keep their shares."""
     checkpoint_every: int | None = None
@@ -81,7 +81,7 @@ class Table1:
 
 def start_of(options: Train | Table1) -> str:
     """What `--init` says, or else what the preset starts from."""
-    return options.init or ("none" if options.preset == "paper" else "shapes")
+    return options.init or ("none" if options.preset == "paper" else "crystal")
 
 
 def command_line(options: Train) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from flax import nnx
 
+from crystal.prediction.package_weights import NAMED
 from crystal.training.config import TrainConfig, differences
 from maskrcnn_jax import checkpoint, convert
 from maskrcnn_jax.config import MaskRCNNConfig
@@ -21,12 +22,11 @@ OF_THE_RUN = (
     "model.kernels",
     "model.backbone.scan_blocks",
 )  # no shape depends on them
-SHAPES = Path(__file__).parents[1] / "weights" / "shapes"  # made by `python -m crystal.weights.pretrain`
 
 
 def starting_weights(init: str) -> Path | None:
     """What `--init` names; None for random weights."""
-    return {"none": None, "shapes": SHAPES}.get(init, Path(init))
+    return {"none": None, **NAMED}.get(init, Path(init))
 
 
 def starting_config(path: Path) -> MaskRCNNConfig:
@@ -82,5 +82,5 @@ def starting_model(config: TrainConfig, path: Path | None) -> tuple[MaskRCNN, st
             "(--init none)"
         ) from error
     model, note = replace_classes(model, config.model.classes, rngs=rngs)
-    named = "those of the package" if path == SHAPES else str(path)
+    named = next((f"{name}, of the package" for name, of in NAMED.items() if of == path), str(path))
     return model, f"weights: {named}{f', without {prefix!r} before all names' if prefix else ''}; {note}"

@@ -14,6 +14,7 @@ from crystal.data.fingerprint import fingerprint
 from crystal.data.loader import training_loader
 from crystal.evaluation.assessment import map_at_50, require_sizes, truth_of
 from crystal.prediction.compilation_cache import use_compilation_cache
+from crystal.prediction.package_weights import NAMED
 from crystal.prediction.predictor import Predictor
 from crystal.prediction.trained_model import for_this_machine
 from crystal.prediction.zooms import as_trained
@@ -23,7 +24,7 @@ from crystal.training.following import fixed_by, follow, in_words
 from crystal.training.machine import versions
 from crystal.training.options import Train, start_of
 from crystal.training.run_folder import claim, locked
-from crystal.training.starting_weights import SHAPES, starting_config, starting_model, starting_weights
+from crystal.training.starting_weights import starting_config, starting_model, starting_weights
 from crystal.training.trainer import Trainer, Validate
 from maskrcnn_jax.model import MaskRCNN
 
@@ -36,7 +37,7 @@ def resolve(split: Split, options: Train) -> TrainConfig:
     """
     config = dataclasses.replace(PRESETS[options.preset](), seed=options.seed)
     path = starting_weights(start_of(options))
-    model = config.model if path in (None, SHAPES) else starting_config(path)
+    model = config.model if path in (None, *NAMED.values()) else starting_config(path)
     image = dataclasses.replace(model.image, clahe=options.clahe, zooms=config.model.image.zooms)
     model = for_this_machine(dataclasses.replace(model, classes=split.categories, image=image))
     config = dataclasses.replace(config, model=model)

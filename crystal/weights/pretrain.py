@@ -11,7 +11,6 @@ import shutil
 from pathlib import Path
 
 import cv2
-import jax.numpy as jnp
 import tyro
 from flax import nnx
 
@@ -25,8 +24,8 @@ from crystal.prediction.trained_model import for_this_machine
 from crystal.training.config import Phase, TrainConfig
 from crystal.training.run_folder import claim
 from crystal.training.trainer import Trainer
+from crystal.weights.package import save_for_package
 from crystal.weights.scenes import draw_scene
-from maskrcnn_jax import checkpoint
 from maskrcnn_jax.model import MaskRCNN
 
 CLASSES = ((0, "background"), (1, "shape"))
@@ -83,9 +82,7 @@ def main(out: Path, work: Path = Path("runs/shapes"), scenes: int = 6000, steps:
     with one_bar("training", steps) as bar:
         trainer = Trainer(MaskRCNN(model_config, rngs=nnx.Rngs(seed)), batches, config, work / "run", progress=bar)
         model = trainer.run()
-    checkpoint.save(model, out, dtype=jnp.float16)
-    for note in out.rglob("commit_success.txt"):
-        note.unlink()  # Orbax's notes say nothing but where the folder was written, which a package should not
+    save_for_package(model, out)
 
 
 if __name__ == "__main__":

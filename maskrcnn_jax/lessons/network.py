@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from crystal.training.starting_weights import SHAPES
+from crystal.prediction.package_weights import SHAPES
 from maskrcnn_jax import checkpoint
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import Pyramid, Stages

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from crystal.prediction import package_weights
 from crystal.training.config import TrainConfig, override
 from crystal.training.options import Train, start_of
-from crystal.training.starting_weights import SHAPES, starting_config, starting_model, starting_weights
+from crystal.training.starting_weights import starting_config, starting_model, starting_weights
 from maskrcnn_jax import checkpoint, convert
 from maskrcnn_jax.checkpoint import CheckpointError
 from maskrcnn_jax.config import MaskRCNNConfig
@@ -107,7 +108,7 @@ def test_what_is_not_there_or_no_weights(tmp_path):
 def test_what_a_preset_starts_from(tmp_path):
     """tiny and small from the package's weights, the paper's from random ones, unless something else is named."""
     found = [starting_weights(start_of(Train(tmp_path, tmp_path, preset=p))) for p in ("tiny", "small", "paper")]
-    assert found == [SHAPES, SHAPES, None]
+    assert found == [package_weights.CRYSTAL, package_weights.CRYSTAL, None]
     assert starting_weights(start_of(Train(tmp_path, tmp_path, init="none"))) is None
     assert starting_weights(start_of(Train(tmp_path, tmp_path, init="runs/0"))) == Path("runs/0")
 
