@@ -25,6 +25,17 @@ def measure(mask: Mask) -> tuple[int, float, float, float, float]:
     return len(rows), float(x), float(y), float(max(sides)), float(min(sides))
 
 
+def convexity(patch: np.ndarray) -> float:
+    """The share of its convex hull that a mask `bool[h, w]` fills, in (0, 1]; the mask has at least one pixel.
+
+    >>> convexity(np.array([[1, 1, 1], [1, 0, 0], [1, 0, 0]], bool))
+    0.8333333333333334
+    """
+    points = np.argwhere(patch)[:, ::-1].astype(np.int32)
+    hull = cv2.fillConvexPoly(np.zeros(patch.shape, np.uint8), cv2.convexHull(points), 1)
+    return len(points) / int(np.count_nonzero(hull | patch))
+
+
 def equivalent_diameter(area: float) -> float:
     """The diameter of the circle of the same area.
 

@@ -22,7 +22,7 @@ class Predict:
     weights: Path | None = None
     """A run folder or a checkpoint; by default the weights that come with the package."""
     score: float = 0.5
-    """Crystals below this score are left out of overlays and CSV; predictions.json holds all."""
+    """Crystals below this score are left out of overlays and CSV; predictions.json holds those as well."""
     page: Page = "sharpest"
     """Which page of a TIFF file: first, the sharpest of those of the first one's size, or a number from 1 on."""
     zoom: str = "auto"

@@ -4,7 +4,7 @@
     DIR/crystals.csv           a row a crystal (columns: tables.py)
     DIR/drops.csv              a row an image, the most promising first
     DIR/plate.html             all of it to look through, where the command gives a function that writes it
-    DIR/predictions.json       a COCO dict: images, categories, annotations = all detections with score, zoom and RLE
+    DIR/predictions.json       a COCO dict: images, categories, annotations = detections of any score, with zoom and RLE
     DIR/labelme/<name>.json    outlines to correct by hand, if asked for: `labelme IMAGES --output DIR/labelme`
 
 Everything is written into a hidden folder inside DIR and renamed when complete, so a full disk, an error or Ctrl-C
@@ -195,7 +195,7 @@ class OutputFolder:
                 width=width,
                 crystals=crystals,
                 drop=drop,
-                annotations=annotations_of(prediction, self.classes),
+                annotations=annotations_of(prediction, self.classes, **settings),
                 picture=small_picture(image) if self.write_page else "",
                 signature=signature,
             )

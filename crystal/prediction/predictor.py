@@ -28,6 +28,7 @@ from jaxtyping import Float, Int
 from crystal.data.images import Image, apply_clahe, prepare
 from crystal.data.outlines import encode_patch
 from crystal.prediction.drop_region import DROP
+from crystal.prediction.measurements import convexity
 from crystal.prediction.merging import merge
 from crystal.prediction.zooms import WHOLE, Zoom, trust, zooms_of
 from maskrcnn_jax.image.letterbox import Letterbox
@@ -43,7 +44,9 @@ class Prediction(NamedTuple):
 
     Attributes:
         boxes: `[x1, y1, x2, y2]` in continuous pixels of the original image, inside it.
-        scores: in [0, 1]; the network's, reduced in tiles if it was trained on whole images (`zooms.trust`).
+        scores: in [0, 1]; the network's, times the squared share of its convex hull that a crystal's mask fills, since
+            crystals are convex and cracks, folds and menisci are not; reduced in tiles if the network was trained on
+            whole images (`zooms.trust`).
         classes: index into the config's `classes`; never 0, the background.
         rles: a mask each, as compressed COCO RLE (`size` = height, width of the original; `counts` bytes).
         zooms: of the view in which each was found; 1 is the whole image.
@@ -81,7 +84,8 @@ def to_original(
         whole_only: classes of objects so large that tiles show parts of them; they count in the whole image alone.
 
     Returns:
-        The valid detections that cover at least one pixel and that the view owns (`maskrcnn_jax.image.tiles.owns`).
+        The valid detections that cover at least one pixel and that the view owns (`maskrcnn_jax.image.tiles.owns`),
+        their scores times the squared `convexity` of what is no drop.
     """
     valid, corners = np.asarray(detections.valid), view.box
     scores = np.asarray(detections.scores) * trust
@@ -89,15 +93,17 @@ def to_original(
     boxes = np.clip(boxes, np.tile(corners[:2], 2), np.tile(corners[2:], 2))
     meant = valid if view.zoom == 1 else valid & ~np.isin(detections.classes, list(whole_only))
     chosen = np.flatnonzero(meant & owns(view, boxes, height=height, width=width))
-    rles, seen = [], []
+    rles, seen, shapes = [], [], []
     for i in chosen:
         patch, top, left = paste_patch(np.asarray(detections.masks[i]), boxes[i], height=height, width=width)
         if patch.any():
             seen.append(i)
+            shapes.append(1.0 if detections.classes[i] in whole_only else convexity(patch) ** 2)
             rles.append(encode_patch(patch, top, left, height=height, width=width))
     zooms = np.full(len(seen), view.zoom, float)
     complete_from = float(scores.min()) if valid.all() else 0.0
-    return Prediction(boxes[seen], scores[seen], np.asarray(detections.classes)[seen], rles, zooms, complete_from)
+    classes = np.asarray(detections.classes)[seen]
+    return Prediction(boxes[seen], scores[seen] * shapes, classes, rles, zooms, complete_from)
 
 
 class Joined(NamedTuple):
@@ -120,7 +126,7 @@ def joined(found: list[Prediction]) -> Joined:
         np.concatenate([getattr(one, name) for one in found]) for name in ("boxes", "scores", "classes", "zooms")
     )
     rles = [rle for one in found for rle in one.rles]
-    kept = np.arange(len(scores))
+    kept = np.argsort(-scores, kind="stable")
     if len(found) > 1:
         kept = merge(rles, scores, classes, np.repeat(np.arange(len(found)), [len(one.scores) for one in found]))
     complete_from = max(one.complete_from for one in found)

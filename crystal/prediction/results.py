@@ -85,7 +85,7 @@ class Result(NamedTuple):
         width: the same.
         crystals: best first; those that reach the threshold and, for the page, others above LEAST_SCORE.
         drop: None where none was found.
-        annotations: of predictions.json: all detections, without ids.
+        annotations: of predictions.json, without ids.
         picture: a small JPEG, in base64.
         signature: (size, modification time) of the file; empty where nobody watches it.
     """
@@ -144,10 +144,18 @@ def small_picture(image: UInt8[np.ndarray, "h w 3"]) -> str:
     return base64.b64encode(encoded.tobytes()).decode("ascii")
 
 
-def annotations_of(prediction: Prediction, classes: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
-    """The detections as COCO's annotations, without `id` and `image_id`."""
+def annotations_of(
+    prediction: Prediction, classes: Sequence[tuple[int, str]], *, score_threshold: float, outside: bool
+) -> list[dict[str, Any]]:
+    """The detections as COCO's annotations, without `id` and `image_id`; `outside`: also crystals outside the drop."""
+    drops, crystals = drops_and_crystals(prediction, classes, score_threshold)
+    rles = prediction.rles
+    outsiders = outside_drops([rles[i] for i in crystals], [rles[i] for i in drops])
+    left_out = set() if outside else {i for i, is_outside in zip(crystals, outsiders, strict=True) if is_outside}
     annotations = []
-    for i, rle in enumerate(prediction.rles):
+    for i, rle in enumerate(rles):
+        if i in left_out:
+            continue
         x1, y1, x2, y2 = (round(float(v), 3) for v in prediction.boxes[i])
         annotation = coco_annotation(rle, classes[prediction.classes[i]][0])
         annotation["bbox"] = [x1, y1, round(x2 - x1, 3), round(y2 - y1, 3)]  # the network's, not that of the pixels

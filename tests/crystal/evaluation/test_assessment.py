@@ -118,7 +118,7 @@ def fixed(monkeypatch):
 
 
 def measured(folder):
-    evaluate_command(Evaluate(folder / "run", folder, out=folder / "numbers.json"))
+    evaluate_command(Evaluate(folder, folder / "run", out=folder / "numbers.json"))
     return json.loads((folder / "numbers.json").read_text())
 
 
@@ -170,10 +170,10 @@ def test_the_numbers_replace_no_file_of_another_kind(tmp_path):
     coco.write_text('{"images": []}')
     numbers.write_text('{"map_050_all": 0.5}')
     with pytest.raises(OutputError, match=r"val\.json exists and is not the numbers of an earlier evaluation"):
-        evaluate_command(Evaluate(tmp_path / "run", tmp_path, out=coco))
+        evaluate_command(Evaluate(tmp_path, tmp_path / "run", out=coco))
     assert coco.read_text() == '{"images": []}'
     with pytest.raises(Exception, match="run"):  # an earlier evaluation's may be replaced: there is no such run
-        evaluate_command(Evaluate(tmp_path / "run", tmp_path, out=numbers))
+        evaluate_command(Evaluate(tmp_path, tmp_path / "run", out=numbers))
 
 
 @pytest.mark.parametrize("how", ["another size", "turned", "turned by EXIF", "damaged"])
