@@ -350,7 +350,7 @@ SLIPS = {
             lambda: BoxHead(3, m.config.BoxHeadConfig(7, 4), num_classes=2, rngs=nnx.Rngs(0))(BATCH),
             "BoxHead: pooled has shape [1, 64, 64, 3]; give an array [r, 7, 7, 3]",
         ),
-        (lambda: Compute(kernels="gpu"), "Compute: kernels is 'gpu'; give one of 'xla', 'cpu'"),
+        (lambda: Compute(kernels="cuda"), "Compute: kernels is 'cuda'; give one of 'xla', 'cpu', 'gpu'"),
         (lambda: Compute("float16"), "Compute: dtype is 'float16'; give one of 'float32', 'bfloat16', 'float64'"),
         (
             lambda: Compute("float64"),
