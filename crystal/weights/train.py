@@ -20,7 +20,7 @@ from crystal.training.options import Train
 from crystal.training.train import train_command
 from crystal.weights.package import save_for_package
 
-VALIDATION = 200  # scenes
+VALIDATION = 20  # a twentieth as many scenes as are trained on
 
 
 def draw_curves(runs: Sequence[Path], out: Path) -> None:
@@ -54,7 +54,7 @@ def main(
     Args:
         out: the new checkpoint folder.
         work: scenes and runs.
-        scenes: how many to train on; 200 more are for validation.
+        scenes: how many to train on; a twentieth more are for validation.
         plain: how many plainer drops the second training sees as well.
         steps: of the two trainings, eight views each.
         clahe: equalise the images before the network.
@@ -63,11 +63,11 @@ def main(
     world, both, first, last = (work / name for name in ("world", "both", "first", "last"))
     for drops, more in ((world, 0), (both, plain)):
         if not drops.exists():
-            with one_bar("drawing scenes", scenes + more + VALIDATION) as bar:
+            with one_bar("drawing scenes", scenes + more + scenes // VALIDATION) as bar:
                 render_dataset(
                     drops,
                     train=scenes,
-                    val=VALIDATION,
+                    val=scenes // VALIDATION,
                     seed=seed,
                     plain=more,
                     progress=lambda done, total, bar=bar: bar(done),
