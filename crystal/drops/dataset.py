@@ -114,6 +114,8 @@ def render_dataset(
     """
     if train < 0 or val < 0:
         raise ValueError(f"train is {train} and val is {val}; neither can be negative")
+    if plain < 0 or (plain and scenes != "world"):
+        raise ValueError(f"plain is {plain}; give 0 or more, and 0 with simple scenes, which have no drops as objects")
     with folder_written_whole(out) as partial:
         tasks = []
         for split, number in zip(SPLITS, (train, val), strict=True):

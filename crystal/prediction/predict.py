@@ -125,7 +125,7 @@ def predict_folder(
 ) -> PredictSummary:
     """Predict image files and write what `crystal predict` promises into a folder (see `outputs.py`).
 
-    All detections go into predictions.json, which a precision-recall curve needs whole; overlays, the tables and
+    Detections of any score go into predictions.json, as a precision-recall curve needs them; overlays, the tables and
     LabelMe files hold those that reach `score_threshold`. What an earlier run left in `out` is replaced when all images
     are done; if the run fails or is interrupted, or no image can be read, it stays as it was.
 

@@ -360,3 +360,6 @@ def test_a_full_disk_names_the_file(monkeypatch, tmp_path):
 def test_negative_numbers_are_refused(tmp_path):
     with pytest.raises(ValueError, match="val is -1"):
         render_dataset(tmp_path / "out", train=1, val=-1)
+    for settings in ({"plain": -1, "scenes": "world"}, {"plain": 1, "scenes": "simple"}):
+        with pytest.raises(ValueError, match="plain is"):
+            rendering.render_dataset(tmp_path / "out", train=1, val=0, **settings)
