@@ -59,7 +59,8 @@ def _render_one(task: tuple) -> tuple[dict, list[dict]]:
     if scenes == "world":
         drop = draw_scene(where, height=height, width=width, light=light)
     else:
-        drop = draw_drop(where, height=height or 800, width=width or 1000, light=light)
+        crystals = 0 if scenes == "plain" and index % 3 == 0 else None
+        drop = draw_drop(where, height=height or 800, width=width or 1000, light=light, crystals=crystals)
         if scenes == "plain":
             drop = drop._replace(instances=(DrawnCrystal(drop.liquid, "drop", False, "drop"), *drop.instances))
     _, jpeg = cv2.imencode(
@@ -104,7 +105,8 @@ def render_dataset(
             "simple" has one drop a picture and crystals as its objects (`draw_drop`).
         height: of the images, in pixels; None for what the world's cameras have, and for 800 of simple drops.
         width: of the images, in pixels; None for what the world's cameras have, and for 1000 of simple drops.
-        plain: number of drops as of "simple" scenes, with the drop as an object, that follow the world's in training.
+        plain: number of drops as of "simple" scenes that follow the world's in training, with the drop as an object;
+            every third is without crystals.
         workers: processes that draw; 1 draws in this one.
         progress: called as progress(done, total) after each image.
 

@@ -3,8 +3,9 @@
 Each image is equalised at its own resolution if the model was trained so, and cut into views: the whole of it, and
 tiles where a zoom asks for them. Every view is fitted into the network's input as in training, and batches of one fixed
 shape, filled across views and images, go through the compiled network. Boxes and masks come back in the pixels of the
-original; of one object found in several views the best is kept. A batch is prepared in a thread while the network works
-on the one before; only the views in those two batches and the image being cut are in memory.
+original; of one object found in several views the best is kept. While the network works on a batch, the one after is
+prepared in a thread and what was found in the one before is brought back; only the views in those three batches and the
+image being cut are in memory.
 
 Masks are pasted one instance's box at a time and become run lengths at once. A stack [n, height, width] would take
 900 MB for 100 instances in a 9-megapixel micrograph; the run lengths take some 100 kB.
@@ -218,27 +219,37 @@ class Predictor:
         """Predict images one after the other.
 
         Args:
-            images: uint8 RGB of any size. Consumed in another thread, one batch ahead of the results.
+            images: uint8 RGB of any size. Consumed in another thread, two batches ahead of the results.
 
         Yields:
             A `Prediction` for each, with every detection over the config's own score threshold.
         """
         return (one.prediction for one in self.by_view(images))
 
-    def by_view(self, images: Iterable[Image]) -> Iterator[Joined]:
-        """As a call, but with what was found in each of the `views`."""
-        drops = [index for index, (_, name) in enumerate(self.config.classes) if name == DROP]
-        ready = self._cut(images)
+    def _detected(self, images: Iterable[Image]) -> Iterator[tuple[list[Any], Detections]]:
+        """Batch by batch what its views are and what was found in them, while the network works on the batch after."""
+        ready, before = self._cut(images), None
         with ThreadPoolExecutor(1, thread_name_prefix="prepare") as ahead:
             following = ahead.submit(self._batch, ready)
             while (batch := following.result()) is not None:
                 following = ahead.submit(self._batch, ready)
                 views_and_windows = shard_batch(batch[:2], self._mesh)
-                found = jax.device_get(_detect(self._graph, self._mesh, self._state, *views_and_windows))
-                for slot, (box, view, whole) in enumerate(batch[2]):
-                    own = jax.tree.map(lambda values, slot=slot: values[slot], found)
-                    weight = trust(view.zoom, self.config.image.zooms)
-                    place = {"view": view, "height": whole.height, "width": whole.width}
-                    whole.found.append(to_original(own, box, **place, trust=weight, whole_only=drops))
-                    if len(whole.found) == whole.views:
-                        yield joined(whole.found)
+                running = batch[2], _detect(self._graph, self._mesh, self._state, *views_and_windows)
+                if before is not None:
+                    yield before
+                before = running
+        if before is not None:
+            yield before
+
+    def by_view(self, images: Iterable[Image]) -> Iterator[Joined]:
+        """As a call, but with what was found in each of the `views`."""
+        drops = [index for index, (_, name) in enumerate(self.config.classes) if name == DROP]
+        for shown, detections in self._detected(images):
+            found = jax.device_get(detections)
+            for slot, (box, view, whole) in enumerate(shown):
+                own = jax.tree.map(lambda values, slot=slot: values[slot], found)
+                weight = trust(view.zoom, self.config.image.zooms)
+                place = {"view": view, "height": whole.height, "width": whole.width}
+                whole.found.append(to_original(own, box, **place, trust=weight, whole_only=drops))
+                if len(whole.found) == whole.views:
+                    yield joined(whole.found)

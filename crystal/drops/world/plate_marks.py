@@ -61,8 +61,9 @@ def emboss(rng: np.random.Generator, transmission: np.ndarray, place: np.ndarray
 
 
 def plate_marks(rng: np.random.Generator, transmission: np.ndarray, distance: np.ndarray, scale: float) -> None:
-    """One to three marks on the wall or beyond it, in place; `distance` float32[h, w] is positive inside the well."""
-    rows, columns = np.nonzero(distance[::8, ::8] < -40 * scale)
+    """One to three marks in place, mostly on the wall or beyond; `distance` float32[h, w] is positive in the well."""
+    within = 1e4 if rng.random() < 0.25 else -40 * scale
+    rows, columns = np.nonzero(distance[::8, ::8] < within)
     for _ in range(int(rng.integers(1, 4)) if len(rows) else 0):
         k = rng.integers(len(rows))
         emboss(rng, transmission, np.array([columns[k], rows[k]]) * 8.0, scale)

@@ -33,10 +33,11 @@ CONTENTS = {
     "worms": (precipitate.worms, 0.03, 0.15),
     "cracks": (precipitate.cracks, 0.03, 0.13),
     "spherulites": (precipitate.spherulites, 0.02, 0.1),
+    "swells": (skins.swells, 0.15, 0.35),
     "folds": (skins.folds, 0.05, 0.2),
     "phases": (skins.phases, 0.08, 0.25),
     "rim marks": (skins.rim_marks, 0.1, 0.2),
-    "bubbles": (skins.bubbles, 0.1, 0.15),
+    "bubbles": (skins.bubbles, 0.12, 0.2),
     "oil": (skins.oil, 0.04, 0.1),
 }
 DIRT = {
@@ -47,6 +48,7 @@ DIRT = {
     "smear": (fibres.smear, 0.08),
 }
 WITHOUT_CRYSTALS = 0.42
+CLEAR = 0.5  # of the drops without crystals: contents come with a third of their chances, so that many hold nothing
 DROPS = (0.84, 0.1, 0.06)  # the chances of one, two and three drops
 SATELLITE = 40.0  # pixels of radius, at 1280x960, below which it is open whether liquid is a drop
 
@@ -134,7 +136,8 @@ def _paint(
     bare = rng.random() < WITHOUT_CRYSTALS or not (wet > 0).any()
     dirt = {name: chance for name, (_, chance) in DIRT.items()}
     if wet.max() > 0 and plate.kind != "field":
-        chances = {name: chances[bare] for name, (_, *chances) in CONTENTS.items()}
+        share = 1 / 3 if bare and rng.random() < CLEAR else 1.0
+        chances = {name: share * chances[bare] for name, (_, *chances) in CONTENTS.items()}
         features += _apply(rng, chances, lambda name: CONTENTS[name][0](rng, stage, scale))
     early = _apply(rng, {name: 0.4 * chance for name, chance in dirt.items()}, lambda n: DIRT[n][0](rng, stage, scale))
     layer = Layer(stage.transmission, scale)

@@ -1,4 +1,4 @@
-"""Skins with folds and double outlines, borders between two phases, bubbles and droplets of oil."""
+"""Skins with folds, uneven surfaces, borders between two phases, bubbles and droplets of oil."""
 
 import cv2
 import numpy as np
@@ -31,6 +31,19 @@ def folds(rng: np.random.Generator, stage: Stage, scale: float) -> None:
     stage.transmission[:] *= np.clip(1 - dark, 0.06, 1.3)
     if rng.random() < 0.6:
         tint_brown(stage, np.clip(wide * within * 3, 0, 1), rng.uniform(0.2, 1))
+
+
+def swells(rng: np.random.Generator, stage: Stage, scale: float) -> None:
+    """An uneven surface in place: broad soft hills and hollows that the light crosses from one side, without edges."""
+    shape = stage.drop.shape
+    cell = log_uniform(rng, 35, 220) * scale / COARSE
+    hills = noise(rng, tuple(-(-side // COARSE) for side in shape), cell)
+    down, across = np.gradient(hills * np.float32(cell))
+    heading = rng.uniform(0, 2 * np.pi)
+    slope = across * np.float32(np.cos(heading)) + down * np.float32(np.sin(heading))
+    light = enlarge(np.clip(1 + rng.uniform(0.03, 0.2) * slope, 0.3, 1.4), shape)
+    within = step(stage.drop - 5 * scale, rng.uniform(5, 30) * scale)
+    stage.transmission[:] *= 1 + (light - 1) * within
 
 
 def phases(rng: np.random.Generator, stage: Stage, scale: float) -> None:
