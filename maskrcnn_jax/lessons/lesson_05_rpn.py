@@ -76,8 +76,8 @@ def _():
         Of the positive and negative anchors, 256 are sampled at random, at most half of them positive. The loss over
         the sampled anchors is (Crystals 2021, eq. 2; Faster R-CNN, eq. 1)
 
-        $$L = \frac{1}{N_{\mathrm{cls}}} \sum_i L_{\mathrm{cls}}(p_i, p_i^*)
-        + \frac{\lambda}{N_{\mathrm{reg}}} \sum_i p_i^* L_{\mathrm{reg}}(t_i, t_i^*)$$
+        $$L = \frac{1}{N_{\mathrm{cls}}} \sum_i L_{\mathrm{cls}}(p_i, p_i^*) +
+        \frac{\lambda}{N_{\mathrm{reg}}} \sum_i p_i^* L_{\mathrm{reg}}(t_i, t_i^*)$$
 
         $L_{\mathrm{cls}}$ is the binary cross entropy. $L_{\mathrm{reg}}$ is smooth L1, summed over the four
         deltas: of the difference $d$ between a predicted and a target delta it is

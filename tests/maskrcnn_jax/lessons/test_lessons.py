@@ -56,6 +56,7 @@ def test_a_lesson_runs_and_its_page_stands_alone(lesson):
     page = static_html(lesson)
     assert 300 < visible_words(page) <= MOST_MINUTES * WORDS_A_MINUTE
     assert page.count("<math") >= 1, "an equation, rendered"
+    assert "$$" not in page, "every equation, also one whose line begins like a list's"
     assert len(re.findall(r"<img [^>]*src=\"data:image/png;base64,", page)) >= 2
     assert re.search(r"<summary>The code: <code>(maskrcnn_jax|crystal)\.", page), "the package's own code"
     assert re.search(r"(section|table|equation|figure|appendix) \w", page), "a place in a paper"
