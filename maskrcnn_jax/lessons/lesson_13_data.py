@@ -223,8 +223,8 @@ def _():
                 Memory is the reason not to store more: {STORED}x{STORED} cells take {mebibytes(STORED):.1f} MiB for 64
                 slots, whole images of 512x512 pixels {mebibytes(512):.0f} MiB.
 
-                Training sees whole images. Prediction also looks at **tiles**, where crystals appear larger; lesson 15
-                shows them.
+                The paper trains on whole images. `crystal train` shows random parts of them at random zooms, so that
+                small crystals appear larger, and prediction looks at **tiles** of the same zooms; lesson 15 shows them.
                 """
             ),
             source(augment, flip, relight, draw_cells),
