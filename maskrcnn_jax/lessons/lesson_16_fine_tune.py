@@ -143,9 +143,9 @@ def _():
     return (begin,)
 
 
-@app.cell(hide_code=True)
-def _(begin):
-    mo.stop(mo.running_in_notebook() and not begin.value, mo.md("Press the button: the curves follow."))
+@app.function(hide_code=True)
+def trained_with_a_bar():
+    """The run of `ten_files.trained`, with its progress shown."""
     with mo.status.progress_bar(
         total=STEPS,
         title="Training",
@@ -154,17 +154,26 @@ def _(begin):
         show_eta=False,
         remove_on_exit=True,
         disabled=not mo.running_in_notebook(),
-    ) as _bar:
-        ready = trained(lambda text: _bar.update(subtitle=text))
-    _before, _after = score_of(False), score_of(True)
-    mo.md(
-        f"""
+    ) as bar:
+        return trained(lambda text: bar.update(subtitle=text))
+
+
+@app.function(hide_code=True)
+def outcome():
+    """What the training gained."""
+    return f"""
         **Done:** {STEPS} steps. On {VAL} validation drops, which are not trained on, the paper's mAP at an IoU
-        threshold of 0.5 was {_before:.2f} before the training and is {_after:.2f} now. Always measure *before* you
-        train: these drops are easy for the network that it starts from, and where the two numbers hardly differ, ten
-        images have little to add.
+        threshold of 0.5 was {score_of(False):.2f} before the training and is {score_of(True):.2f} now. Always measure
+        *before* you train: these drops are easy for the network that it starts from, and where the two numbers hardly
+        differ, ten images have little to add.
         """
-    )
+
+
+@app.cell(hide_code=True)
+def _(begin):
+    waiting = mo.running_in_notebook() and not begin.value
+    ready = None if waiting else trained_with_a_bar()
+    mo.md("Press the button: the curves follow." if waiting else outcome())
     return (ready,)
 
 
