@@ -28,7 +28,8 @@ from jaxtyping import Float, Int
 
 from crystal.data.images import Image, apply_clahe, prepare
 from crystal.data.outlines import encode_patch
-from crystal.prediction.drop_region import DROP
+from crystal.prediction.context import in_context
+from crystal.prediction.drop_region import DROP, outside_drops
 from crystal.prediction.measurements import convexity
 from crystal.prediction.merging import merge
 from crystal.prediction.zooms import WHOLE, Zoom, trust, zooms_of
@@ -47,7 +48,7 @@ class Prediction(NamedTuple):
         boxes: `[x1, y1, x2, y2]` in continuous pixels of the original image, inside it.
         scores: in [0, 1]; the network's, times the squared share of its convex hull that a crystal's mask fills, since
             crystals are convex and cracks, folds and menisci are not; reduced in tiles if the network was trained on
-            whole images (`zooms.trust`).
+            whole images (`zooms.trust`); and stretched by what else the image shows (`context.in_context`).
         classes: index into the config's `classes`; never 0, the background.
         rles: a mask each, as compressed COCO RLE (`size` = height, width of the original; `counts` bytes).
         zooms: of the view in which each was found; 1 is the whole image.
@@ -133,6 +134,30 @@ def joined(found: list[Prediction]) -> Joined:
     complete_from = max(one.complete_from for one in found)
     rest = Prediction(boxes[kept], scores[kept], classes[kept], [rles[i] for i in kept], zooms[kept], complete_from)
     return Joined(found, kept, rest)
+
+
+def weighed(joined: Joined, *, drops: Collection[int] = ()) -> Joined:
+    """With the scores of each class as the others of the picture make them (`context.in_context`).
+
+    Args:
+        joined: what was found in an image.
+        drops: classes that are drops. Their scores stay, and what lies outside a drop says nothing about the others.
+    """
+    found, scores, complete_from = joined.prediction, joined.prediction.scores.copy(), 0.0
+    liquid = np.isin(found.classes, list(drops))
+    sure = liquid & (scores >= 0.5)
+    within = ~outside_drops(found.rles, [found.rles[i] for i in np.flatnonzero(sure)])
+    for one in np.unique(found.classes[~liquid]):
+        own = found.classes == one
+        best = float(found.scores[own & within].max(initial=0))
+        scores[own] = in_context(found.scores[own], best)
+        complete_from = max(complete_from, float(in_context(np.array([found.complete_from]), best)[0]))
+    order = np.argsort(-scores, kind="stable")
+    rles = [found.rles[i] for i in order]
+    prediction = Prediction(
+        found.boxes[order], scores[order], found.classes[order], rles, found.zooms[order], complete_from
+    )
+    return joined._replace(kept=joined.kept[order], prediction=prediction)
 
 
 class _Whole(NamedTuple):
@@ -252,4 +277,4 @@ class Predictor:
                 place = {"view": view, "height": whole.height, "width": whole.width}
                 whole.found.append(to_original(own, box, **place, trust=weight, whole_only=drops))
                 if len(whole.found) == whole.views:
-                    yield joined(whole.found)
+                    yield weighed(joined(whole.found), drops=drops)
