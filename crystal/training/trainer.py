@@ -152,10 +152,13 @@ class Trainer:
         train_step = _shared_step(graph, optimizer, self.mesh)
 
         monitor.restart_clock()
+        metrics: dict[str, jax.Array] = {}
         while self.step < last:
             asked = time.monotonic()
             batch = next(self.batches)
-            waited = time.monotonic() - asked
+            # While the device still works on the step before, the input keeps nobody waiting.
+            idle = all(value.is_ready() for value in metrics.values())
+            waited = time.monotonic() - asked if idle else 0.0
             state, metrics = train_step(state, *to_devices(batch, self.mesh), self.key)
             self.step += 1
             monitor.add(metrics, batch.image_ids, waited)
