@@ -369,9 +369,10 @@ def test_paths_in_the_readme_exist(page):
     text = (ROOT / page).read_text()
     paths = [ROOT / path for path in re.findall(r"`((?:maskrcnn_jax|crystal|tests|benchmarks|docs)/[^`*<> ]*)`", text)]
     links = [link.partition("#") for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text)]
-    paths += [(ROOT / page).parent / name for name, _, _ in links]
+    links = [((ROOT / page).parent / name if name else ROOT / page, heading) for name, _, heading in links]
+    paths += [path for path, _ in links]
     assert [str(path) for path in paths if not path.exists()] == []
-    for name, _, heading in links:
-        lines = ((ROOT / page).parent / name).read_text().lower().splitlines() if heading else []
-        assert not heading or any(f"# {heading.replace('-', ' ')}" in line for line in lines), f"{name}#{heading}"
+    for path, heading in links:
+        lines = path.read_text().lower().splitlines() if heading else []
+        assert not heading or any(f"# {heading.replace('-', ' ')}" in line for line in lines), f"{path}#{heading}"
     assert page != "docs/paper.md" or len(paths) > 40
