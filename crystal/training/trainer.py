@@ -157,7 +157,7 @@ class Trainer:
             asked = time.monotonic()
             batch = next(self.batches)
             # While the device still works on the step before, the input keeps nobody waiting.
-            idle = all(value.is_ready() for value in metrics.values())
+            idle = all(value.is_ready() for value in metrics.values())  # type: ignore[attr-defined]
             waited = time.monotonic() - asked if idle else 0.0
             state, metrics = train_step(state, *to_devices(batch, self.mesh), self.key)
             self.step += 1
