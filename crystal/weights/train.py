@@ -35,7 +35,7 @@ def draw_curves(runs: Sequence[Path], out: Path) -> None:
             panel.plot(done + steps, values, marker=marker, color="#0072b2")
         done += max(line["step"] for line in metrics)
     axes[0].set(title="loss", xlabel="training step", ylim=(0, None))
-    axes[1].set(title="mAP at 0.50, 20 validation scenes", xlabel="training step", ylim=(0, 1))
+    axes[1].set(title="mAP at 0.50, validation scenes", xlabel="training step", ylim=(0, 1))
     figure.savefig(out, metadata={"Date": None})
 
 
