@@ -40,7 +40,7 @@ def swells(rng: np.random.Generator, stage: Stage, scale: float) -> None:
     hills = noise(rng, tuple(-(-side // COARSE) for side in shape), cell)
     down, across = np.gradient(hills * np.float32(cell))
     heading = rng.uniform(0, 2 * np.pi)
-    slope = across * np.float32(np.cos(heading)) + down * np.float32(np.sin(heading))
+    slope = np.asarray(across * np.float32(np.cos(heading)) + down * np.float32(np.sin(heading)))
     light = enlarge(np.clip(1 + rng.uniform(0.03, 0.2) * slope, 0.3, 1.4), shape)
     within = step(stage.drop - 5 * scale, rng.uniform(5, 30) * scale)
     stage.transmission[:] *= 1 + (light - 1) * within
