@@ -98,7 +98,8 @@ def make_optimizer(
         rule = optax.chain(optax.scale_by_adam(), decay, optax.scale_by_learning_rate(schedule))
     else:
         rule = optax.chain(decay, optax.sgd(schedule, momentum=momentum))
-    rule = optax.chain(optax.clip_by_global_norm(clip_norm), rule)
+    # As one vector, or a GPU would start some 500 small kernels for the norms and scales of all parameters.
+    rule = optax.chain(optax.flatten(optax.clip_by_global_norm(clip_norm)), rule)
     if average_decay:
         rule = optax.chain(rule, average_weights(average_decay))
     if accumulate == 1:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Num, PRNGKeyArray
@@ -101,7 +102,8 @@ def _sharded(graph, mesh):
 
 def _update(optimizer, gradients, state, loss):
     """(params, optimizer's state, norm of the gradients, whether all is finite); unchanged where it is not."""
-    norm = optax.tree.norm(gradients)
+    # Of one vector, as in the optimizer's clipping: a norm for each parameter is two kernels on a GPU.
+    norm = optax.tree.norm(ravel_pytree(gradients)[0])
     finite = jnp.isfinite(norm) & jnp.isfinite(loss)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
