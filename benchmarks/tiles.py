@@ -1,7 +1,7 @@
 """What does looking closer cost? `python -m benchmarks.tiles`.
 
-The prediction of one photograph with the package's small weights, from decoded pixels to merged outlines: the whole
-image alone, and with the tiles that `--zoom auto` looks at.
+The prediction of one photograph with the weights of `crystal predict`, from decoded pixels to merged outlines: the
+whole image alone, and with the tiles that `--zoom auto` looks at.
 
 Writes benchmarks/results/<hardware>-tiles.json.
 """
@@ -13,10 +13,10 @@ import tyro
 from benchmarks.measuring import in_turns, median, save, show, warn_if_busy
 from crystal.console import console
 from crystal.drops.drop import draw_drop
+from crystal.prediction.package_weights import CRYSTAL
 from crystal.prediction.predictor import Predictor
 from crystal.prediction.trained_model import load_run
 from crystal.prediction.zooms import WHOLE, Zoom
-from crystal.training.starting_weights import SHAPES
 
 
 def main(size: tuple[int, int] = (1024, 1224), repeats: int = 5, out: Path | None = None) -> None:
@@ -29,7 +29,7 @@ def main(size: tuple[int, int] = (1024, 1224), repeats: int = 5, out: Path | Non
     """
     warn_if_busy()
     photograph = draw_drop((7, 0), height=size[0], width=size[1]).image
-    model = load_run(SHAPES)
+    model = load_run(CRYSTAL)
     zooms: dict[str, Zoom] = {"whole image": WHOLE, "auto": "auto"}
     predictors = {name: Predictor(model, zoom=zoom) for name, zoom in zooms.items()}
     calls = {name: (lambda p=p: [f.scores for f in p([photograph])]) for name, p in predictors.items()}
