@@ -351,7 +351,7 @@ def _():
 @app.function(hide_code=True)
 def check_candidates(attempt):
     """Exercise 2 against `select_detections` with no suppression; each proposal lies at a place of its own."""
-    cases = []
+    cases, select = [], jax.jit(select_detections, static_argnames=("config", "coding"))
     for rows, least in (
         ([[0.1, 0.9, 0.0001], [0.8, 0.2, 0.0001]], 0.5),
         ([[0.2, 0.5, 0.3], [0.05, 0.35, 0.6]], 0.25),
@@ -359,7 +359,7 @@ def check_candidates(attempt):
     ):
         p, k = np.shape(rows)
         corners = 20.0 * np.arange(p)[:, None] + np.array([0, 0, 10, 10])
-        found = select_detections(
+        found = select(
             jnp.log(jnp.array(rows)),
             jnp.zeros((p, k, 4)),
             Proposals(jnp.asarray(corners, jnp.float32), jnp.ones(p), jnp.ones(p, bool)),
