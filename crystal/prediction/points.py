@@ -33,12 +33,14 @@ class Inmost(NamedTuple):
 def _inmost(patch: Bool[np.ndarray, "h w"], top: int, left: int) -> Inmost | None:
     if not patch.any():
         return None
-    distance = cv2.distanceTransform(np.pad(patch, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    padded = np.pad(patch.view(np.uint8), 1)
+    distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
     most = float(distance.max())
     rows, columns = np.nonzero(distance > most - CLOSE)
-    inside = np.nonzero(patch)
+    moments = cv2.moments(padded, binaryImage=True)
     # Of equally good pixels, as along the middle of a needle, the one nearest the centre of mass.
-    away = (rows - inside[0].mean()) ** 2 + (columns - inside[1].mean()) ** 2
+    middle_x, middle_y = moments["m10"] / moments["m00"] - 1, moments["m01"] / moments["m00"] - 1
+    away = (rows - middle_y) ** 2 + (columns - middle_x) ** 2
     best = int(away.argmin())
     return Inmost(left + float(columns[best]) + 0.5, top + float(rows[best]) + 0.5, most - 0.5)
 
