@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from pycocotools import mask as rle_tools
 
+from crystal.data.segmentation import unpacked_runs
+
 POLYGON_IOU = 0.98  # between a mask and its polygons; below, run lengths or a mask are written
 CLEAR = 0.01  # pixels by which two edges must pass beyond each other to cross
 CHUNK = 256  # edges compared with all others at once
@@ -50,8 +52,17 @@ def encode_patch(patch: Bool[np.ndarray, "ph pw"], top: int, left: int, *, heigh
 def cut(mask: Mask) -> tuple[Bool[np.ndarray, "ph pw"], int, int]:
     """(patch, top, left): the part of a mask that holds its pixels; an empty patch at 0, 0 for an empty mask."""
     if not isinstance(mask, np.ndarray):
-        x, y, w, h = rle_tools.toBbox(mask).astype(int)  # type: ignore[arg-type]
-        return rle_tools.decode(mask)[y : y + h, x : x + w].astype(bool), int(y), int(x)  # type: ignore[arg-type]
+        # Only the columns of the box are drawn: `rle_tools.decode` draws the whole image, for every object anew.
+        x, y, w, h = rle_tools.toBbox(mask).astype(int).tolist()  # type: ignore[arg-type]
+        height, counts = mask["size"][0], mask["counts"]
+        edges = np.cumsum(unpacked_runs(counts.encode() if isinstance(counts, str) else counts))
+        starts, ends = edges[0:-1:2], edges[1::2]
+        filled = starts < ends  # other programs also write runs of no pixel
+        steps = np.zeros(w * height + 1, np.int8)
+        np.add.at(steps, starts[filled] - x * height, 1)
+        np.add.at(steps, ends[filled] - x * height, -1)
+        strip = np.cumsum(steps[:-1], dtype=np.int8).reshape(w, height)
+        return strip[:, y : y + h].T.astype(bool), y, x
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return np.zeros((0, 0), bool), 0, 0

@@ -109,7 +109,7 @@ def region_around(points: Any, height: int, width: int, *, least: float = 1.0) -
     return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else None
 
 
-def _unpacked(packed: bytes) -> Int64[np.ndarray, " n"]:
+def unpacked_runs(packed: bytes) -> Int64[np.ndarray, " n"]:
     """Run lengths out of COCO's string: five bits a character, lowest first, a sixth says that more follow, and from
     the fourth number on each is the difference to the one two before.
     """
@@ -135,7 +135,7 @@ def _runs(rle: dict[str, Any], height: int, width: int) -> Int64[np.ndarray, " n
     if size != [height, width]:
         raise SegmentationError(f"the run lengths are for an image of size {brief(size)}, not [{height}, {width}]")
     if isinstance(counts, str | bytes):
-        runs = _unpacked(counts.encode("ascii", "replace") if isinstance(counts, str) else counts)
+        runs = unpacked_runs(counts.encode("ascii", "replace") if isinstance(counts, str) else counts)
     elif isinstance(counts, list) and all(type(c) is int and abs(c) < 2**40 for c in counts):
         runs = np.array(counts, np.int64)
     else:
@@ -221,7 +221,7 @@ def draw_pixels(
     # Rounded, because pycocotools rounds to fifths of a pixel: 23.7 - 12 = 11.699... would fall to the other side.
     shifted: Any = [(np.reshape(part, (-1, 2)) - (x1, y1)).round(6).ravel().tolist() for part in segmentation]
     drawn: Any = coco_mask.merge(coco_mask.frPyObjects(shifted, y2 - y1, x2 - x1))
-    return _filled(_unpacked(drawn["counts"]), y2 - y1, x2 - x1)
+    return _filled(unpacked_runs(drawn["counts"]), y2 - y1, x2 - x1)
 
 
 def _at_edges(

@@ -1,12 +1,14 @@
-"""Polygons that cross themselves, against a slow look at every pair of edges, and what is no crossing."""
+"""Polygons that cross themselves, against a slow look at every pair of edges; masks cut out of run lengths."""
 
 import itertools
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from pycocotools import mask as rle_tools
 
-from crystal.data.outlines import CLEAR, crosses_itself
+from crystal.data.outlines import CLEAR, crosses_itself, cut
 
 
 def slow(points: np.ndarray) -> bool:
@@ -65,3 +67,24 @@ def test_outlines_of_pixels_never_cross():
     found, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     assert len(found) > 20
     assert not any(crosses_itself(part.reshape(-1, 2).astype(float)) for part in found if len(part) > 2)
+
+
+def test_run_lengths_are_cut_as_their_pixels_are():
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.02, 0.3, 0.8, 1.0):
+        for _ in range(40):
+            mask = rng.random(rng.integers(1, 30, 2)) < share
+            rle: Any = rle_tools.encode(np.asfortranarray(mask.astype(np.uint8)))
+            for ours, theirs in zip(cut(rle), cut(mask), strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+
+
+def test_runs_of_no_pixel_change_nothing():
+    """Rows 1 to 3 of column 1, written with runs of length 0 as some programs do."""
+    runs: Any = {"size": [4, 3], "counts": [1, 0, 4, 2, 0, 1, 4, 0]}
+    rle: Any = rle_tools.frPyObjects(runs, 4, 3)
+    patch, top, left = cut(rle)
+    frame, expected = np.zeros((4, 3), bool), np.zeros((4, 3), bool)
+    frame[top : top + patch.shape[0], left : left + patch.shape[1]] = patch
+    expected[1:, 1] = True
+    np.testing.assert_array_equal(frame, expected)
