@@ -17,12 +17,13 @@ def measure(mask: Mask) -> tuple[int, float, float, float, float]:
     (40, 15.0, 7.0, 10.0, 4.0)
     """
     patch, top, left = cut(mask)
-    rows, columns = np.nonzero(patch)
+    moments = cv2.moments(patch.view(np.uint8), binaryImage=True)
     # A rectangle round pixel centres would be one pixel short: round the corners of the border pixels instead.
     corners = np.concatenate(contours(mask))[:, None] + np.array([[0, 0], [1, 0], [0, 1], [1, 1]], np.int32)
     sides = cv2.minAreaRect(corners.reshape(-1, 2).astype(np.float32))[1]
-    x, y = left + columns.mean() + 0.5, top + rows.mean() + 0.5
-    return len(rows), float(x), float(y), float(max(sides)), float(min(sides))
+    area = moments["m00"]
+    x, y = left + moments["m10"] / area + 0.5, top + moments["m01"] / area + 0.5
+    return int(area), x, y, float(max(sides)), float(min(sides))
 
 
 def convexity(patch: np.ndarray) -> float:
@@ -31,9 +32,9 @@ def convexity(patch: np.ndarray) -> float:
     >>> convexity(np.array([[1, 1, 1], [1, 0, 0], [1, 0, 0]], bool))
     0.8333333333333334
     """
-    points = np.argwhere(patch)[:, ::-1].astype(np.int32)
-    hull = cv2.fillConvexPoly(np.zeros(patch.shape, np.uint8), cv2.convexHull(points), 1)
-    return len(points) / int(np.count_nonzero(hull | patch))
+    border = np.concatenate(contours(patch))
+    hull = cv2.fillConvexPoly(np.zeros(patch.shape, np.uint8), cv2.convexHull(border), 1)
+    return int(np.count_nonzero(patch)) / int(np.count_nonzero(hull | patch))
 
 
 def equivalent_diameter(area: float) -> float:

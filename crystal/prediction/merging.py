@@ -59,13 +59,14 @@ def merge(
     corners = np.array(rle_tools.toBbox(masks), np.float64).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
     areas = np.array([rle_tools.area(mask) for mask in masks], np.float64)  # pycocotools fails on 256 or more at once
-    kept = np.zeros(len(order), bool)
+    kept = np.zeros(0, int)
     for i in order.tolist():
-        meets = (corners[:, :2] < corners[i, 2:]).all(1) & (corners[:, 2:] > corners[i, :2]).all(1)
-        near = np.flatnonzero(kept & meets & (classes == classes[i]) & (views != views[i]))
+        meets = (corners[kept, :2] < corners[i, 2:]).all(1) & (corners[kept, 2:] > corners[i, :2]).all(1)
+        near = kept[meets & (classes[kept] == classes[i]) & (views[kept] != views[i])]
         shared = _shared(masks[i], [masks[k] for k in near]) * areas[i]
         duplicate = (shared >= iou_threshold * (areas[i] + areas[near] - shared)) | (
             shared >= inside_threshold * np.minimum(areas[i], areas[near])
         )
-        kept[i] = not duplicate.any()
-    return order[kept[order]]
+        if not duplicate.any():
+            kept = np.append(kept, i)
+    return kept

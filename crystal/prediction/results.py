@@ -177,7 +177,7 @@ def drops_and_crystals(
 def _crystal(
     prediction: Prediction, i: int, classes: Sequence[tuple[int, str]], outside: bool | None, tolerance: float
 ) -> FoundCrystal:
-    patch, top, left = cut(prediction.rles[i])  # once: it decodes the whole frame
+    patch, top, left = cut(prediction.rles[i])  # once: it decodes
     area, x, y, length, width = measure(patch)
     shoot = shooting_point(patch)
     assert shoot, "a detection covers at least one pixel"
