@@ -50,7 +50,7 @@ class _Outline(NamedTuple):
         before = part.copy()
         cv2.polylines(picture, self.lines, True, colour, thick, cv2.LINE_AA)
         inside = self.inside[: part.shape[0], : part.shape[1]]  # at the picture's border a pixel may be rounded away
-        part[inside] = before[inside]
+        np.copyto(part, before, where=inside[..., None])  # an index would list every pixel of a drop
 
 
 def _around(mask: Mask, scale: float, out: int) -> _Outline:
