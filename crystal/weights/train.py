@@ -4,7 +4,6 @@ Draws scenes after real photographs (`crystal render`) and plainer drops, whose 
 on them from ordinary shapes, as `crystal train` does. Saved in half precision. No photograph is trained on.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
@@ -24,16 +23,12 @@ VALIDATION = 20  # a twentieth as many scenes as are trained on
 SETTING = "roi.targets.samples=96"
 
 
-def draw_curves(runs: Sequence[Path], out: Path) -> None:
-    """An SVG file: the loss of trainings one after the other, and the mAP on a few validation scenes."""
-    figure, done = Figure(figsize=(6.4, 2.4), layout="constrained"), 0.0
+def draw_curves(run: Path, out: Path) -> None:
+    """An SVG file: the loss of a training, and the mAP on a few validation scenes."""
+    figure, metrics = Figure(figsize=(6.4, 2.4), layout="constrained"), read_metrics(run)
     axes = figure.subplots(1, 2)
-    for run in runs:
-        metrics = read_metrics(run)
-        for panel, key, marker in ((axes[0], "loss", None), (axes[1], "val_map", "o")):
-            steps, values = smooth(*curve(metrics, key))
-            panel.plot(done + steps, values, marker=marker, color="#0072b2")
-        done += max(line["step"] for line in metrics)
+    for panel, key, marker in ((axes[0], "loss", None), (axes[1], "val_map", "o")):
+        panel.plot(*smooth(*curve(metrics, key)), marker=marker, color="#0072b2")
     axes[0].set(title="loss", xlabel="training step", ylim=(0, None))
     axes[1].set(title="mAP at 0.50, validation scenes", xlabel="training step", ylim=(0, 1))
     figure.savefig(out, metadata={"Date": None})
@@ -44,7 +39,7 @@ def main(
     work: Path = Path("runs/weights"),
     scenes: int = 4000,
     plain: int = 1600,
-    steps: int = 10_000,
+    steps: int = 7_000,
     clahe: bool = False,
     seed: int = 33,
 ) -> None:
@@ -74,7 +69,7 @@ def main(
                 progress=lambda done, total: bar(done),
             )
     train_command(Train(drops, run, init="shapes", steps=steps, clahe=clahe, set=(SETTING,)))
-    draw_curves([run], work / "curves.svg")
+    draw_curves(run, work / "curves.svg")
     save_for_package(load_run(run), out)
 
 
