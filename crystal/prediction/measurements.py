@@ -19,7 +19,7 @@ def measure(mask: Mask) -> tuple[int, float, float, float, float]:
     patch, top, left = cut(mask)
     moments = cv2.moments(patch.view(np.uint8), binaryImage=True)
     # A rectangle round pixel centres would be one pixel short: round the corners of the border pixels instead.
-    corners = np.concatenate(contours(mask))[:, None] + np.array([[0, 0], [1, 0], [0, 1], [1, 1]], np.int32)
+    corners = np.concatenate(contours(patch))[:, None] + np.array([[0, 0], [1, 0], [0, 1], [1, 1]], np.int32)
     sides = cv2.minAreaRect(corners.reshape(-1, 2).astype(np.float32))[1]
     area = moments["m00"]
     x, y = left + moments["m10"] / area + 0.5, top + moments["m01"] / area + 0.5
