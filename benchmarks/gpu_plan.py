@@ -18,7 +18,6 @@ import json
 import sys
 from pathlib import Path
 
-import jax
 import tyro
 
 from benchmarks.gpu.guards import broken
@@ -29,8 +28,6 @@ from benchmarks.gpu.programs import Compiled, Work, compile_for, works
 from benchmarks.gpu.target import LEVELS, LOOP_ROUNDS, Target, read_target
 from benchmarks.measuring import RESULTS, save, show
 from crystal.console import console
-
-jax.config.update("jax_platforms", "cpu")  # what runs here; a GPU's driver is not asked for
 
 
 def compiled(name: str, work: Work, target: Target, programs: Path | None) -> Compiled:

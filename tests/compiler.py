@@ -6,8 +6,8 @@ default options. This imports no JAX, which reads the flags when it starts.
 
 from importlib.metadata import version
 
-# XLA ends a process over an option that it does not know, and this one is no promise.
-EMITTERS = "xla_cpu_use_fusion_emitters" if version("jaxlib").startswith(("0.10.", "0.11.")) else None
+# XLA ends a process over an option that it does not know; later versions do not know this one.
+EMITTERS = "xla_cpu_use_fusion_emitters" if version("jaxlib").startswith("0.10.") else None
 LEVEL = "xla_backend_optimization_level"
 MODULES = "xla_cpu_parallel_codegen_split_count"
 # A fifth of the time to compile. LLVM gets whole programs: to cut them into the default 32 modules costs more than its

@@ -31,6 +31,8 @@ OBJECTS = 8  # slots of the ground truth
 # No trials of algorithms, which need the device; sorts and convolutions are then chosen by rules.
 OPTIONS = {"xla_gpu_autotune_level": 0}
 
+jax.config.update("jax_platforms", "cpu")  # what runs here; JAX's CUDA plugin fails where it looks for a driver
+
 
 class Work(NamedTuple):
     """What is compiled: `training` or inference, of a batch, of a config, on images of `size`."""
