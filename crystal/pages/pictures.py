@@ -143,8 +143,8 @@ def sampling(
             cv2.line(picture, at(x, y1), at(x, y2), colour, thick)
             cv2.line(picture, at(x1, y), at(x2, y), colour, thick)
     radius = max(2, min(cell // 8, 5))
-    for y in rows + 0.5:
-        for x in columns + 0.5:
+    for y in (float(row) + 0.5 for row in rows):
+        for x in (float(column) + 0.5 for column in columns):
             cv2.circle(picture, at(x, y), radius + 1, HALO, -1, cv2.LINE_AA)
             cv2.circle(picture, at(x, y), radius, ORANGE, -1, cv2.LINE_AA)
     return picture
