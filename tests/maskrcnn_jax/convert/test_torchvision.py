@@ -179,7 +179,7 @@ def test_all_gradients(step, model):
     flipped = [name for name, off in ours_off.items() if off > 1e-4]
     assert all(name.startswith("backbone.body.") for name in flipped)
     assert len(flipped) <= 5  # three, with XLA's convolutions on the CPU that this was written on
-    assert max(ours_off.values()) <= 3e-4  # 1.2e-4 with jax 0.10, 2.3e-4 with jax 0.12
+    assert max(ours_off.values()) <= (2e-4 if jax.__version__.startswith("0.10.") else 3e-4)  # 2.3e-4 with jax 0.12
     assert np.median(list(ours_off.values())) <= 5e-5
 
 

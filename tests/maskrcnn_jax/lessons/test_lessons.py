@@ -127,7 +127,7 @@ def test_a_deep_network_learns_with_shortcuts_only():
     deep_plain, deep, shallow_plain = (lesson(4).learnt(*of)[-1] for of in ((32, False), (32, True), (8, False)))
     assert deep < 0.1
     assert shallow_plain < 0.1
-    assert deep_plain > 0.3  # by jax's version it is 0.47 or more; rounding grows over the steps
+    assert deep_plain > (0.5 if jax.__version__.startswith("0.10.") else 0.4)  # 0.47 with jax 0.12
 
 
 def test_without_the_rule_of_the_best_anchor_crystals_are_not_trained_on():
