@@ -9,8 +9,8 @@ stretched so that both thresholds come to lie there. The order within a picture 
 import numpy as np
 from jaxtyping import Float
 
-SURE = 0.75  # what the best detection of a picture must reach, or none counts
-LEAST = 0.35  # from here on the others count, where one is sure
+SURE = 0.63  # what the best detection of a picture must reach, or none counts
+LEAST = 0.3  # from here on the others count, where one is sure
 
 
 def in_context(scores: Float[np.ndarray, " n"], best: float) -> Float[np.ndarray, " n"]:
@@ -24,10 +24,10 @@ def in_context(scores: Float[np.ndarray, " n"], best: float) -> Float[np.ndarray
         Scores in [0, 1], in the same order. Where `best` reaches SURE, LEAST becomes 0.5, linear below and above it;
         elsewhere SURE would become 0.5, so that all are lower.
 
-    >>> in_context(np.array([0.9, 0.35, 0.2]), 0.9).round(2).tolist()
-    [0.92, 0.5, 0.29]
-    >>> in_context(np.array([0.6, 0.35, 0.2]), 0.6).round(2).tolist()
-    [0.4, 0.23, 0.13]
+    >>> in_context(np.array([0.9, 0.3, 0.15]), 0.9).round(2).tolist()
+    [0.93, 0.5, 0.25]
+    >>> in_context(np.array([0.6, 0.3, 0.15]), 0.6).round(2).tolist()
+    [0.48, 0.24, 0.12]
     """
     if best >= SURE:
         return np.interp(scores, [0, LEAST, 1], [0, 0.5, 1])

@@ -26,17 +26,6 @@ def measure(mask: Mask) -> tuple[int, float, float, float, float]:
     return int(area), x, y, float(max(sides)), float(min(sides))
 
 
-def convexity(patch: np.ndarray) -> float:
-    """The share of its convex hull that a mask `bool[h, w]` fills, in (0, 1]; the mask has at least one pixel.
-
-    >>> convexity(np.array([[1, 1, 1], [1, 0, 0], [1, 0, 0]], bool))
-    0.8333333333333334
-    """
-    border = np.concatenate(contours(patch))
-    hull = cv2.fillConvexPoly(np.zeros(patch.shape, np.uint8), cv2.convexHull(border), 1)
-    return int(np.count_nonzero(patch)) / int(np.count_nonzero(hull | patch))
-
-
 def equivalent_diameter(area: float) -> float:
     """The diameter of the circle of the same area.
 

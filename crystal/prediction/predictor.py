@@ -30,13 +30,12 @@ from crystal.data.images import Image, apply_clahe, prepare
 from crystal.data.outlines import encode_patch
 from crystal.prediction.context import in_context
 from crystal.prediction.drop_region import DROP, outside_drops
-from crystal.prediction.measurements import convexity
 from crystal.prediction.merging import merge
 from crystal.prediction.zooms import WHOLE, Zoom, trust, zooms_of
 from maskrcnn_jax.image.letterbox import Letterbox
 from maskrcnn_jax.image.tiles import View, owns, views
 from maskrcnn_jax.model import MaskRCNN
-from maskrcnn_jax.roi.masks import paste_patch
+from maskrcnn_jax.roi.masks import maskness, paste_patch
 from maskrcnn_jax.structures import Detections
 from maskrcnn_jax.training.mesh import DATA, data_mesh, replicate, shard_batch
 
@@ -46,9 +45,9 @@ class Prediction(NamedTuple):
 
     Attributes:
         boxes: `[x1, y1, x2, y2]` in continuous pixels of the original image, inside it.
-        scores: in [0, 1]; the network's, times the squared share of its convex hull that a crystal's mask fills, since
-            crystals are convex and cracks, folds and menisci are not; reduced in tiles if the network was trained on
-            whole images (`zooms.trust`); and stretched by what else the image shows (`context.in_context`).
+        scores: in [0, 1]; the network's, times the square of how sure it is of the mask (`maskness`) where that is no
+            drop; reduced in tiles if the network was trained on whole images (`zooms.trust`); and stretched by what
+            else the image shows (`context.in_context`).
         classes: index into the config's `classes`; never 0, the background.
         rles: a mask each, as compressed COCO RLE (`size` = height, width of the original; `counts` bytes).
         zooms: of the view in which each was found; 1 is the whole image.
@@ -87,25 +86,24 @@ def to_original(
 
     Returns:
         The valid detections that cover at least one pixel and that the view owns (`maskrcnn_jax.image.tiles.owns`),
-        their scores times the squared `convexity` of what is no drop.
+        their scores times the square of `maskness` for what is no drop.
     """
-    valid, corners = np.asarray(detections.valid), view.box
-    scores = np.asarray(detections.scores) * trust
+    valid, corners, masks = np.asarray(detections.valid), view.box, np.asarray(detections.masks)
+    scores, drops = np.asarray(detections.scores) * trust, np.isin(detections.classes, list(whole_only))
     boxes = box.to_original(np.asarray(detections.boxes)) + np.tile(corners[:2], 2)
     boxes = np.clip(boxes, np.tile(corners[:2], 2), np.tile(corners[2:], 2))
-    meant = valid if view.zoom == 1 else valid & ~np.isin(detections.classes, list(whole_only))
+    meant = valid if view.zoom == 1 else valid & ~drops
     chosen = np.flatnonzero(meant & owns(view, boxes, height=height, width=width))
-    rles, seen, shapes = [], [], []
+    rles, seen = [], []
     for i in chosen:
-        patch, top, left = paste_patch(np.asarray(detections.masks[i]), boxes[i], height=height, width=width)
+        patch, top, left = paste_patch(masks[i], boxes[i], height=height, width=width)
         if patch.any():
             seen.append(i)
-            shapes.append(1.0 if detections.classes[i] in whole_only else convexity(patch) ** 2)
             rles.append(encode_patch(patch, top, left, height=height, width=width))
     zooms = np.full(len(seen), view.zoom, float)
     complete_from = float(scores.min()) if valid.all() else 0.0
-    classes = np.asarray(detections.classes)[seen]
-    return Prediction(boxes[seen], scores[seen] * shapes, classes, rles, zooms, complete_from)
+    scores = scores * np.where(drops, 1.0, maskness(masks) ** 2)
+    return Prediction(boxes[seen], scores[seen], np.asarray(detections.classes)[seen], rles, zooms, complete_from)
 
 
 class Joined(NamedTuple):

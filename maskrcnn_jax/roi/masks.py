@@ -1,4 +1,5 @@
-"""Pasting of a mask from its box into the pixels of the image (Mask R-CNN section 3.1, inference), on the host.
+"""Pasting of a mask from its box into the pixels of the image (Mask R-CNN section 3.1, inference), on the host, and how
+sure a mask is.
 
 In NumPy, and only inside the box: image sizes vary, and compiling for each of them, or stacks of full-frame masks,
 would cost far more than the two small matrix products.
@@ -103,3 +104,29 @@ def paste(
     frame = np.zeros((height, width), bool)
     frame[top : top + patch.shape[0], left : left + patch.shape[1]] = patch
     return frame
+
+
+def maskness(masks: Float[np.ndarray, "*n m m"], *, threshold: float = 0.5) -> Float[np.ndarray, "*n"]:
+    """How sure each mask is: the mean probability of the cells that belong to the object (Wang et al. 2020, "SOLOv2").
+
+    A class score says what the box holds, not how well its outline is known. Multiplied by this, scores rank outlines:
+    a mask that hesitates between one object and its neighbour is less than 1 over many cells.
+
+    Args:
+        masks: probabilities.
+        threshold: 0 to 1; a cell belongs to the object at this value or more.
+
+    Returns:
+        Values from `threshold` to 1; 0 for a mask without such cells.
+
+    Raises:
+        ValueError: other shapes, or a threshold outside 0 to 1.
+
+    >>> maskness(np.array([[[1.0, 0.8], [0.6, 0.1]], [[0.2, 0.1], [0.0, 0.4]]])).round(2).tolist()
+    [0.8, 0.0]
+    """
+    masks = np.asarray(masks)
+    checks.shape("maskness: masks", masks, "*n m m")
+    checks.in_range("maskness: threshold", threshold, 0, 1)
+    own = masks >= threshold
+    return (masks * own).sum((-2, -1)) / np.maximum(own.sum((-2, -1)), 1)

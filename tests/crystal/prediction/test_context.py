@@ -39,11 +39,15 @@ def found(scores, classes, *, where=None, complete_from=0.0):
     return Joined([one], np.arange(len(scores)), one)
 
 
+def counted(score):
+    return 0.5 + 0.5 * (score - LEAST) / (1 - LEAST)
+
+
 def test_classes_do_not_vouch_for_each_other_and_drops_stay():
-    before = found([0.95, 0.9, 0.6, 0.5], [DROP, CRYSTAL, OTHER, CRYSTAL], where=[0, 0, 0, 1])
+    before = found([0.95, 0.9, 0.5, 0.4], [DROP, CRYSTAL, OTHER, CRYSTAL], where=[0, 0, 0, 1])
     after = weighed(before, drops=[DROP])
     assert dict(zip(after.kept.tolist(), after.prediction.scores.tolist(), strict=True)) == pytest.approx(
-        {0: 0.95, 1: 0.5 + 0.5 * (0.9 - LEAST) / (1 - LEAST), 2: 0.6 * 0.5 / SURE, 3: 0.5 + 0.5 * 0.15 / (1 - LEAST)}
+        {0: 0.95, 1: counted(0.9), 2: 0.5 * 0.5 / SURE, 3: counted(0.4)}
     )
     assert (np.diff(after.prediction.scores) <= 0).all()
     assert after.prediction.rles == [before.prediction.rles[i] for i in after.kept]
@@ -52,7 +56,7 @@ def test_classes_do_not_vouch_for_each_other_and_drops_stay():
 @pytest.mark.parametrize(("drop", "counts"), [(0.9, False), (0.4, True)])
 def test_what_lies_outside_a_drop_does_not_vouch(drop, counts):
     """Rows 0 and 1 are the drop's and hold a doubtful crystal; a sure one lies in rows 5 and 6."""
-    after = weighed(found([drop, 0.6, 0.95], [DROP, CRYSTAL, CRYSTAL], where=[0, 0, 5]), drops=[DROP])
+    after = weighed(found([drop, 0.5, 0.95], [DROP, CRYSTAL, CRYSTAL], where=[0, 0, 5]), drops=[DROP])
     doubtful = after.prediction.scores[after.kept.tolist().index(1)]
     assert (doubtful >= 0.5) == counts
 

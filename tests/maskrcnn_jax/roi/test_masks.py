@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
-from maskrcnn_jax.roi.masks import paste, paste_patch
+from maskrcnn_jax.roi.masks import maskness, paste, paste_patch
 from tests import oracles, recorded, strategies
 
 BLOB = np.random.default_rng(0).random((7, 7))
@@ -86,3 +87,16 @@ def test_matterport():
     box = recorded.xyxy(g["unmold_box"]).astype(float)
     ours = paste(g["unmold_in"], box, height=int(height), width=int(width), border="zero")
     assert overlap(ours, expected) >= 0.99
+
+
+@given(hnp.arrays(np.float32, (3, 4, 4), elements=st.floats(0, 1, width=32)), st.floats(0.01, 1))
+def test_maskness_is_the_mean_over_the_object(masks, threshold):
+    cells = [[float(p) for p in mask.flat if p >= threshold] for mask in masks]
+    expected = [np.mean(own) if own else 0.0 for own in cells]
+    np.testing.assert_allclose(maskness(masks, threshold=threshold), expected, rtol=1e-5)
+
+
+def test_maskness_of_nothing():
+    assert maskness(np.zeros((0, 28, 28))).shape == (0,)
+    with pytest.raises(ValueError, match="maskness: threshold"):
+        maskness(np.zeros((28, 28)), threshold=2)
