@@ -29,6 +29,7 @@ from crystal.files import write_atomically
 from crystal.prediction.predictor import Predictor
 from crystal.prediction.trained_model import load_run
 from crystal.prediction.zooms import as_trained
+from crystal.training.machine import commit
 from crystal.training.options import Table1, Train, start_of
 from crystal.training.parallel_runs import Training, train_in_parallel
 
@@ -109,24 +110,30 @@ def image_aps(assessment: Assessment) -> dict[str, list[float]]:
     return {f"{iou:.2f}": [average_precision(t, p, iou=iou) for t, p in pairs] for iou in IOUS}
 
 
-def _read_evaluation(run: Path, steps: int) -> dict[str, Any] | None:
-    """RUN/evaluation.json; None if the run is not measured yet after that many steps."""
+def _read_evaluation(run: Path, made: Mapping[str, Any]) -> dict[str, Any] | None:
+    """RUN/evaluation.json; None if the run is not measured yet, or not after as many steps and by the same code."""
     try:
         evaluation = json.loads((run / "evaluation.json").read_text())
     except (OSError, ValueError):
         return None
-    return evaluation if evaluation.get("steps") == steps else None
+    return evaluation if all(evaluation.get(key) == value for key, value in made.items()) else None
 
 
 def _measure(
-    run: Path, split: Split, *, seed: int, steps: int, seconds: float | None, progress: Callable[[int, str], None]
+    run: Path,
+    split: Split,
+    *,
+    seed: int,
+    made: Mapping[str, Any],
+    seconds: float | None,
+    progress: Callable[[int, str], None],
 ) -> None:
     """Write RUN/evaluation.json."""
     model = load_run(run)
     predictor = Predictor(model, zoom=as_trained(model.config.image.zooms))
     assessment = assess(predictor, split, seed=seed, progress=progress)
     evaluation = {
-        "steps": steps,
+        **made,
         "seconds": None if seconds is None else round(seconds, 1),
         "numbers": without_nan(assessment.numbers),
         "drawn": assessment.drawn,
@@ -152,9 +159,9 @@ def run_experiment(
     Raises:
         TrainingError: a training has failed.
     """
-    out = options.out
+    out, made = options.out, {"steps": steps, "commit": commit()}
     runs = {(seed, arm): out / "runs" / f"{seed}-{arm}" for seed in range(options.seeds) for arm in arms}
-    missing = {key: run for key, run in runs.items() if _read_evaluation(run, steps) is None}
+    missing = {key: run for key, run in runs.items() if _read_evaluation(run, made) is None}
     trainings = {
         run: Training(run.name, training_options(ARMS[arm], options, seed=seed, out=run), steps)
         for (seed, arm), run in missing.items()
@@ -165,7 +172,7 @@ def run_experiment(
 
         def measure(run: Path, seconds: float | None) -> None:
             bar = bars.add(f"measuring {run.name}", len(split.records))
-            _measure(run, split, seed=seed_of[run], steps=steps, seconds=seconds, progress=bar)
+            _measure(run, split, seed=seed_of[run], made=made, seconds=seconds, progress=bar)
 
         for run, training in trainings.items():
             if training.finished():
@@ -174,5 +181,5 @@ def run_experiment(
         with contextlib.closing(trained):
             for training, seconds in trained:
                 measure(training.out, seconds)
-    evaluations = {key: _read_evaluation(run, steps) for key, run in runs.items()}
+    evaluations = {key: _read_evaluation(run, made) for key, run in runs.items()}
     return {arm: [found for seed in range(options.seeds) if (found := evaluations[seed, arm])] for arm in arms}

@@ -36,7 +36,7 @@ def describe_machine() -> dict[str, Any]:
         "platform": device.platform,
         "python": platform.python_version(),
         "versions": versions(),
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
@@ -64,7 +64,7 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the checkout that this code runs from, with a plus if files were changed; None outside of one."""
     folder = Path(__file__).parent
     try:

@@ -138,5 +138,9 @@ def test_the_whole_experiment_and_again(data, tmp_path, monkeypatch, capsys):
     again = json.loads((out / "table1.json").read_text())
     assert again["measures"] == results["measures"]
     assert (out / "runs" / "0-plain" / "evaluation.json").stat().st_mtime_ns == measured
+
+    monkeypatch.setattr(comparison, "commit", lambda: "other")  # scores may have changed since
+    table1_command(options)
+    assert (out / "runs" / "0-plain" / "evaluation.json").stat().st_mtime_ns != measured
     with pytest.raises(Table1Error, match="set"):
         table1_command(dataclasses.replace(options, set=("batch_size=3",)))
