@@ -79,6 +79,16 @@ def contours(mask: Mask) -> list[np.ndarray]:
     return [points.reshape(-1, 2).astype(np.int32) for points in found]
 
 
+def largest_part(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """The largest connected part of a mask (pixels that share a corner are connected); of equal ones one.
+
+    >>> largest_part(np.array([[1, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0]], bool)).astype(int).tolist()
+    [[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    """
+    count, parts, sizes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    return parts == 1 + np.argmax(sizes[1:, cv2.CC_STAT_AREA]) if count > 2 else mask
+
+
 def _reproduced(outlines: list[list[float]], patch: Bool[np.ndarray, "ph pw"], least_iou: float) -> bool:
     """Whether polygons reproduce a mask cut to its box: its pixels, and its extent to a pixel."""
     corners = np.concatenate([np.reshape(outline, (-1, 2)) for outline in outlines])

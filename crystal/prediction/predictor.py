@@ -27,7 +27,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Int
 
 from crystal.data.images import Image, apply_clahe, prepare
-from crystal.data.outlines import encode_patch
+from crystal.data.outlines import encode_patch, largest_part
 from crystal.prediction.context import in_context
 from crystal.prediction.drop_region import DROP, outside_drops
 from crystal.prediction.merging import merge
@@ -85,8 +85,8 @@ def to_original(
         whole_only: classes of objects so large that tiles show parts of them; they count in the whole image alone.
 
     Returns:
-        The valid detections that cover at least one pixel and that the view owns (`maskrcnn_jax.image.tiles.owns`),
-        their scores times the square of `maskness` for what is no drop.
+        The valid detections that cover at least one pixel and that the view owns (`maskrcnn_jax.image.tiles.owns`), of
+        each mask the largest connected part, and their scores times the square of `maskness` for what is no drop.
     """
     valid, corners, masks = np.asarray(detections.valid), view.box, np.asarray(detections.masks)
     scores, drops = np.asarray(detections.scores) * trust, np.isin(detections.classes, list(whole_only))
@@ -99,7 +99,8 @@ def to_original(
         patch, top, left = paste_patch(masks[i], boxes[i], height=height, width=width)
         if patch.any():
             seen.append(i)
-            rles.append(encode_patch(patch, top, left, height=height, width=width))
+            # What a mask has beside its object are specks of a neighbour, which would make a crystal too long.
+            rles.append(encode_patch(largest_part(patch), top, left, height=height, width=width))
     zooms = np.full(len(seen), view.zoom, float)
     complete_from = float(scores.min()) if valid.all() else 0.0
     scores = scores * np.where(drops, 1.0, maskness(masks) ** 2)

@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as rle_tools
+from scipy import ndimage
 
-from crystal.data.outlines import CLEAR, crosses_itself, cut
+from crystal.data.outlines import CLEAR, crosses_itself, cut, largest_part
 
 
 def slow(points: np.ndarray) -> bool:
@@ -88,3 +89,16 @@ def test_runs_of_no_pixel_change_nothing():
     frame[top : top + patch.shape[0], left : left + patch.shape[1]] = patch
     expected[1:, 1] = True
     np.testing.assert_array_equal(frame, expected)
+
+
+def test_the_largest_part_of_random_masks():
+    rng = np.random.default_rng(0)
+    several = 0
+    for share in np.linspace(0, 0.7, 100):
+        mask = rng.random(tuple(rng.integers(1, 20, 2))) < share
+        labels, count = ndimage.label(mask, np.ones((3, 3)))
+        parts = [labels == 1 + i for i in range(count)] or [mask]
+        most = max(part.sum() for part in parts)
+        assert any(np.array_equal(largest_part(mask), part) for part in parts if part.sum() == most)
+        several += count > 1
+    assert several > 50

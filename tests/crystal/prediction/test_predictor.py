@@ -90,6 +90,22 @@ def test_boxes_and_masks_of_a_wide_image_come_back_to_its_own_pixels():
     assert len(to_original(detections._replace(valid=jnp.zeros(3, bool)), box, **frame).rles) == 0
 
 
+def test_of_a_mask_in_two_parts_the_larger_is_the_object():
+    """Half of the box, and two rows of cells at its other end."""
+    _, box = prepare(picture(64, 64), size=(64, 64), clahe=False)
+    detections = Detections(
+        boxes=jnp.array([[4.0, 0.0, 32.0, 28.0]]),
+        classes=jnp.array([1]),
+        scores=jnp.array([0.9]),
+        masks=jnp.ones((1, 28, 28)).at[:, 14:26].set(0.0),
+        valid=jnp.ones(1, bool),
+    )
+    found = to_original(detections, box, view=View(1, 0, 0, 64, 64), height=64, width=64)
+    wanted = np.zeros((64, 64), bool)
+    wanted[:14, 4:32] = True
+    np.testing.assert_array_equal(rle_tools.decode(found.rles[0]), wanted)
+
+
 def test_an_unsure_mask_counts_less():
     """Cells of 0.6 and 0.8 in equal parts; drops keep their scores."""
     _, box = prepare(picture(50, 50), size=(64, 64), clahe=False)
