@@ -9,8 +9,9 @@ from maskrcnn_jax.image.tiles import ENLARGED, OVERLAP
 
 Zoom = Literal["auto"] | tuple[float, ...]
 WHOLE: Zoom = (1.0,)
-# To a network that was trained on whole images, grains in closer views look like crystals.
-UNTRAINED = 0.7
+# To a network that was trained on whole images, grains in closer views look like crystals. Well above `context.SURE`,
+# which a crystal must still be able to reach that shows in no other view.
+UNTRAINED = 0.75
 
 
 def parse_zoom(text: str) -> Zoom:
@@ -67,7 +68,7 @@ def trust(zoom: float, trained: tuple[float, float] | None) -> float:
     """What a score at this zoom counts, for one in the whole image: 1 if training showed closer views, else UNTRAINED.
 
     >>> trust(2.0, (1.0, 2.5)), trust(2.0, (1.0, 1.0)), trust(2.0, None), trust(1.0, None)
-    (1.0, 0.7, 0.7, 1.0)
+    (1.0, 0.75, 0.75, 1.0)
     """
     return 1.0 if zoom == 1 or as_trained(trained) == "auto" else UNTRAINED
 

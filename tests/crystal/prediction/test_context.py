@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from crystal.data.outlines import encode_patch
 from crystal.prediction.context import LEAST, SURE, in_context
 from crystal.prediction.predictor import Joined, Prediction, weighed
+from crystal.prediction.zooms import trust
 
 SCORES = st.lists(st.floats(0, 1), min_size=1, max_size=8).map(np.array)
 
@@ -23,6 +24,11 @@ def test_order_stays_and_scores_stay_in_range(scores):
 def test_from_a_half_on_a_detection_counts_by_two_thresholds(scores):
     counts = (scores >= LEAST) & (scores.max() >= SURE)
     np.testing.assert_array_equal(in_context(scores, scores.max()) >= 0.5, counts)
+
+
+def test_a_sure_crystal_of_a_tile_counts_though_training_showed_no_closer_views():
+    """Small crystals show in tiles alone: whatever scores there are multiplied by, one of 0.9 must reach SURE."""
+    assert 0.9 * trust(2.0, (1.0, 1.0)) >= SURE
 
 
 CRYSTAL, DROP, OTHER = 1, 2, 3
