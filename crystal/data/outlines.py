@@ -80,7 +80,7 @@ def contours(mask: Mask) -> list[np.ndarray]:
 
 
 def largest_part(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """The largest connected part of a mask (pixels that share a corner are connected); of equal ones one.
+    """The largest connected part of a mask (pixels that share a corner are connected); of several as large, one.
 
     >>> largest_part(np.array([[1, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0]], bool)).astype(int).tolist()
     [[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
