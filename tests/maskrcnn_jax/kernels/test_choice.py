@@ -31,8 +31,10 @@ def test_both_compute_the_same_network():
         np.testing.assert_allclose(our, their, rtol=0, atol=2e-4 * np.abs(their).max())
 
 
-@pytest.mark.parametrize("backbone", [{"block": "bottleneck", "norm": "affine", "depths": (1, 2, 1, 1)}, {}])
-@pytest.mark.parametrize("reduce", ["mean", "max"])
+FOLDED = {"block": "bottleneck", "norm": "affine", "depths": (1, 2, 1, 1)}
+
+
+@pytest.mark.parametrize(("backbone", "reduce"), [(FOLDED, "max"), ({}, "mean")])
 def test_forms_for_gpus_train_the_same_network(backbone, reduce):
     """Losses, all gradients, and detections with their masks; norms that are folded into kernels, and those that are
     not.
