@@ -34,7 +34,8 @@ def with_classes_of(split: Split, classes: Sequence[tuple[int, str]]) -> tuple[S
     """The split with a network's classes for its categories, and notes on what has no counterpart.
 
     Classes are matched by name (`index_of`) or, where no name fits, by id. Objects of a category without a counterpart
-    are left out. A class that the file does not list has no objects in it: what is predicted of it is false.
+    are left out. A class that the file does not list is `unlisted`: nobody has outlined its objects, so what is predicted
+    of it can be neither right nor false.
 
     Args:
         split: as it was read.
@@ -65,9 +66,9 @@ def with_classes_of(split: Split, classes: Sequence[tuple[int, str]]) -> tuple[S
     if unknown:
         named = ", ".join(f"{printable(theirs[k][1])} ({count} objects)" for k, count in unknown.items())
         notes.append(f"left out, since the network has no such class: {named}")
-    missing = [own for k, own in enumerate(classes) if k and k not in index.values()]
+    missing = {k: own for k, own in enumerate(classes) if k and k not in index.values()}
     if missing:
-        notes.append(f"no objects of the network's {names_of(((0, ''), *missing))}: the file does not list the class")
+        notes.append(f"not judged, since the file does not list the class: {names_of(((0, ''), *missing.values()))}")
     listed: dict[int, tuple[int, str]] = {}
     for k, own in index.items():
         if own not in listed or theirs[k][1] == classes[own][1]:
@@ -81,4 +82,6 @@ def with_classes_of(split: Split, classes: Sequence[tuple[int, str]]) -> tuple[S
         )
         for record in split.records
     )
-    return split._replace(categories=tuple(categories), records=records), [f"{split.source}: {note}" for note in notes]
+    unlisted = frozenset({*missing, *(index[k] for k in split.unlisted & index.keys())})
+    renamed = split._replace(categories=tuple(categories), records=records, unlisted=unlisted)
+    return renamed, [f"{split.source}: {note}" for note in notes]

@@ -72,12 +72,15 @@ class Record(NamedTuple):
 
 
 class Split(NamedTuple):
-    """`categories`: (id in the file, name), background first, by id; `source`: the JSON file."""
+    """`categories`: (id in the file, name), background first, by id; `source`: the JSON file; `unlisted`: categories
+    that the file does not have, of a network whose classes they are (`crystal.data.classes.with_classes_of`).
+    """
 
     categories: Categories
     records: tuple[Record, ...]
     problems: tuple[Problem, ...]
     source: Path
+    unlisted: frozenset[int] = frozenset()
 
 
 def _number(value: Any) -> int | None:

@@ -1,7 +1,7 @@
 """How good a model is on a split: the paper's numbers and COCO's (Crystals 2021, section 3 and Table 1)."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,9 +81,11 @@ def coco_truth(split: Split, truths: Sequence[Instances]) -> dict[str, Any]:
     }
 
 
-def prediction_of(prediction: Prediction) -> Instances:
-    """A prediction as `crystal.evaluation.metrics` takes it."""
-    return {"masks": prediction.rles, "classes": prediction.classes, "scores": prediction.scores}
+def prediction_of(prediction: Prediction, unlisted: Collection[int] = ()) -> Instances:
+    """A prediction as `crystal.evaluation.metrics` takes it, without the classes that the ground truth does not list."""
+    judged = np.flatnonzero(~np.isin(prediction.classes, list(unlisted)))
+    masks = [prediction.rles[i] for i in judged]
+    return {"masks": masks, "classes": prediction.classes[judged], "scores": prediction.scores[judged]}
 
 
 def require_sizes(records: Sequence[Record]) -> None:
@@ -111,9 +113,11 @@ def map_on(truths: list[Instances], predictions: list[Instances], images: list[i
     return paper_map([truths[i] for i in images], [predictions[i] for i in images], iou=iou)
 
 
-def map_at_50(predictor: Predictor, records: Sequence[Record], truths: list[Instances]) -> float:
+def map_at_50(
+    predictor: Predictor, records: Sequence[Record], truths: list[Instances], unlisted: Collection[int] = ()
+) -> float:
     """The mAP at IoU 0.50 on a few images, for validation during training."""
-    found = [prediction_of(p) for p in predictor(read_record_image(r) for r in records)]
+    found = [prediction_of(p, unlisted) for p in predictor(read_record_image(r) for r in records)]
     return paper_map(truths, found, iou=0.5)
 
 
@@ -126,14 +130,15 @@ def assess(
     there are fewer), `map_050_all`, `precision` and `recall` at IoU 0.50 from score 0.5 on, `empty_images` and
     `empty_false_positives`, and COCO's as `coco_segm_ap`, `coco_segm_ap50`, ..., `coco_bbox_ap`, ...
 
-    The split's categories are the network's classes, in their order (`crystal.data.classes.with_classes_of`).
+    The split's categories are the network's classes, in their order (`crystal.data.classes.with_classes_of`); those
+    that its file does not list are not judged.
     """
     truths = [truth_of(record) for record in split.records]
     found: list[Prediction] = []
     for prediction in predictor(read_record_image(record) for record in split.records):
         found.append(prediction)
         progress(len(found), "")
-    predictions = [prediction_of(p) for p in found]
+    predictions = [prediction_of(p, split.unlisted) for p in found]
 
     few, many = draw_images(truths, FEW, seed), draw_images(truths, MANY, seed)
     confident = [_from_score(p, SCORE) for p in predictions]
@@ -173,6 +178,8 @@ def _results(record: Record, prediction: Prediction, split: Split, kind: str) ->
     """COCO results of one image. Masks go without boxes, so that COCO sorts sizes by mask area."""
     rows = []
     for i, rle in enumerate(prediction.rles):
+        if prediction.classes[i] in split.unlisted:
+            continue
         category = split.categories[prediction.classes[i]][0]
         row = {"image_id": record.image_id, "category_id": category, "score": float(prediction.scores[i])}
         x1, y1, x2, y2 = (float(v) for v in prediction.boxes[i])

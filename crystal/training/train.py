@@ -115,6 +115,6 @@ def _validation(data: Path, config: TrainConfig, *, crowds_as_objects: bool = Fa
     truths, zoom = [truth_of(record) for record in records], as_trained(config.model.image.zooms)
 
     def validate(model: MaskRCNN) -> dict[str, float]:
-        return {"val_map": map_at_50(Predictor(model, zoom=zoom), records, truths)}
+        return {"val_map": map_at_50(Predictor(model, zoom=zoom), records, truths, split.unlisted)}
 
     return validate

@@ -37,6 +37,7 @@ def test_names_decide(categories, objects, expected, ids):
     assert tuple(number for number, _ in found.categories) == ids
     assert notes == []
     assert with_classes_of(found, CLASSES) == (found, [])  # once more changes nothing
+    assert not found.unlisted
 
 
 def test_what_has_no_counterpart_is_said():
@@ -46,9 +47,11 @@ def test_what_has_no_counterpart_is_said():
     assert len({number for number, _ in found.categories}) == 3  # the id of the class that is not listed is free
     assert [note.partition("val.json: ")[2].partition(":")[0] for note in notes] == [
         "left out, since the network has no such class",
-        "no objects of the network's crystal",
+        "not judged, since the file does not list the class",
     ]
+    assert found.unlisted == {1}
     assert "ice (2 objects)" in notes[0]
+    assert with_classes_of(found, CLASSES)[0].unlisted == {1}
 
 
 def test_ids_where_no_name_fits():

@@ -127,8 +127,7 @@ def test_classes_meet_by_name_in_evaluation_and_in_validation(fixed, tmp_path, o
     """Order, ids, letters and categories that are listed without an object change no figure."""
     config = dataclasses.replace(TrainConfig.tiny(), model=fixed.config)
     numbers, validated = {}, {}
-    lists = CATEGORIES if len(objects) == 2 else CATEGORIES | {"fewer": {"crystal": 1}}
-    for name, ids in lists.items():
+    for name, ids in CATEGORIES.items():
         write_val(tmp_path / name, ids, *objects)
         numbers[name] = measured(tmp_path / name)
         validate = train._validation(tmp_path / name, config)
@@ -138,6 +137,19 @@ def test_classes_meet_by_name_in_evaluation_and_in_validation(fixed, tmp_path, o
     assert all(found == numbers["the model's"] for found in numbers.values())
     assert all(found == {"val_map": numbers["the model's"]["map_050_all"]} for found in validated.values())
     assert numbers["the model's"]["coco_segm_ap50"] >= 0.5
+
+
+def test_a_class_that_the_file_does_not_list_is_not_judged(fixed, tmp_path, capsys):
+    """The loop, which is false where loops are listed and none is there."""
+    write_val(tmp_path / "listed", {"crystal": 1, "loop": 2}, "crystal")
+    write_val(tmp_path / "unlisted", {"crystal": 1}, "crystal")
+    listed, unlisted = measured(tmp_path / "listed"), measured(tmp_path / "unlisted")
+    assert (listed["precision"], unlisted["precision"]) == (pytest.approx(1 / 3), 0.5)
+    assert unlisted["map_050_all"] == unlisted["coco_segm_ap50"] == 0.5
+    assert "not judged, since the file does not list the class: loop" in " ".join(capsys.readouterr().out.split())
+    validate = train._validation(tmp_path / "unlisted", dataclasses.replace(TrainConfig.tiny(), model=fixed.config))
+    assert validate
+    assert validate(fixed) == {"val_map": 0.5}
 
 
 def test_zooms_and_what_coco_leaves_out_are_said(fixed, tmp_path, monkeypatch, capsys):
