@@ -21,10 +21,11 @@ class LabelRuleError(CrystalError, ValueError):
 
 
 class Meaning(NamedTuple):
-    """`category`, and the `suffix` that tells instances apart, "" if there is none."""
+    """`category`; the `suffix` that tells instances apart, "" if there is none; and `name`, the label without it."""
 
     category: str
     suffix: str
+    name: str
 
 
 class LabelRules(NamedTuple):
@@ -32,7 +33,7 @@ class LabelRules(NamedTuple):
 
     >>> rules = LabelRules.parse(["xtal=crystal", "ice=", "form-2=form-2"])
     >>> rules.category("xtal-12"), rules.category("ice"), rules.category("form-2"), rules.category("__ignore__")
-    (Meaning(category='crystal', suffix='12'), None, Meaning(category='form-2', suffix=''), None)
+    (Meaning(category='crystal', suffix='12', name='xtal'), None, Meaning(category='form-2', suffix='', name='form-2'), None)
     >>> LabelRules.parse(["crystal=crystal", "*="]).category("loop")
     """
 
@@ -65,4 +66,4 @@ class LabelRules(NamedTuple):
         category = self.renamed.get(name)
         if category is None:
             category = "" if name in DROPPED else self.renamed.get(OTHERS, name)
-        return Meaning(category, suffix) if category else None
+        return Meaning(category, suffix, name) if category else None

@@ -2,7 +2,8 @@
 
 In a drop two polygons `crystal` are two crystals, so shapes are objects of their own unless something groups them: the
 same `group_id`, or, as LabelMe 3.16.2 had it, the same numbered label (`crystal-1` twice is one crystal in two parts).
-Both count: shapes belong together if category, suffix and group_id are equal, and suffix or group_id is there.
+Both count: shapes belong together if label, suffix and group_id are equal, and suffix or group_id is there. The label
+is the one in the file: `plate-1` and `needle-1` stay two crystals where both labels are renamed to `crystal`.
 """
 
 from collections import Counter
@@ -60,9 +61,9 @@ def group_shapes(shapes: Sequence[Shape], rules: LabelRules) -> list[LabelledObj
         alone = not meaning.suffix and shape.group is None
         key = (*meaning, shape.number) if alone else (*meaning, None, shape.group)
         groups.setdefault(key, []).append(shape)
-        wanted[key] = meaning
+        wanted[key] = meaning.category, meaning.suffix
     names = _names(list(wanted.values()))
     return [
-        LabelledObject(meaning[0], name, tuple(groups[key]))
-        for (key, meaning), name in zip(wanted.items(), names, strict=True)
+        LabelledObject(category, name, tuple(groups[key]))
+        for (key, (category, _)), name in zip(wanted.items(), names, strict=True)
     ]

@@ -49,9 +49,17 @@ def test_grouping(shapes, instances):
     assert grouped(*shapes) == instances
 
 
-def test_labels_that_mean_the_same_share_numbers_and_groups():
-    found = grouped(("xtal", 1), ("crystal", 1), ("xtal-4", None), ("ice", None), rules=["xtal=crystal", "ice="])
-    assert found == [("crystal", "crystal", [1, 2]), ("crystal", "crystal-4", [3])]
+@pytest.mark.parametrize("rules", [["plate=crystal", "needle=crystal"], ["*=crystal"]])
+def test_labels_that_are_joined_keep_their_own_numbers_and_groups(rules):
+    """Numbers are counted label by label: plate 1 and needle 1 are two crystals."""
+    found = grouped(("plate-1", None), ("needle-1", None), ("plate-1", None), ("needle", 1), ("plate", 1), rules=rules)
+    assert [(category, shapes) for category, _, shapes in found] == [
+        ("crystal", [1, 3]),
+        ("crystal", [2]),
+        ("crystal", [4]),
+        ("crystal", [5]),
+    ]
+    assert len({name for _, name, _ in found}) == 4
 
 
 def test_a_thousand_shapes_have_a_thousand_names():
