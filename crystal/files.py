@@ -4,7 +4,6 @@ import contextlib
 import errno
 import itertools
 import os
-import re
 import shutil
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,8 @@ from typing import NamedTuple
 
 from crystal.errors import CrystalError
 
-MOST_CHARACTERS = 80  # of a name or a folder's; file systems take 255 bytes
+LONGEST = 240  # bytes of a name; file systems take 255, with the suffix and what marks a half-written file
+FORBIDDEN = '<>:"/\\|?*'  # in names, by one system or another
 
 
 class OutputName(NamedTuple):
@@ -29,23 +29,37 @@ class OutputName(NamedTuple):
     stem: str
 
 
-def distinct_stem(path: Path, taken: set[str]) -> str:
-    r"""A name for what is made of a file, from its own and its folder's, added to `taken`; capitals do not count.
+def _fit(name: str) -> str:
+    """A name that any system takes: signs that one forbids, and those that cannot be printed, become `_`."""
+    return "".join(sign if sign.isprintable() and sign not in FORBIDDEN else "_" for sign in name).lstrip(". ")
 
-    Fit for a file of any system: what is not a letter, a digit or one of `_ . - + ( )` and space becomes `_`.
+
+def _cut(name: str, most: int) -> str:
+    """The first `most` bytes of a name, whole letters."""
+    return name.encode()[:most].decode(errors="ignore")
+
+
+def alike(name: str) -> str:
+    """The same for names that a file system may take for one: capitals and the form of accents do not count."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def distinct_stem(path: Path, taken: set[str]) -> str:
+    r"""A name for what is made of a file: its own, which is how LabelMe finds an image's outlines, or, where that is
+    `taken` (`alike`), with its folder's. It is added to `taken`.
+
+    Fit for a file of any system.
 
     >>> taken = set()
     >>> [distinct_stem(Path(p), taken) for p in ("a/drop.json", "b/Drop.json", "b/.dr\nop?.json")]
     ['drop', 'b_Drop', 'dr_op_']
     """
-    stem, folder = (
-        re.sub(r"[^\w.+() -]", "_", unicodedata.normalize("NFC", name)).lstrip(". ")[:MOST_CHARACTERS] or "image"
-        for name in (path.stem, path.absolute().parent.name)
-    )
+    stem, folder = (_fit(name) or "image" for name in (path.stem, path.absolute().parent.name))
     longer = f"{folder}_{stem}"
-    tries = itertools.chain((stem, longer), (f"{longer}_{n}" for n in itertools.count(2)))
-    found = next(name for name in tries if name.casefold() not in taken)
-    taken.add(found.casefold())
+    numbered = (f"{_cut(longer, LONGEST - 8)}_{n}" for n in itertools.count(2))
+    tries = itertools.chain((_cut(stem, LONGEST), _cut(longer, LONGEST)), numbered)
+    found = next(name for name in tries if alike(name) not in taken)
+    taken.add(alike(found))
     return found
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from crystal.data.images import SUFFIXES, UNREAD_SUFFIXES, ImageError, Page
-from crystal.files import OutputName, distinct_stem, files_below
+from crystal.files import OutputName, alike, distinct_stem, files_below
 from crystal.prediction.outputs import OutputFolder
 from crystal.prediction.predict import PredictSummary, Signature, Tally, predict_into
 from crystal.prediction.predictor import Predictor
@@ -169,7 +169,7 @@ def watch_folder(
 
 def _named(batch: dict[Path, Signature], watched: Path, known: dict[str, OutputName]) -> dict[Path, OutputName]:
     """What each picture is called: as before, or by its path below the folder."""
-    taken = {name.stem.casefold() for name in known.values()}
+    taken = {alike(name.stem) for name in known.values()}
     names = {}
     for path in batch:
         below = Path(os.path.relpath(path.absolute(), watched.absolute())).as_posix()
