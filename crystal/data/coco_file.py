@@ -239,8 +239,8 @@ class Images:
 
     def _inside(self, paths: Iterable[Path]) -> list[Path]:
         # By name, links not followed: a folder of images may be a link to another disk.
-        root = os.path.normpath(self.root)
-        return [path for path in paths if Path(os.path.normpath(path)).is_relative_to(root)]
+        root = os.path.abspath(self.root)
+        return [path for path in paths if Path(os.path.abspath(path)).is_relative_to(root)]
 
     def find(self, name: str) -> Path:
         """The image of that name; the folder of the previous one is tried first.

@@ -4,6 +4,7 @@ Training, evaluation and prediction all use `prepare`, so that a network gets th
 input workers: no JAX.
 """
 
+import contextlib
 import io
 import warnings
 from collections.abc import Callable, Iterable
@@ -12,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
 from jaxtyping import Shaped, UInt8
@@ -78,6 +80,13 @@ def _over_white(bgra: Shaped[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 3"]
     return np.rint(_to_bytes(bgra[..., :3]) * alpha + 255 * (1 - alpha)).astype(np.uint8)
 
 
+def _is_turned(data: bytes) -> bool:
+    """Whether EXIF says that a PNG is to be turned or mirrored."""
+    with contextlib.suppress(Exception), PIL.Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+        return picture.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1
+    return False
+
+
 def _decode(data: bytes, upright: bool) -> np.ndarray | None:
     """[h, w] grey, [h, w, 3] BGR or [h, w, 4] BGRA of any sample type; None where OpenCV cannot read it."""
     buffer = np.frombuffer(data, np.uint8)
@@ -85,8 +94,12 @@ def _decode(data: bytes, upright: bool) -> np.ndarray | None:
     try:
         if not data.startswith(b"\xff\xd8"):  # JPEG has no transparency; the others are decoded with all channels
             image = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
-            if image is None or (image.ndim == 3 and image.shape[2] == 4):
-                return image
+            if image is None:
+                return None
+            if image.ndim == 3 and image.shape[2] == 4:
+                if data.startswith(b"BM") and not image[..., 3].any():  # the fourth byte is unused
+                    return image[..., :3]
+                return _decode_by_pillow(data, upright) if upright and _is_turned(data) else image
         # These flags apply the EXIF orientation, which IMREAD_UNCHANGED does not.
         return cv2.imdecode(buffer, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | as_stored)
     except cv2.error:
@@ -158,6 +171,8 @@ def _decode_tiff(data: bytes, path: str | Path, page: Page) -> np.ndarray | None
                 f"{path}: stores channels of {stated.bits} bits one after the other (planar); export it with "
                 "interleaved channels, or as PNG"
             )
+        if stated.samples == 2 and stated.bits > 8:  # OpenCV makes them eight bits, of the type's range
+            raise ImageError(f"{path}: is grey of {stated.bits} bits with an alpha channel; export it without one")
         image = tiff.decode_page(data, number, stated)
         sharp = tiff.sharpness(image) if image is not None and len(wanted) > 1 else 0.0
         if image is not None and sharp > most:
@@ -224,7 +239,7 @@ def read_image(path: str | Path, page: Page = "sharpest") -> UInt8[np.ndarray, "
 
     Grey becomes three equal channels; a palette its colours; transparency lies over white; more than eight bits are
     scaled linearly so that the image's own range, but for a thousandth at either end, becomes 0..255; EXIF orientation
-    is applied, except to images with an alpha channel. Of a TIFF file's fourth channel that is not said to be alpha
+    is applied. Of a TIFF file's fourth channel that is not said to be alpha
     nothing is seen. Of animations the first picture is read.
 
     Args:

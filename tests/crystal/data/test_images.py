@@ -212,6 +212,22 @@ def test_exif_orientation(tmp_path, orientation, undo):
     upright = read_image(path)
     path.write_bytes(with_orientation(jpeg, orientation))
     assert np.array_equal(read_image(path), undo(upright))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(upright).convert("RGBA").save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "a.png"), undo(upright))
+
+
+def test_the_unused_bytes_of_a_bitmap_are_no_alpha(tmp_path):
+    """32 bits a pixel with masks for red, green and blue alone; rows from the bottom up."""
+    image = picture()
+    height, width = image.shape[:2]
+    pixels = np.dstack([image[::-1, :, ::-1], np.zeros((height, width), np.uint8)]).tobytes()
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 32, 3, len(pixels), 0, 0, 0, 0)
+    header += struct.pack("<III", 0xFF0000, 0xFF00, 0xFF)
+    path = tmp_path / "a.bmp"
+    path.write_bytes(b"BM" + struct.pack("<IHHI", 66 + len(pixels), 0, 0, 66) + header + pixels)
+    assert np.array_equal(read_image(path), image)
 
 
 # --- what cannot be read ----------------------------------------------------------------------------------------------

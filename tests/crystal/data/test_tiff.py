@@ -65,6 +65,10 @@ def test_five_channels_and_planar_colours():
         decode_image(tiff(np.dstack([GREY] * 6), extra=(0,) * 5), "a")
     with pytest.raises(ImageError, match=r"a: stores channels of 16 bits one after the other .*; export it"):
         decode_image(tiff(COLOUR.astype(np.uint16), photometric=2, planar=2), "a")
+    grey_and_alpha = np.dstack([GREY, np.full_like(GREY, 255)])
+    assert np.array_equal(decode_image(tiff(grey_and_alpha, extra=(2,)), "a")[..., 0], GREY)
+    with pytest.raises(ImageError, match="a: is grey of 16 bits with an alpha channel; export it without one"):
+        decode_image(tiff(grey_and_alpha.astype(np.uint16), extra=(2,)), "a")
 
 
 def stack(kind=np.uint8):
