@@ -7,14 +7,17 @@ Every foreseen failure ends in one sentence that names the file and the remedy, 
 is quick.
 """
 
+import contextlib
 import dataclasses
 import errno
 import os
+import signal
 import sys
 import traceback
+from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import tyro
 
@@ -123,6 +126,20 @@ def explanation(error: Exception) -> str | None:
     return str(error) if checkpoint and isinstance(error, checkpoint.CheckpointError) else None
 
 
+@contextlib.contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """SIGTERM, by which schedulers and containers end a process, as Ctrl-C: what is half-written is removed."""
+
+    def interrupt(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main() -> None:
     """Entry point of the console script."""
     if isinstance(sys.stdout, TextIOWrapper):  # no name, in whatever letters, may end a command
@@ -131,9 +148,10 @@ def main() -> None:
         COMMANDS, prog="crystal", description="Find and outline protein crystals in crystallization-drop images."
     )
     try:
-        code = run(with_home(options))
+        with _termination_interrupts():
+            code = run(with_home(options))
     except KeyboardInterrupt as error:
-        # The trainer names the signal: a scheduler's SIGTERM has an exit code of its own.
+        # A scheduler's SIGTERM has an exit code of its own.
         print("\ninterrupted; the same command goes on or starts again", file=sys.stderr)
         code = TERMINATED if str(error) == "SIGTERM" else INTERRUPTED
     except Exception as error:

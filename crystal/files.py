@@ -156,11 +156,13 @@ def folder_written_whole(out: Path) -> Iterator[Path]:
     Where the block raises, Ctrl-C included, or writes nothing, nothing is left.
 
     Raises:
-        OutputError: `out` is a file or a folder with something in it, or cannot be written.
+        OutputError: `out` is a file, a folder with something in it or a mount point, or cannot be written.
     """
     out = out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} already exists and is not empty; name another folder or remove this one")
+    if out.is_mount():
+        raise OutputError(f"{out} is a disk or volume of its own, which cannot be replaced; name a new folder in it")
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         with explained_writing(out):

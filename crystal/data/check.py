@@ -19,6 +19,7 @@ from crystal.data.problems import SEVERITIES, Effect, Problem, Severity
 
 THREADS = 2  # OpenCV decodes without the interpreter's lock
 TOGETHER = 64  # images handed to the threads at once
+MEASURED = ("val", "test")  # splits that training does without
 
 
 class Row(NamedTuple):
@@ -103,8 +104,8 @@ def check(
         found = _check_images(split.records, slots, start(name, len(split.records)))
         readable[name] = [one.content is not None for one in found]
         problems[name] = [*split.problems, *(p for one in found for p in one.problems)]
-        problems[name] += _split_problems(split, next(iter(splits.values())))
-        reason = nothing_to_learn(split) if split.records and name not in ("val", "test") else None
+        problems[name] += _split_problems(name, split, next(iter(splits.values())))
+        reason = nothing_to_learn(split) if split.records and name not in MEASURED else None
         problems[name] += [Problem(source.name, None, reason, Effect.REFUSED)] if reason else []
         for record, one in zip(split.records, found, strict=True):
             if one.content:
@@ -114,12 +115,12 @@ def check(
     return CheckedDataset(splits, readable, problems)
 
 
-def _split_problems(split: Split, first: Split) -> list[Problem]:
+def _split_problems(name: str, split: Split, first: Split) -> list[Problem]:
     """Problems of the file as a whole."""
     found = []
     if not split.records and not split.problems:
-        text = "lists no images; add some"
-        found.append(Problem(split.source.name, None, text, Effect.REFUSED))
+        effect = Effect.NOT_MEASURED if name in MEASURED else Effect.REFUSED
+        found.append(Problem(split.source.name, None, "lists no images; add some", effect))
     if {name for _, name in split.categories} != {name for _, name in first.categories}:
         text = "its categories are not those of "
         found.append(Problem(split.source.name, None, text + first.source.name, Effect.OTHER_CLASSES))

@@ -31,7 +31,7 @@ from crystal.data.labelme.folder import write_folder
 from crystal.data.labelme.labels import LabelRuleError, LabelRules
 from crystal.data.options import Convert
 from crystal.data.pool import in_processes
-from crystal.data.splits import DROP_IN_NAME, SplitError, SplitImage, assign_splits, compile_pattern
+from crystal.data.splits import DROP_IN_NAME, SplitError, SplitImage, assign_splits, compile_pattern, stay_together
 from crystal.files import OutputError, distinct_stem, explained_writing, folder_written_whole
 
 MANY = 200  # files whose labels are read by several processes
@@ -69,10 +69,11 @@ class ConvertedImage(NamedTuple):
 
 
 class Conversion(NamedTuple):
-    """The converted images of each split, and what was left out."""
+    """The converted images of each split, what was left out, and of how many drops the images are."""
 
     splits: dict[str, list[ConvertedImage]]
     problems: list[Omission]
+    drops: int
 
 
 def _convert(task: Task) -> ConvertedImage:
@@ -187,22 +188,19 @@ def convert_dataset(
                     problems += result.problems
                 progress(done, len(sources))
         images.sort(key=lambda one: one.name)
-        assigned = assign_splits(
-            [SplitImage(_name_in(one.source, folders), one.content, len(one.annotations)) for one in images],
-            shares,
-            seed=seed,
-            pattern=pattern,
-        )
+        named = [SplitImage(_name_in(one.source, folders), one.content, len(one.annotations)) for one in images]
+        drops = len(stay_together(named, pattern))
+        assigned = assign_splits(named, shares, seed=seed, pattern=pattern)
         splits = {
             split: [one for one, own in zip(images, assigned, strict=True) if own == split]
             for split, share in shares.items()
-            if share > 0 or split in ("train", "val")
+            if share > 0 or split == "train"
         }
         categories = sorted({annotation["category_id"] for one in images for annotation in one.annotations})
         for split, own in splits.items() if images else ():
             _write_split(partial / split, new, own, categories)
         shutil.rmtree(new)
-    return Conversion(splits, sorted(problems, key=lambda p: (str(p.path), p.shape or 0)))
+    return Conversion(splits, sorted(problems, key=lambda p: (str(p.path), p.shape or 0)), drops)
 
 
 def _table(problems: Sequence[Omission]) -> Table:
@@ -226,12 +224,13 @@ def _summary(out: Path, result: Conversion) -> str:
     named = ", ".join(categories[:10]) + (", ..." if len(categories) > 10 else "")
     regions = sum(len(one.regions) for images in result.splits.values() for one in images) if names else 0
     ignored = f"; {regions} regions to ignore, where shapes could not be used" if regions else ""
-    return f"{out}: {counts} images; {len(names)} instances of {named or 'no category'}{ignored}"
+    drops = f"{result.drops} drop{'s' if result.drops != 1 else ''}, told by name (--group)"
+    return f"{out}: {counts} images of {drops}; {len(names)} instances of {named or 'no category'}{ignored}"
 
 
 def convert_command(options: Convert) -> int:
     """`crystal convert`; the exit code is 1 if anything was left out."""
-    if options.val + options.test > 1:
+    if options.val + options.test > 1 + 1e-9:
         raise SplitError(f"--val {options.val} and --test {options.test} add up to more than 1")
     bar: Bar | None = None
     with Bars() as bars:
@@ -245,7 +244,7 @@ def convert_command(options: Convert) -> int:
             options.folders,
             options.out,
             rules=LabelRules.parse(options.labels),
-            shares={"train": 1 - options.val - options.test, "val": options.val, "test": options.test},
+            shares={"train": round(1 - options.val - options.test, 9), "val": options.val, "test": options.test},
             seed=options.seed,
             group=DROP_IN_NAME if options.group is None else options.group,
             workers=options.workers or os.cpu_count() or 1,

@@ -18,6 +18,7 @@ class Effect(Enum):
     """What training does about a problem: (severity, in words that follow a semicolon)."""
 
     REFUSED = "error", "training refuses the dataset"
+    NOT_MEASURED = "warning", "training goes on without measuring on it"
     STOPS = "error", "training stops when it comes to this image"
     LEFT_OUT = "warning", "left out; the rest is trained on, and the command says so at its end"
     SEEN_BEFORE = "error", "both are used: what is measured on one is no measure of what was learnt from the other"

@@ -18,7 +18,7 @@ from crystal.errors import CrystalError
 
 # A name up to its well: a row A to P and a column of one or two digits, in either order, as a word of its own
 # (97wo_01A_2, plate7/B03, A1). What follows numbers its photographs. Any other name is a drop of its own.
-DROP_IN_NAME = r"^(?:.*?[/_\-. ])?(?:\d{1,2}[A-P]|[A-P]\d{1,2})(?![0-9A-Za-z])"
+DROP_IN_NAME = r"^(?:.*?[/_\-. ])?(?:\d{1,2}[A-Pa-p]|[A-Pa-p]\d{1,2})(?![0-9A-Za-z])"
 
 
 class SplitError(CrystalError, ValueError):
@@ -56,7 +56,7 @@ def group_of(name: str, pattern: re.Pattern[str]) -> str:
     return next((group for group in found.groups() if group), found.group())
 
 
-def _joined(images: Sequence[SplitImage], pattern: re.Pattern[str]) -> list[list[int]]:
+def stay_together(images: Sequence[SplitImage], pattern: re.Pattern[str]) -> list[list[int]]:
     """Indices of the images that stay together: of one group, or of equal content, or linked by a chain of these."""
     parent = list(range(len(images)))
 
@@ -95,7 +95,7 @@ def assign_splits(
     """
     if any(not 0 <= share <= 1 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-9:
         raise SplitError(f"the shares {dict(shares)} must lie between 0 and 1 and add up to 1")
-    groups = _joined(images, pattern or compile_pattern(DROP_IN_NAME))
+    groups = stay_together(images, pattern or compile_pattern(DROP_IN_NAME))
     groups.sort(key=lambda group: min(images[i].name for i in group))
     rng = np.random.default_rng(seed)
     rng.shuffle(groups)

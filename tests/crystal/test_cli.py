@@ -2,14 +2,17 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import cv2
 import numpy as np
 import pytest
 
 from crystal import cli
+from crystal.files import folder_written_whole
 from maskrcnn_jax import checkpoint
 from tests.labelme_files import shape, write
 from tests.small import small_model
@@ -301,3 +304,18 @@ def test_an_interrupt_leaves_no_stack_trace(monkeypatch, capsys, tmp_path):
     code, _, errors = crystal(monkeypatch, capsys, "demo", "--out", tmp_path / "demo")
     assert code == 130
     assert "Traceback" not in errors
+
+
+def test_termination_is_an_interrupt_so_that_nothing_half_written_stays(monkeypatch, capsys, tmp_path):
+    def terminated(options):
+        with folder_written_whole(tmp_path / "out") as folder:
+            (folder / "half").touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(cli, "demo", terminated)
+    code, _, errors = crystal(monkeypatch, capsys, "demo", "--out", tmp_path / "demo")
+    assert (code, list(tmp_path.iterdir())) == (143, [])
+    assert "Traceback" not in errors
+    assert signal.getsignal(signal.SIGTERM) is before

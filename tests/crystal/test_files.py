@@ -103,3 +103,10 @@ def test_a_folder_appears_whole_and_replaces_none_but_an_empty_one(tmp_path):
     for out in (tmp_path / "deep", tmp_path / "file"):
         with pytest.raises(OutputError, match="not empty; name another"), folder_written_whole(out):
             pytest.fail("begun")
+
+
+def test_a_mount_point_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path)
+    with pytest.raises(OutputError, match="a disk or volume of its own.*name a new folder in it"):
+        with folder_written_whole(tmp_path):
+            pytest.fail("begun")

@@ -2,7 +2,11 @@
 
 import contextlib
 import os
+import subprocess
+import sys
+from pathlib import Path
 
+import psutil
 import pytest
 
 from crystal.data.pool import PoolError, in_processes
@@ -28,6 +32,27 @@ def test_results_come_in_order_and_errors_arrive(workers):
 def test_a_worker_that_dies_is_a_sentence():
     with pytest.raises(PoolError, match="memory ran out"):
         list(in_processes(answer, [1, "die"], 2))
+
+
+ABANDONED = """
+import os, sys
+from crystal.data.pool import in_processes
+from tests.crystal.data.test_pool import answer
+
+if __name__ == "__main__":
+    print(next(in_processes(answer, list(range(50)), 2))[1], flush=True)
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    (tmp_path / "abandoned.py").write_text(ABANDONED)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run(
+        [sys.executable, tmp_path / "abandoned.py"], env=environment, capture_output=True, text=True, check=False
+    )
+    worker = psutil.Process(int(done.stdout)) if psutil.pid_exists(int(done.stdout)) else None
+    assert worker is None or worker.wait(10) is None
 
 
 def test_closing_early_leaves_nobody():

@@ -39,6 +39,7 @@ def test_the_examples_in_the_docstrings():
         ("plate 7/A1/day3", "plate 7/A1"),
         ("plate7/A1.2", "plate7/A1"),
         ("plate8/A1.2", "plate8/A1"),
+        ("plate1_a01_2", "plate1_a01"),
         # no well: drops of their own
         ("drop_train_00012", "drop_train_00012"),
         ("data_marco_gsk_crystals_10", "data_marco_gsk_crystals_10"),
