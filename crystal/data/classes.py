@@ -10,6 +10,8 @@ from crystal.console import printable
 from crystal.data.coco_file import DatasetError
 from crystal.data.dataset import Split
 
+DROP = "drop"  # the class of the drops themselves, of a network that knows them
+
 
 def index_of(name: str, classes: Sequence[tuple[int, str]]) -> int | None:
     """The index of the class of that name, background left out: the same name, else the only one that differs from it
@@ -34,8 +36,8 @@ def with_classes_of(split: Split, classes: Sequence[tuple[int, str]]) -> tuple[S
     """The split with a network's classes for its categories, and notes on what has no counterpart.
 
     Classes are matched by name (`index_of`) or, where no name fits, by id. Objects of a category without a counterpart
-    are left out. A class that the file does not list is `unlisted`: nobody has outlined its objects, so what is predicted
-    of it can be neither right nor false.
+    are left out. A class that the file does not list is `unlisted`: nobody has outlined its objects, so predictions of
+    it are neither right nor false.
 
     Args:
         split: as it was read.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crystal.console import printable
-from crystal.data.classes import index_of, names_of, with_classes_of
+from crystal.data.classes import DROP, index_of, names_of, with_classes_of
 from crystal.data.coco_file import DatasetError
 from crystal.data.dataset import Instance, Record, read_instance, read_split
 from crystal.data.json_text import JsonError, parse_json
@@ -23,11 +23,14 @@ class GroundTruthError(CrystalError, ValueError):
 
 
 class ImageGroundTruth(NamedTuple):
-    """An image's objects. `record`'s categories index the network's classes; `problems` are sentences."""
+    """An image's objects. `record`'s categories index the network's classes; `problems` are sentences; of `unlisted`
+    classes nobody outlined objects, so that predictions of them are neither right nor false.
+    """
 
     source: Path
     record: Record
     problems: list[str]
+    unlisted: frozenset[int] = frozenset()
 
 
 def _is_labelme(source: Path) -> bool:
@@ -69,7 +72,10 @@ def _from_labelme(source: Path, record: Record, classes: Sequence[tuple[int, str
         instance, own = read_instance({"id": number, **annotation}, record, category)
         problems += [f"{source}: object {number}: {text}" for text, _ in own]
         instances += [instance] if instance else []
-    return ImageGroundTruth(source, record._replace(instances=tuple(instances)), problems)
+    # A LabelMe file lists no classes. All but the drop, which hardly anybody outlines, were looked for.
+    drops = {index for index, (_, name) in enumerate(classes) if name == DROP}
+    unlisted = frozenset(drops - {instance.category for instance in instances})
+    return ImageGroundTruth(source, record._replace(instances=tuple(instances)), problems, unlisted)
 
 
 def _from_coco(source: Path, record: Record, classes: Sequence[tuple[int, str]]) -> ImageGroundTruth:
@@ -88,9 +94,8 @@ def _from_coco(source: Path, record: Record, classes: Sequence[tuple[int, str]])
     own = [str(problem) for problem in split.problems if problem.file_name == theirs.file_name]
     split, notes = with_classes_of(split._replace(records=(theirs,)), classes)
     instances = split.records[0].instances
-    return ImageGroundTruth(
-        source, record._replace(instances=instances), own + (notes if len(instances) < len(theirs.instances) else [])
-    )
+    own += notes if len(instances) < len(theirs.instances) else []
+    return ImageGroundTruth(source, record._replace(instances=instances), own, split.unlisted)
 
 
 def read_ground_truth(

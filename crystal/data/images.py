@@ -40,6 +40,7 @@ UNREAD_SUFFIXES = (
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "JPEG2000", "PPM")  # Pillow's names
 EVEN = (b"RIFF", b"\0\0\0\x0c", b"\xff\x4f\xff\x51")  # WebP, JPEG 2000: an even image takes hardly any bytes
 MAX_PIXELS = 178_956_970  # Pillow refuses more before it decodes a pixel, and so does OpenCV (crystal/__init__.py)
+MAX_SIDE = 65_500  # what a JPEG can have: overlays are JPEGs
 MOST_PIXELS_A_BYTE = 8 * 1032  # pixels of one bit, deflated as far as deflate goes; JPEG stays far below
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CLIP_LIMIT, TILES = 2.0, 8  # of CLAHE: the paper's section 2.2 leaves OpenCV's usual setting
@@ -117,7 +118,7 @@ def stated_size(data: bytes, path: str | Path) -> tuple[int, int] | None:
         None where the file is damaged or no image that is read.
 
     Raises:
-        ImageError: more than MAX_PIXELS.
+        ImageError: more than MAX_PIXELS, or a side of more than MAX_SIDE.
     """
     try:
         pages = tiff.read_pages(data)  # Pillow knows neither every BigTIFF nor every type of samples
@@ -133,6 +134,8 @@ def stated_size(data: bytes, path: str | Path) -> tuple[int, int] | None:
         return None
     if size[0] * size[1] > MAX_PIXELS:
         raise ImageError(f"{path}: states more than {MAX_PIXELS // 10**6} megapixels; crop it or scale it down")
+    if max(size) > MAX_SIDE:
+        raise ImageError(f"{path}: states a side of {max(size):,} pixels, more than {MAX_SIDE:,}; crop it")
     return size
 
 

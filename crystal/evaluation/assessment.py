@@ -16,7 +16,7 @@ from crystal.data.preparation import read_record_image
 from crystal.data.segmentation import to_rle
 from crystal.evaluation.metrics import Instances, coco_metrics, empty_image_report, paper_map, precision_recall
 from crystal.evaluation.options import Evaluate
-from crystal.files import refuse_replacing, write_atomically
+from crystal.files import explained_writing, refuse_replacing, write_atomically
 from crystal.prediction.compilation_cache import use_compilation_cache
 from crystal.prediction.package_weights import CRYSTAL
 from crystal.prediction.predictor import Prediction, Predictor
@@ -82,7 +82,7 @@ def coco_truth(split: Split, truths: Sequence[Instances]) -> dict[str, Any]:
 
 
 def prediction_of(prediction: Prediction, unlisted: Collection[int] = ()) -> Instances:
-    """A prediction as `crystal.evaluation.metrics` takes it, without the classes that the ground truth does not list."""
+    """A prediction as `crystal.evaluation.metrics` takes it, without classes that the ground truth does not list."""
     judged = np.flatnonzero(~np.isin(prediction.classes, list(unlisted)))
     masks = [prediction.rles[i] for i in judged]
     return {"masks": masks, "classes": prediction.classes[judged], "scores": prediction.scores[judged]}
@@ -192,6 +192,8 @@ def evaluate_command(options: Evaluate) -> int:
     """`crystal evaluate`: measure, print a table, write JSON where asked."""
     if options.out is not None:
         refuse_replacing(options.out, '"map_050_all"', "the numbers of an earlier evaluation")
+        with explained_writing(options.out):  # rather now than after minutes
+            options.out.parent.mkdir(parents=True, exist_ok=True)
     use_compilation_cache()
     weights = options.weights or CRYSTAL
     model = load_run(weights)

@@ -268,7 +268,7 @@ def training(
 
     shown = np.flatnonzero(rois.positive[: len(rois.masks)])[:TARGETS]
     record = targets.truth.record
-    result = ImageResult(record.path, truth_of(record), prediction_of(prediction))
+    result = ImageResult(record.path, truth_of(record), prediction_of(prediction, targets.truth.unlisted))
     return {
         "half": HALF,
         "missed": int((targets.reached < HALF).sum()),

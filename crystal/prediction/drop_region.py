@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Bool
 from pycocotools import mask as rle_tools
 
-DROP = "drop"  # the name of the class
 INSIDE = 0.5  # of a crystal's pixels must lie in a drop
 
 

@@ -42,12 +42,16 @@ class Predict:
 
     def __post_init__(self) -> None:
         require_range("--score", self.score, 0, 1)
+        if self.score != round(self.score, 2):  # the page's slider has steps of 0.01, and its counts are the tables'
+            raise CrystalError(f"--score {self.score}: write at most two decimals")
         parse_zoom(self.zoom)
         if isinstance(self.page, int):
             require_range("--page", self.page, 1)
         if self.um_per_pixel is not None:
             require_range("--um-per-pixel", self.um_per_pixel, 0, above=True)
         _ = self.calibration
+        if not self.images:
+            raise CrystalError("--images names nothing; give image files or folders")
         if self.watch and len(self.images) != 1:
             raise CrystalError(f"--watch looks at one folder, and --images names {len(self.images)}; give one")
 

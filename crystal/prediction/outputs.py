@@ -111,12 +111,14 @@ class OutputFolder:
         with explained_writing(self.out), contextlib.ExitStack() as undo:
             self.out.mkdir(parents=True, exist_ok=True)
             if self.resume is None:
+                if (self.out / WATCHING).exists():
+                    undo.enter_context(self._locked(self.out / WATCHING))
                 self._new = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.out))
                 undo.callback(shutil.rmtree, self._new, ignore_errors=True)
             else:
                 self._new = self.out / WATCHING
                 self._new.mkdir(exist_ok=True)
-                undo.enter_context(self._locked())
+                undo.enter_context(self._locked(self._new))
             for folder in ("results", "overlays", "labelme"):
                 (self._new / folder).mkdir(exist_ok=True)
             if self.resume is not None:
@@ -125,9 +127,9 @@ class OutputFolder:
         return self
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self, watching: Path) -> Iterator[None]:
         try:
-            with FileLock(self._new / "lock", timeout=0):
+            with FileLock(watching / "lock", timeout=0):
                 yield
         except Timeout as error:
             raise OutputError(f"{self.out}: another `crystal predict --watch` writes there; stop it first") from error

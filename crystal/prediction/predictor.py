@@ -26,10 +26,11 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Int
 
+from crystal.data.classes import DROP
 from crystal.data.images import Image, apply_clahe, prepare
 from crystal.data.outlines import encode_patch, largest_part
 from crystal.prediction.context import in_context
-from crystal.prediction.drop_region import DROP, outside_drops
+from crystal.prediction.drop_region import outside_drops
 from crystal.prediction.merging import merge
 from crystal.prediction.zooms import WHOLE, Zoom, trust, zooms_of
 from maskrcnn_jax.image.letterbox import Letterbox
@@ -111,7 +112,7 @@ class Joined(NamedTuple):
     """What was found in the views of one image, and what of it remains.
 
     Attributes:
-        found: of each view, in the pixels of the image.
+        found: of each view, in the pixels of the image, with scores that compare with those of `prediction`.
         kept: indices into the detections of all views, one view after the other, without duplicates; best first.
         prediction: the detections kept.
     """
@@ -142,21 +143,31 @@ def weighed(joined: Joined, *, drops: Collection[int] = ()) -> Joined:
         joined: what was found in an image.
         drops: classes that are drops. Their scores stay, and what lies outside a drop says nothing about the others.
     """
-    found, scores, complete_from = joined.prediction, joined.prediction.scores.copy(), 0.0
-    liquid = np.isin(found.classes, list(drops))
-    sure = liquid & (scores >= 0.5)
-    within = ~outside_drops(found.rles, [found.rles[i] for i in np.flatnonzero(sure)])
-    for one in np.unique(found.classes[~liquid]):
-        own = found.classes == one
-        best = float(found.scores[own & within].max(initial=0))
-        scores[own] = in_context(found.scores[own], best)
-        complete_from = max(complete_from, float(in_context(np.array([found.complete_from]), best)[0]))
-    order = np.argsort(-scores, kind="stable")
-    rles = [found.rles[i] for i in order]
-    prediction = Prediction(
-        found.boxes[order], scores[order], found.classes[order], rles, found.zooms[order], complete_from
+    kept = joined.prediction
+    liquid = np.isin(kept.classes, list(drops))
+    sure = liquid & (kept.scores >= 0.5)
+    within = ~outside_drops(kept.rles, [kept.rles[i] for i in np.flatnonzero(sure)])
+    best = {
+        c: float(kept.scores[within & (kept.classes == c)].max(initial=0)) for c in np.unique(kept.classes[~liquid])
+    }
+
+    def in_picture(one: Prediction) -> Prediction:
+        scores = one.scores.copy()
+        for c, highest in best.items():
+            scores[one.classes == c] = in_context(one.scores[one.classes == c], highest)
+        limits = [float(in_context(np.array([one.complete_from]), highest)[0]) for highest in best.values()]
+        return one._replace(scores=scores, complete_from=max(limits, default=0.0))
+
+    kept = in_picture(kept)
+    order = np.argsort(-kept.scores, kind="stable")
+    prediction = kept._replace(
+        boxes=kept.boxes[order],
+        scores=kept.scores[order],
+        classes=kept.classes[order],
+        rles=[kept.rles[i] for i in order],
+        zooms=kept.zooms[order],
     )
-    return joined._replace(kept=joined.kept[order], prediction=prediction)
+    return Joined([in_picture(one) for one in joined.found], joined.kept[order], prediction)
 
 
 class _Whole(NamedTuple):

@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from crystal.data.classes import DROP
 from crystal.data.coco_file import coco_annotation
 from crystal.data.outlines import Mask, contours, cut
-from crystal.prediction.drop_region import DROP, outside_drops
+from crystal.prediction.drop_region import outside_drops
 from crystal.prediction.measurements import measure
 from crystal.prediction.points import Inmost, dispensing_point, shooting_point
 from crystal.prediction.predictor import Prediction

@@ -45,7 +45,7 @@ class Arrivals:
 
     Args:
         folder: where the imager writes, at any depth.
-        out: the folder of results, which may lie inside; its files are left out.
+        out: the folder of results, which may lie inside or around it; its overlays are left out.
         done: the signature of each file that was predicted, by its absolute path.
         clock: in seconds.
     """
@@ -53,15 +53,15 @@ class Arrivals:
     def __init__(
         self, folder: Path, out: Path, done: dict[str, Signature], clock: Callable[[], float] = time.monotonic
     ):
-        self._folder, self._out, self._clock = folder, out.resolve(), clock
+        self._folder, self._ours, self._clock = folder, (out / "overlays").resolve(), clock
         self._handled = dict(done)
         self._seen: dict[str, tuple[Signature, float]] = {}  # since when each file has been as it is
 
     def ready(self) -> dict[Path, Signature]:
         """The pictures that are new or changed and have stayed as they are for SETTLED seconds, by name."""
         now, found, seen = self._clock(), {}, {}
-        for path in files_below(self._folder, lambda folder: folder.resolve() == self._out):
-            if path.suffix.lower() not in (*SUFFIXES, *UNREAD_SUFFIXES) or self._out in path.resolve().parents:
+        for path in files_below(self._folder, lambda folder: folder.resolve() == self._ours):
+            if path.suffix.lower() not in (*SUFFIXES, *UNREAD_SUFFIXES):
                 continue
             key, state = str(path.absolute()), signature_of(path)
             if state is None or self._handled.get(key) == state:

@@ -1,7 +1,8 @@
 r"""The well that a picture's name tells: row A to P, column 1 to 24, and the drop (subwell) in it.
 
-Three forms are read, each between separators or the name's ends: `A03`, `A3_2` or `H12d1` (row, column, drop);
-`01A_1` (column, row, drop); `01_08_03` (column, row and drop in two digits each). Where a form has no drop it is 1.
+Three forms are read, each between separators or the name's ends: `A03`, `A3_2`, `H12d1` or `H12_drop_1` (row, column,
+drop); `01A_1` (column, row, drop); `01_08_03` (column, row and drop in two digits each). Where a form has no drop it is
+1. `d1_r49284`, a drop and the number of an imager's run, is no well.
 """
 
 import re
@@ -10,10 +11,12 @@ from typing import NamedTuple
 
 ROWS = "ABCDEFGHIJKLMNOP"  # of 384 wells; 96 have 8 of them and 12 columns
 _EDGE, _END = r"(?:^|[_\-. ])", r"(?=$|[_\-. ])"
+_DROP = r"(?:d|drop|subwell)[_\- ]?"
 FORMS = (
-    re.compile(rf"{_EDGE}(?P<column>\d\d)(?P<row>[A-P])_(?P<drop>\d){_END}", re.IGNORECASE),
+    re.compile(rf"{_EDGE}(?P<column>\d\d)(?P<row>[A-P])_(?:{_DROP})?(?P<drop>\d){_END}", re.IGNORECASE),
     re.compile(
-        rf"{_EDGE}(?:well)?(?P<row>[A-P])(?P<column>\d\d?)(?:[_\-]?(?:d|drop)?(?P<drop>[1-9])|(?P<letter>[a-d]))?{_END}",
+        rf"{_EDGE}(?!d\d_r\d)(?:well)?(?P<row>[A-P])(?P<column>\d\d?)"
+        rf"(?:(?:[_\-]|[_\-. ]?{_DROP})?(?P<drop>[1-9])|(?P<letter>[a-d]))?{_END}",
         re.IGNORECASE,
     ),
     re.compile(rf"{_EDGE}(?P<column>\d\d)_(?P<line>\d\d)_(?P<drop>\d\d){_END}"),

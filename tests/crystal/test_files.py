@@ -107,6 +107,5 @@ def test_a_folder_appears_whole_and_replaces_none_but_an_empty_one(tmp_path):
 
 def test_a_mount_point_is_refused_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path)
-    with pytest.raises(OutputError, match="a disk or volume of its own.*name a new folder in it"):
-        with folder_written_whole(tmp_path):
-            pytest.fail("begun")
+    with pytest.raises(OutputError, match="a disk or volume of its own"), folder_written_whole(tmp_path):
+        pytest.fail("begun")

@@ -32,8 +32,10 @@ class LabelRules(NamedTuple):
     """`renamed`: label or category -> category, "" to drop it; "*" stands for all that are not named.
 
     >>> rules = LabelRules.parse(["xtal=crystal", "ice=", "form-2=form-2"])
-    >>> rules.category("xtal-12"), rules.category("ice"), rules.category("form-2"), rules.category("__ignore__")
-    (Meaning(category='crystal', suffix='12', name='xtal'), None, Meaning(category='form-2', suffix='', name='form-2'), None)
+    >>> rules.category("xtal-12"), rules.category("ice"), rules.category("__ignore__")
+    (Meaning(category='crystal', suffix='12', name='xtal'), None, None)
+    >>> rules.category("form-2")
+    Meaning(category='form-2', suffix='', name='form-2')
     >>> LabelRules.parse(["crystal=crystal", "*="]).category("loop")
     """
 

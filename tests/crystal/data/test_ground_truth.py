@@ -50,6 +50,18 @@ def test_labelme_and_coco_say_the_same(tmp_path):
         np.testing.assert_allclose([i.box for i in truth.record.instances], OBJECTS, atol=1.01)
 
 
+def test_drops_are_judged_where_one_is_outlined(tmp_path):
+    """Salt, which nobody outlined either, would have been."""
+    image, coco = write_coco(tmp_path)
+    classes = (*CLASSES, (11, "drop"))
+    assert read_ground_truth(image, (HEIGHT, WIDTH), image.with_suffix(".json"), classes).unlisted == {3}
+    assert read_ground_truth(image, (HEIGHT, WIDTH), coco, classes).unlisted == {1, 3}, "the file lists crystals alone"
+    content = json.loads(image.with_suffix(".json").read_text())
+    content["shapes"][0]["label"] = "drop"
+    image.with_suffix(".json").write_text(json.dumps(content))
+    assert read_ground_truth(image, (HEIGHT, WIDTH), image.with_suffix(".json"), classes).unlisted == set()
+
+
 def test_what_was_left_out_is_said(tmp_path):
     image = write_image(tmp_path)
     path = image.with_suffix(".json")

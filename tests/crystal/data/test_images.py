@@ -282,6 +282,12 @@ def test_decompression_bombs_are_refused_before_decoding(suffix, monkeypatch):
         decode_image(states(suffix, 13_000), "drop")
 
 
+def test_a_side_longer_than_an_overlay_can_have_is_refused():
+    strip = cv2.imencode(".png", np.arange(66_000 * 2).astype(np.uint8).reshape(-1, 2))[1].tobytes()
+    with pytest.raises(ImageError, match=r"^drop: states a side of 66,000 pixels, more than 65,500; crop it"):
+        decode_image(strip, "drop")
+
+
 def test_an_even_image_is_not_mistaken_for_one_that_cannot_be():
     even = np.full((2000, 2000), 255, np.uint8)
     packed = cv2.imencode(".png", even, [cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()

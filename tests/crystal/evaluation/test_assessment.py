@@ -118,8 +118,8 @@ def fixed(monkeypatch):
 
 
 def measured(folder):
-    evaluate_command(Evaluate(folder, folder / "run", out=folder / "numbers.json"))
-    return json.loads((folder / "numbers.json").read_text())
+    evaluate_command(Evaluate(folder, folder / "run", out=folder / "new" / "numbers.json"))
+    return json.loads((folder / "new" / "numbers.json").read_text())
 
 
 @pytest.mark.parametrize("objects", [("crystal", "loop"), ("crystal",)])

@@ -57,6 +57,7 @@ def test_classes_do_not_vouch_for_each_other_and_drops_stay():
     )
     assert (np.diff(after.prediction.scores) <= 0).all()
     assert after.prediction.rles == [before.prediction.rles[i] for i in after.kept]
+    assert after.found[0].scores[after.kept].tolist() == after.prediction.scores.tolist(), "of the views as well"
 
 
 @pytest.mark.parametrize(("drop", "counts"), [(0.9, False), (0.4, True)])

@@ -18,6 +18,7 @@ from pycocotools.coco import COCO
 
 from crystal.data.images import find_images, prepare
 from crystal.data.outlines import encode_patch
+from crystal.errors import CrystalError
 from crystal.files import OutputError
 from crystal.pages.plate import predict_command
 from crystal.prediction.options import Predict
@@ -319,6 +320,14 @@ def test_names_of_any_bytes_and_signs_cost_no_batch(predictor, tmp_path):
     written = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert {image["file_name"] for image in written["images"]} == {path.name for path in paths}
     assert len(list((tmp_path / "out" / "labelme").iterdir())) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"images": ()}, "names nothing"), ({"score": 0.505}, "at most two decimals")]
+)
+def test_options_that_make_no_sense(tmp_path, options, message):
+    with pytest.raises(CrystalError, match=message):
+        Predict(**{"images": (tmp_path,), "out": tmp_path} | options)
 
 
 def test_nothing_found_is_still_a_complete_result(predictor, tmp_path):

@@ -90,6 +90,16 @@ def test_our_own_output_and_other_files_are_no_pictures(tmp_path, monkeypatch):
     assert sorted(path.name for path in found) == ["a.png", "b.TIF"]
 
 
+def test_results_may_go_where_the_pictures_are_or_above(tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "SETTLED", 0.0)
+    for name in ("incoming/a.png", "incoming/overlays/a.jpg", "overlays/a.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    watched = tmp_path / "incoming"
+    assert [path.name for path in Arrivals(watched, watched, {}).ready()] == ["a.png"]
+    assert watched / "a.png" in Arrivals(watched, tmp_path, {}).ready()
+
+
 def test_pictures_are_predicted_once_as_they_come(folder):
     predictor, out = FakePredictor(), folder.parent / "out"
 
@@ -163,6 +173,8 @@ def test_other_settings_and_other_processes_are_refused(folder):
     same = {"classes": ((0, "background"),), "score_threshold": 0.5, "labelme": False}
     with OutputFolder(out, **same, resume={"score": 0.5, "zoom": "auto"}), pytest.raises(OutputError, match="another"):
         run(FakePredictor(), folder, Script(), settings={"score": 0.5, "zoom": "auto"})
+    with OutputFolder(out, **same, resume={"score": 0.5, "zoom": "auto"}), pytest.raises(OutputError, match="another"):
+        OutputFolder(out, **same).__enter__()  # nor may a prediction without --watch replace what it writes
     with pytest.raises(ImageError, match="a folder that exists"):
         run(FakePredictor(), folder / "none", Script())
 
