@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from maskrcnn_jax.coco import COCO_CLASSES
 
 Four = tuple[float, float, float, float]
+STRIDES = (4, 8, 16, 32, 64)  # pixels of the image a cell of P2..P6
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class BackboneConfig:
 class AnchorConfig:
     """Anchors: `ratios` at every cell of P2..P6. ratio = height / width (mp lists width / height, hence reversed)."""
 
-    strides: tuple[int, ...] = (4, 8, 16, 32, 64)
+    strides: tuple[int, ...] = STRIDES
     sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
     ratios: tuple[float, ...] = (2.0, 1.0, 0.5)
     rounded: bool = False  # tv rounds the base anchors to whole pixels

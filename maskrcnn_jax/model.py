@@ -19,7 +19,7 @@ from jaxtyping import PRNGKeyArray as Key
 from maskrcnn_jax.backbone.fpn import FPN
 from maskrcnn_jax.backbone.resnet import ResNet
 from maskrcnn_jax.boxes.sampling import image_keys
-from maskrcnn_jax.config import MaskRCNNConfig
+from maskrcnn_jax.config import STRIDES, MaskRCNNConfig
 from maskrcnn_jax.image.normalise import as_batch, normalise
 from maskrcnn_jax.layers import Compute
 from maskrcnn_jax.roi.align import assign_levels, pyramid_roi_align
@@ -71,6 +71,8 @@ class MaskRCNN(nnx.Module):
     def __init__(self, config: MaskRCNNConfig, *, rngs: nnx.Rngs):
         if not isinstance(config, MaskRCNNConfig):
             raise TypeError(f"MaskRCNN: config is {config!r}; give a MaskRCNNConfig, such as MaskRCNNConfig.tiny()")
+        if config.anchors.strides != STRIDES:
+            raise ValueError(f"MaskRCNN: anchors.strides is {config.anchors.strides}; the pyramid's are {STRIDES}")
         channels, k, per_cell = config.fpn_channels, config.num_classes, len(config.anchors.ratios)
         build: dict[str, Any] = dict(compute=Compute(config.compute_dtype, config.kernels), rngs=rngs)
         self.config = config

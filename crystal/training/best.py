@@ -34,7 +34,7 @@ class Best:
 
         Raises RunError if the disk does not take it.
         """
-        value = measured.get(MEASURE, float("-inf"))
+        value = float(f"{measured.get(MEASURE, float('-inf')):.6g}")  # as in the log, which a resumed run reads
         if not value > self._value:  # false for NaN, too
             return
         self._value = value

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from crystal.errors import MAX_SEED, CrystalError, require_range
-from maskrcnn_jax.config import MaskRCNNConfig, converted
+from maskrcnn_jax.config import STRIDES, MaskRCNNConfig, converted
 from maskrcnn_jax.training.state import Part
 
 
@@ -78,6 +78,8 @@ class TrainConfig:
         zooms = self.model.image.zooms
         if zooms is not None and not 1 <= zooms[0] <= zooms[1]:
             raise ConfigError(f"image.zooms {zooms}: the least zoom, from 1 on, then the largest, such as (1, 2.5)")
+        if anchors.strides != STRIDES:
+            raise ConfigError(f"anchors.strides {anchors.strides}: must be {STRIDES}, those of P2 to P6")
         if len(anchors.sizes) != len(anchors.strides):
             raise ConfigError(f"anchors.sizes {anchors.sizes}: must be {len(anchors.strides)}, one a level")
 

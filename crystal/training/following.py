@@ -31,8 +31,9 @@ def fixed_by(assignments: Collection[str], steps: int | None = None) -> set[str]
     >>> sorted(fixed_by(("warmup=3", "phases.0.steps=20")))
     ['phases', 'steps', 'warmup']
     """
-    fixed = {assignment.partition("=")[0].strip().split(".")[0] for assignment in assignments}
-    return fixed | ({"steps"} if steps is not None or "phases" in fixed else set())
+    keys = [assignment.partition("=")[0].strip() for assignment in assignments]
+    of_phases = any(key == "phases" or (key.startswith("phases.") and key.endswith(".steps")) for key in keys)
+    return {key.split(".")[0] for key in keys} | ({"steps"} if steps is not None or of_phases else set())
 
 
 def follow(config: TrainConfig, records: Sequence[Record], fixed: Collection[str]) -> TrainConfig:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 
 from crystal.prediction.package_weights import NAMED
@@ -37,13 +38,14 @@ def starting_config(path: Path) -> MaskRCNNConfig:
 def _with_more_blocks(saved: MaskRCNN, config: MaskRCNNConfig, rngs: nnx.Rngs) -> dict[str, Any]:
     """The parameters of a model, and for the blocks of the backbone that it lacks, those of a new one: identities."""
     parameters, depths = checkpoint.named_parameters(saved), saved.config.backbone.depths
+    last = f"norm{2 if config.backbone.block == 'basic' else 3}.scale"  # a branch of 0 makes a block the identity
     if all(more <= own for more, own in zip(config.backbone.depths, depths, strict=True)):
         return parameters
     block = re.compile(r"backbone\.stages\.(\d+)\.blocks\.(\d+)\.")
     for name, array in checkpoint.named_parameters(MaskRCNN(config, rngs=rngs)).items():
         found = block.match(name)
         if found and int(found[2]) >= depths[int(found[1])]:
-            parameters[name] = array
+            parameters[name] = jnp.zeros_like(array) if name.endswith(last) else array
     return parameters
 
 

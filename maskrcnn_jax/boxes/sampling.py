@@ -73,7 +73,9 @@ def sample_balanced(
     negative_index, negatives = draw(Label.NEGATIVE, total)
     if negatives_per_positive is not None:
         checks.in_range("sample_balanced: negatives_per_positive", negatives_per_positive, 0, math.inf)
-        negatives = jnp.minimum(negatives, jnp.floor(positives * negatives_per_positive).astype(jnp.int32))
+        # By Python's numbers: a float32 product can fall just below a whole one.
+        most = [int(min(n * negatives_per_positive, total)) if n else 0 for n in range(max_positive + 1)]
+        negatives = jnp.minimum(negatives, jnp.array(most, jnp.int32)[positives])
     slot = jnp.arange(total)
     is_positive = slot < positives
     index = jnp.where(is_positive, positive_index, negative_index[jnp.maximum(slot - positives, 0)])

@@ -13,11 +13,11 @@ import numpy as np
 from maskrcnn_jax.config import RESNET_DEPTHS, MaskRCNNConfig
 from maskrcnn_jax.convert.pickles import Entry
 from maskrcnn_jax.convert.pytorch import body, conv, linear, norm, resnet_depth, transposed_conv
-from maskrcnn_jax.convert.table import Rule, Shape, classes_of
+from maskrcnn_jax.convert.table import ConversionError, Rule, Shape, classes_of
 
 EPSILON = 1e-5
 IGNORED = {
-    r"pixel_(mean|std)": "part of the config",
+    r"pixel_(mean|std)": "part of the config; see `_require_bgr`",
     r"proposal_generator\.anchor_generator\.cell_anchors.*": "computed from the config",
     r".*\.num_batches_tracked": "a training counter without effect on outputs",
 }
@@ -29,8 +29,19 @@ def is_detectron2(names: Mapping[str, Entry]) -> bool:
     return any(name.startswith("backbone.bottom_up.") for name in names)
 
 
+def _require_bgr(names: Mapping[str, Entry]) -> None:
+    """Refuse what says that it was trained on RGB images, or on ones divided by a standard deviation."""
+    mean, std = (np.ravel(names[name].read()) if name in names else None for name in ("pixel_mean", "pixel_std"))
+    if (mean is not None and mean[0] > mean[-1]) or (std is not None and not np.allclose(std, 1)):
+        raise ConversionError(
+            f"its pixel_mean {mean} and pixel_std {std} are not those of Detectron2's BGR images, which are divided by "
+            "1; such a training is not read"
+        )
+
+
 def config(names: Mapping[str, Entry]) -> MaskRCNNConfig:
     """`detectron2_coco` with the depth found in the names, and the file's number of classes."""
+    _require_bgr(names)
     preset = MaskRCNNConfig.detectron2_coco()
     preset = dataclasses.replace(preset, classes=classes_of(names.get(CLASS_WEIGHTS), preset.classes, axis=0))
     depths = RESNET_DEPTHS[resnet_depth(names, "backbone.bottom_up.res4.")]

@@ -61,9 +61,10 @@ def _forward(table, index, weight, reduce):
     values = _samples(table, index, weight)
     if reduce == "mean":
         return _total(values).astype(table.dtype), (table, index, weight, None)
-    largest, best = values[0], jnp.zeros(values[0].shape, jnp.int8)
+    kind = jnp.int8 if len(values) <= 128 else jnp.int32
+    largest, best = values[0], jnp.zeros(values[0].shape, kind)
     for number, value in enumerate(values[1:], 1):
-        best = jnp.where(value > largest, number, best).astype(jnp.int8)
+        best = jnp.where(value > largest, number, best).astype(kind)
         largest = jnp.maximum(largest, value)
     return largest.astype(table.dtype), (table, index, weight, best)
 

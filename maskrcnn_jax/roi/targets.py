@@ -114,7 +114,7 @@ def label_rois(
     limit, objects = config.positive_iou, truth.valid & ~truth.crowd
     matches = match(overlaps, positive_iou=limit, negative_iou=limit, allow_low_quality=False, gt_valid=objects)
     crowds = truth.valid & truth.crowd
-    in_crowd = (jnp.where(crowds[:, None], overlaps, 0.0) >= config.crowd_iou).any(0)
+    in_crowd = (crowds[:, None] & (overlaps >= config.crowd_iou)).any(0)
     ignored = ~valid | (in_crowd & (matches.label == Label.NEGATIVE))
     return matches._replace(label=jnp.where(ignored, Label.IGNORE, matches.label))
 

@@ -54,7 +54,7 @@ def label_anchors(anchors: Float[Array, "a 4"], truth: GroundTruth, *, config: R
         gt_valid=truth.valid & ~truth.crowd,
     )
     crowds = truth.valid & truth.crowd
-    in_crowd = (jnp.where(crowds[:, None], overlaps, 0.0) >= config.crowd_iou).any(0)
+    in_crowd = (crowds[:, None] & (overlaps >= config.crowd_iou)).any(0)
     return matches._replace(label=jnp.where(in_crowd & (matches.label == Label.NEGATIVE), Label.IGNORE, matches.label))
 
 

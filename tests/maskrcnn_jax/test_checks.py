@@ -13,7 +13,7 @@ from maskrcnn_jax.backbone.fpn import FPN
 from maskrcnn_jax.backbone.resnet import ResNet
 from maskrcnn_jax.boxes.geometry import clip_to_window, intersection
 from maskrcnn_jax.boxes.sampling import sample_balanced
-from maskrcnn_jax.config import Sampling
+from maskrcnn_jax.config import AnchorConfig, Sampling
 from maskrcnn_jax.image.lab import lab_to_rgb, rgb_to_lab
 from maskrcnn_jax.image.normalise import as_batch
 from maskrcnn_jax.layers import Compute, Conv, make_norm
@@ -298,6 +298,10 @@ SLIPS = {
         (
             lambda: m.MaskRCNN("tiny", rngs=nnx.Rngs(0)),
             "MaskRCNN: config is 'tiny'; give a MaskRCNNConfig, such as MaskRCNNConfig.tiny()",
+        ),
+        (
+            lambda: m.MaskRCNN(m.MaskRCNNConfig(anchors=AnchorConfig(strides=(8, 16, 32, 64, 128))), rngs=nnx.Rngs(0)),
+            "MaskRCNN: anchors.strides is (8, 16, 32, 64, 128); the pyramid's are (4, 8, 16, 32, 64)",
         ),
         (lambda: as_batch(COLOUR), "images has shape [4, 4, 3]; give RGB images as [b, height, width, 3]"),
         (lambda: as_batch(BATCH[..., :1]), "images has shape [1, 64, 64, 1]; give RGB images as [b, height, width, 3]"),

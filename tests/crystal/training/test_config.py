@@ -80,6 +80,7 @@ def test_what_is_unknown_or_of_another_type_is_refused(assignment, named):
         ("image.size=(64,)", "like"),
         ("image.size=(64.0, 64)", "like"),
         ("anchors.sizes=(8, 16)", "must be 5"),
+        ("anchors.strides=(8, 16, 32, 64, 128)", "those of P2 to P6"),
         ("anchors.sizes=()", "like"),
         ("weight_decay=nan", "like"),
         ("weight_decay=1e999", "like"),

@@ -41,6 +41,8 @@ def test_what_is_fixed_stays():
     config = follow(override(TrainConfig.tiny(), sets), records(100), fixed_by(sets))
     assert (config.slots, config.warmup, config.validate_every, config.steps) == (7, 3, 11, 90)
     assert config.model.image.zooms == (1.0, 5.0)
+    assert fixed_by(["phases.0.learning_rate=3e-4"]) == {"phases"}, "the steps go on following the data"
+    assert "steps" in fixed_by(["phases=((...),)"])
     steps = follow(TrainConfig.tiny().with_steps(50), records(100), fixed_by((), 50))
     assert (steps.steps, steps.warmup, steps.validate_every) == (50, 5, 13)
 

@@ -38,6 +38,7 @@ def test_numbers_that_are_not_finite_are_null_in_every_reader(tmp_path):
     best = Best(tmp_path, 3)
     assert best._value == 0.25
     best.offer(4, small_model(), {"val_map": float("nan")})
+    best.offer(4, small_model(), {"val_map": 0.25 + 1e-7})  # in the log, which a resumed run reads, it is 0.25
     assert not (tmp_path / "best").exists()
 
 

@@ -113,16 +113,19 @@ def test_what_a_preset_starts_from(tmp_path):
     assert starting_weights(start_of(Train(tmp_path, tmp_path, init="runs/0"))) == Path("runs/0")
 
 
-def test_more_blocks_than_the_weights_have_are_identities(tmp_path):
+@pytest.mark.parametrize("kind", [{}, {"norm": "affine"}, {"norm": "affine", "block": "bottleneck"}])
+def test_more_blocks_than_the_weights_have_are_identities(tmp_path, kind):
     """So that `small` starts as the network that the weights of `tiny` are."""
-    deeper = dataclasses.replace(SMALL, backbone=dataclasses.replace(SMALL.backbone, depths=(2, 1, 3, 1)))
-    checkpoint.save(small_model(4), tmp_path / "weights")
+    shallow = dataclasses.replace(SMALL, backbone=dataclasses.replace(SMALL.backbone, **kind))
+    deeper = dataclasses.replace(SMALL, backbone=dataclasses.replace(shallow.backbone, depths=(2, 1, 3, 1)))
+    before = small_model(4, config=shallow)
+    checkpoint.save(before, tmp_path / "weights")
     start = dataclasses.replace(TrainConfig.tiny(), model=deeper)
     model, note = starting_model(start, tmp_path / "weights")
     assert "all weights kept" in note
     assert model.config.backbone.depths == (2, 1, 3, 1)
     images = small_batch()[0]
-    found, expected = (jax.jit(lambda m, x: m.stages(x).objectness)(m, images) for m in (model, small_model(4)))
+    found, expected = (jax.jit(lambda m, x: m.stages(x).objectness)(m, images) for m in (model, before))
     np.testing.assert_allclose(found, expected, atol=1e-5)
     shallow = dataclasses.replace(SMALL, fpn_channels=16, backbone=deeper.backbone)
     with pytest.raises(CheckpointError, match=r"with model\.backbone\.depths, model\.fpn_channels changed"):

@@ -60,10 +60,17 @@ def test_negatives_as_a_multiple_of_the_positives(positives):
 
 
 def test_the_multiple_rounds_as_matterport_does():
-    """For every number of positives that 200 RoIs allow, in float32 on both sides."""
-    ratio = jnp.float32(1 / 0.33 - 1)
+    """For every number of positives that 200 RoIs allow; theirs is a float32 product."""
     for p in range(67):
-        assert int(jnp.floor(jnp.int32(p) * ratio)) == int(np.float32(1 / 0.33) * np.float32(p)) - p
+        assert int(p * (1 / 0.33 - 1)) == int(np.float32(1 / 0.33) * np.float32(p)) - p
+
+
+def test_the_multiple_is_that_of_whole_numbers():
+    """27 times 1 / 0.3 - 1 is 63, in float32 a little less."""
+    label = np.array([1] * 27 + [0] * 100)
+    for ratio, negatives in ((1 / 0.3 - 1, 63), (1e30, 73), (float("inf"), 73), (0, 0)):
+        s = sample_balanced(jax.random.key(0), label, total=100, max_positive=60, negatives_per_positive=ratio)
+        assert (s.valid & ~s.positive).sum() == negatives
 
 
 def test_degenerate():

@@ -57,6 +57,18 @@ def test_where_classes_and_colours_go(model, weights):
     np.testing.assert_array_equal(model.backbone.stem.kernel[...][:, :, 0], stem[:, 2].transpose(1, 2, 0))
 
 
+@pytest.mark.parametrize(
+    "trained", [{"pixel_mean": [123.675, 116.28, 103.53]}, {"pixel_std": [57.375, 57.12, 58.395]}], ids=["RGB", "std"]
+)
+def test_a_training_on_other_colours_is_refused(weights, tmp_path, trained):
+    ours = {"pixel_mean": np.array([103.53, 116.28, 123.675]), "pixel_std": np.ones(3)}
+    write_pickle(tmp_path / "w", weights | ours)
+    convert.load_config(tmp_path / "w")
+    write_pickle(tmp_path / "w", weights | ours | {name: np.array(value) for name, value in trained.items()})
+    with pytest.raises(convert.ConversionError, match="are not those of Detectron2's BGR images"):
+        convert.load_config(tmp_path / "w")
+
+
 def test_rows_for_the_background():
     rows = np.arange(80 * 4 * 2.0).reshape(80 * 4, 2)
     padded = with_background(rows, classes=80)

@@ -66,6 +66,12 @@ def test_the_largest_sample_alone_has_a_gradient():
     assert back(jnp.array([[1.0], [10.0]]))[0].ravel().tolist() == [0.0, 2.0, 20.0]
 
 
+def test_more_samples_than_a_byte_counts():
+    table, index = jnp.arange(200.0)[:, None], jnp.arange(200).reshape(200, 1, 1)
+    _, back = jax.vjp(lambda table: pool_rows(table, index, jnp.ones((200, 1, 1)), "max"), table)
+    assert back(jnp.ones((1, 1)))[0].ravel().tolist() == [0.0] * 199 + [1.0]
+
+
 def test_no_rois():
     empty = jnp.zeros((1, 4, 0), jnp.int32), jnp.zeros((1, 4, 0))
     gradient = jax.grad(lambda table: pool_rows(table, *empty, "mean").sum())(jnp.ones((3, 2)))

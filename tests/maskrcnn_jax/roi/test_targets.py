@@ -136,6 +136,9 @@ def test_more_positives_than_slots_and_no_objects():
         assert not none.positive.any()
         assert none.valid.all()
         assert all(np.isfinite(leaf).all() for leaf in none)
+    at_zero = jax.jit(drawn(crowd_iou=0.0))
+    none = at_zero(KEY, np.tile(boxes[:1], (P, 1)), VALID, boxes, CLASSES, MASKS, nothing, nothing)
+    assert none.valid.all(), "no crowd, so no RoI lies in one"
     empty = draw(KEY, np.zeros((P, 4), np.float32), np.zeros(P, bool), boxes, CLASSES, MASKS, ~nothing, nothing)
     assert not empty.valid.any()
 

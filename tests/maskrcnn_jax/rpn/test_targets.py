@@ -1,3 +1,4 @@
+import dataclasses
 from functools import partial
 
 import jax
@@ -76,6 +77,15 @@ def test_no_objects():
         assert np.isfinite(drawn.deltas).all()
     crowd = rpn_targets(jax.random.key(1), ANCHORS, one_truth([[-99.0, -99, 199, 199]], crowd=[True]))
     assert not crowd.valid.any()  # all anchors lie in the crowd, and have an IoU of 0.001 or more with it
+
+
+def test_without_a_crowd_its_limit_matters_nothing():
+    """At a limit of 0 every IoU with a crowd reaches it, but there is none."""
+    rule = dataclasses.replace(RULE, crowd_iou=0.0)
+    truth = one_truth([[4.0, 4, 14, 14]])
+    np.testing.assert_array_equal(
+        targets.label_anchors(ANCHORS, truth, config=rule).label, label_anchors(ANCHORS, truth).label
+    )
 
 
 def test_jit_changes_nothing_and_one_trace_serves_all():
