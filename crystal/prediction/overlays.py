@@ -28,7 +28,7 @@ BLUE: Colour = (0, 114, 178)  # too dark on a drop
 VERMILLION: Colour = (213, 94, 0)
 PURPLE: Colour = (204, 121, 167)
 GREY: Colour = (150, 150, 150)
-COLOURS = (ORANGE, SKY, GREEN, YELLOW, VERMILLION, PURPLE)  # of instances, in turn
+COLOURS = (ORANGE, SKY, GREEN, YELLOW, VERMILLION, PURPLE)  # of instances
 
 
 def line_width(height: int, width: int) -> int:
@@ -68,6 +68,28 @@ def _around(mask: Mask, scale: float, out: int) -> _Outline:
     return _Outline([line.reshape(-1, 2) for line in lines], canvas[out:-out, out:-out].astype(bool), left, top)
 
 
+def _apart(outlines: Sequence[_Outline], height: int, width: int, near: int) -> list[Colour]:
+    """A colour for each instance: the six in turn, but none that lies within `near` pixels, as far as six suffice."""
+    owner, chosen = np.zeros((height, width), np.uint8), []  # owner: which colour lies there, from 1 on
+    for number, outline in enumerate(outlines):
+        turn = [(number + k) % len(COLOURS) for k in range(len(COLOURS))]
+        if not outline.lines:
+            chosen.append(COLOURS[turn[0]])
+            continue
+        points = np.concatenate(outline.lines)
+        low, high = np.maximum(points.min(0) - near, 0), np.minimum(points.max(0) + near + 1, [width, height])
+        place = owner[low[1] : high[1], low[0] : high[0]]
+        lines = [line - low for line in outline.lines]
+        inside = np.zeros(place.shape, np.uint8)
+        cv2.fillPoly(inside, lines, 1)
+        around = cv2.polylines(inside.copy(), lines, True, 1, 2 * near)
+        taken = set(place[around > 0].tolist())
+        colour = next((c for c in turn if c + 1 not in taken), turn[0])
+        place[inside > 0] = colour + 1
+        chosen.append(COLOURS[colour])
+    return chosen
+
+
 def draw_outlines(
     image: Image,
     masks: Masks,
@@ -84,7 +106,7 @@ def draw_outlines(
         masks: the instances, of the image's height and width.
         labels: a short text each, such as its number, written beside it on its colour (`labels.py`).
         scores: in [0, 1], written behind the labels; with labels, only where there are few instances.
-        colours: RGB, taken in turn; the six of `COLOURS` where none is given.
+        colours: RGB, taken in turn; where none is given, the six of `COLOURS`, so that neighbours differ.
         scale: size of the picture against the image, for thumbnails, or for fine lines over a small image.
 
     Returns:
@@ -96,8 +118,11 @@ def draw_outlines(
     if scale != 1:
         picture = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     thick = line_width(*picture.shape[:2])
-    palette = [(colours or COLOURS)[i % len(colours or COLOURS)] for i in range(len(masks))]
     outlines = [_around(mask, scale, thick // 2 + 1) for mask in masks]
+    if colours:
+        palette = [colours[i % len(colours)] for i in range(len(masks))]
+    else:
+        palette = _apart(outlines, *picture.shape[:2], near=2 * thick)
     for outline in outlines:  # all halos first: a halo must not cut its neighbour's line
         outline.draw(picture, HALO, thick + 2)
     for outline, colour in zip(outlines, palette, strict=True):

@@ -1,10 +1,12 @@
 """Drawing: the input stays as it was, sizes are as promised, and every outline can be seen."""
 
+import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as rle_tools
 
 from crystal.data.outlines import contours, cut, polygons
+from crystal.prediction import overlays
 from crystal.prediction.measurements import measure
 from crystal.prediction.overlays import (
     COLOURS,
@@ -87,6 +89,22 @@ def test_labels_colours_and_scale():
     assert draw_outlines(grey(), masks, scale=2.5).shape == (300, 400, 3)
     assert draw_outlines(grey(), masks, scale=0.1).shape == (12, 16, 3)
     np.testing.assert_array_equal(draw_outlines(grey(), masks[:0], labels=[]), grey())
+
+
+def test_neighbours_have_different_colours():
+    """A wall of 6 x 6 bricks that touch, every second row shifted by half: each has at most six neighbours."""
+    masks = np.zeros((36, 120, 160), bool)
+    for n in range(36):
+        row, column = divmod(n, 6)
+        left = 10 + 20 * column + 10 * (row % 2)
+        masks[n, 10 + 14 * row : 24 + 14 * row, left : left + 20] = True
+    colours = overlays._apart([overlays._around(mask, 1.0, 2) for mask in masks], 120, 160, near=4)
+    wider = np.array([cv2.dilate(mask.astype(np.uint8), np.ones((3, 3))) for mask in masks]).reshape(36, -1)
+    touch = (wider.astype(int) @ masks.reshape(36, -1).T.astype(int) > 0) & ~np.eye(36, dtype=bool)
+    assert touch.sum() > 100
+    assert not any(colours[a] == colours[b] for a, b in np.argwhere(touch))
+    apart = overlays._apart([overlays._around(mask, 1.0, 2) for mask in masks[::14]], 120, 160, near=4)
+    assert apart == list(overlays.COLOURS[:3]), "in turn"
 
 
 def test_an_instance_at_the_border_of_the_image():
