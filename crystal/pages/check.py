@@ -3,6 +3,7 @@
 Of large datasets a sample is shown, and the page says of how many.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,7 +66,7 @@ def _missed(coverage: Coverage) -> tuple[list[tuple[Image, str]], list[tuple[str
     for rank, index in enumerate(coverage.missed[:MOST_MISSED]):
         place, number = (int(k) for k in coverage.objects.places[index])
         split, record = coverage.records[place]
-        name, best = f"{split}: {printable(record.file_name)}", f"{coverage.best[index]:.2f}"
+        name, best = f"{split}: {printable(record.file_name)}", f"{math.floor(100 * coverage.best[index]) / 100:.2f}"
         size = "{:.1f} x {:.1f}".format(*coverage.objects.sides[index])
         rows.append((name, str(record.instances[number].annotation_id), size, best))
         if rank < MISSED and (picture := close_up(record, number)) is not None:
