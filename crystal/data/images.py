@@ -283,7 +283,8 @@ def find_images(paths: Iterable[str | Path], note: Callable[[str], object] = lam
     """The image files named, and those in the folders named, at any depth, in the order of their names.
 
     A file that is named is taken whatever its suffix; in folders only SUFFIXES count, hidden files do not. Each once.
-    Files of UNREAD_SUFFIXES are among them, so that reading them names them. Links to folders are followed. Overlays
+    Files of UNREAD_SUFFIXES and links that lead nowhere are among them, so that reading them names them. Links to
+    folders are followed. Overlays
     of an earlier prediction and pictures that LabelMe drew of annotations are left out.
 
     Args:
@@ -298,7 +299,8 @@ def find_images(paths: Iterable[str | Path], note: Callable[[str], object] = lam
     for path in map(Path, paths):
         if path.is_dir():
             below = files_below(path, lambda folder: _is_our_output(folder) and (ours.append(folder) or True))
-            inside = sorted(p for p in below if p.suffix.lower() in (*SUFFIXES, *UNREAD_SUFFIXES) and p.is_file())
+            named = sorted(p for p in below if p.suffix.lower() in (*SUFFIXES, *UNREAD_SUFFIXES))
+            inside = [p for p in named if p.is_file() or p.is_symlink()]
             if not inside:
                 raise ImageError(f"{path}: the folder holds no image; expected files ending in {', '.join(SUFFIXES)}")
         elif path.exists():

@@ -375,10 +375,10 @@ def test_links_to_folders_are_followed_once(tmp_path):
     (plates / "broken").symlink_to(tmp_path / "gone")
     (plates / "broken.png").symlink_to(tmp_path / "gone.png")
     found = [path.relative_to(plates).as_posix() for path in find_images([plates])]
-    assert found == ["p1/a.png", "p2/b.png"]
+    assert found == ["broken.png", "p1/a.png", "p2/b.png"], "a picture that is gone is named when it is read"
     (tmp_path / "link").symlink_to(plates)
-    assert len(find_images([tmp_path / "link"])) == 2
-    assert len(find_images([plates, plates / "p1", elsewhere])) == 2
+    assert len(find_images([tmp_path / "link"])) == 3
+    assert len(find_images([plates, plates / "p1", elsewhere])) == 3
 
 
 def test_find_images_finds_none(tmp_path):
