@@ -30,8 +30,9 @@ class OutputName(NamedTuple):
 
 
 def _fit(name: str) -> str:
-    """A name that any system takes: signs that one forbids, and those that cannot be printed, become `_`."""
-    return "".join(sign if sign.isprintable() and sign not in FORBIDDEN else "_" for sign in name).lstrip(". ")
+    """A name that any system takes: signs that one forbids, and those that control a terminal, become `_`."""
+    bad = (sign in FORBIDDEN or unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in name)
+    return "".join("_" if wrong else sign for wrong, sign in zip(bad, name, strict=True)).lstrip(". ")
 
 
 def _cut(name: str, most: int) -> str:
@@ -40,7 +41,7 @@ def _cut(name: str, most: int) -> str:
 
 
 def alike(name: str) -> str:
-    """The same for names that a file system may take for one: capitals and the form of accents do not count."""
+    """Equal for two names that a file system may confuse: capitals and the form of accents do not count."""
     return unicodedata.normalize("NFC", name).casefold()
 
 

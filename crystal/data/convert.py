@@ -196,6 +196,7 @@ def convert_dataset(
             for split, share in shares.items()
             if share > 0 or split == "train"
         }
+        splits = {split: own for split, own in splits.items() if own or split == "train"}
         categories = sorted({annotation["category_id"] for one in images for annotation in one.annotations})
         for split, own in splits.items() if images else ():
             _write_split(partial / split, new, own, categories)
@@ -224,7 +225,7 @@ def _summary(out: Path, result: Conversion) -> str:
     named = ", ".join(categories[:10]) + (", ..." if len(categories) > 10 else "")
     regions = sum(len(one.regions) for images in result.splits.values() for one in images) if names else 0
     ignored = f"; {regions} regions to ignore, where shapes could not be used" if regions else ""
-    drops = f"{result.drops} drop{'s' if result.drops != 1 else ''}, told by name (--group)"
+    drops = f"{result.drops} drop{'s' if result.drops != 1 else ''} (by file name; --group says it otherwise)"
     return f"{out}: {counts} images of {drops}; {len(names)} instances of {named or 'no category'}{ignored}"
 
 

@@ -74,7 +74,7 @@ def _from_labelme(source: Path, record: Record, classes: Sequence[tuple[int, str
         instances += [instance] if instance else []
     # A LabelMe file lists no classes. All but the drop, which hardly anybody outlines, were looked for.
     drops = {index for index, (_, name) in enumerate(classes) if name == DROP}
-    unlisted = frozenset(drops - {instance.category for instance in instances})
+    unlisted = frozenset(drops - {instance.category for instance in instances if not instance.crowd})
     return ImageGroundTruth(source, record._replace(instances=tuple(instances)), problems, unlisted)
 
 

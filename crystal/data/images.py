@@ -43,6 +43,15 @@ MAX_PIXELS = 178_956_970  # Pillow refuses more before it decodes a pixel, and s
 MAX_SIDE = 65_500  # what a JPEG can have: overlays are JPEGs
 MOST_PIXELS_A_BYTE = 8 * 1032  # pixels of one bit, deflated as far as deflate goes; JPEG stays far below
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # of EXIF's orientations
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: np.rot90(image, 2).swapaxes(0, 1),
+    8: lambda image: np.rot90(image, 1),
+}
 CLIP_LIMIT, TILES = 2.0, 8  # of CLAHE: the paper's section 2.2 leaves OpenCV's usual setting
 TAIL = 0.001  # share of samples at either end that may be cut off when 16 bits become 8: hot and dead pixels
 
@@ -81,11 +90,13 @@ def _over_white(bgra: Shaped[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 3"]
     return np.rint(_to_bytes(bgra[..., :3]) * alpha + 255 * (1 - alpha)).astype(np.uint8)
 
 
-def _is_turned(data: bytes) -> bool:
-    """Whether EXIF says that a PNG is to be turned or mirrored."""
+def _turned(image: np.ndarray, data: bytes) -> np.ndarray:
+    """The image of a PNG as its EXIF orientation says."""
+    if not any(mark in data for mark in (b"eXIf", b"Raw profile type")):  # Pillow would decode all of it to find none
+        return image
     with contextlib.suppress(Exception), PIL.Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
-        return picture.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1
-    return False
+        return TURNS[picture.getexif()[PIL.ExifTags.Base.Orientation]](image)
+    return image
 
 
 def _decode(data: bytes, upright: bool) -> np.ndarray | None:
@@ -100,7 +111,7 @@ def _decode(data: bytes, upright: bool) -> np.ndarray | None:
             if image.ndim == 3 and image.shape[2] == 4:
                 if data.startswith(b"BM") and not image[..., 3].any():  # the fourth byte is unused
                     return image[..., :3]
-                return _decode_by_pillow(data, upright) if upright and _is_turned(data) else image
+                return _turned(image, data) if upright else image
         # These flags apply the EXIF orientation, which IMREAD_UNCHANGED does not.
         return cv2.imdecode(buffer, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | as_stored)
     except cv2.error:

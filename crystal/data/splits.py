@@ -18,7 +18,8 @@ from crystal.errors import CrystalError
 
 # A name up to its well: a row A to P and a column of one or two digits, in either order, as a word of its own
 # (97wo_01A_2, plate7/B03, A1). What follows numbers its photographs. Any other name is a drop of its own.
-DROP_IN_NAME = r"^(?:.*?[/_\-. ])?(?:\d{1,2}[A-Pa-p]|[A-Pa-p]\d{1,2})(?![0-9A-Za-z])"
+# In small letters only a row before two digits counts: 3d, 24h and m2 are days, hours and runs.
+DROP_IN_NAME = r"^(?:.*?[/_\-. ])?(?:\d{1,2}[A-P]|[A-P]\d{1,2}|[a-p]\d\d)(?![0-9A-Za-z])"
 
 
 class SplitError(CrystalError, ValueError):

@@ -15,7 +15,7 @@ _DROP = r"(?:d|drop|subwell)[_\- ]?"
 FORMS = (
     re.compile(rf"{_EDGE}(?P<column>\d\d)(?P<row>[A-P])_(?:{_DROP})?(?P<drop>\d){_END}", re.IGNORECASE),
     re.compile(
-        rf"{_EDGE}(?!d\d_r\d)(?:well)?(?P<row>[A-P])(?P<column>\d\d?)"
+        rf"{_EDGE}(?!(?-i:d)\d_r\d)(?:well)?(?P<row>[A-P])(?P<column>\d\d?)"
         rf"(?:(?:[_\-]|[_\-. ]?{_DROP})?(?P<drop>[1-9])|(?P<letter>[a-d]))?{_END}",
         re.IGNORECASE,
     ),

@@ -49,7 +49,9 @@ def test_what_a_name_may_not_hold_becomes_an_underscore():
     assert names[-1] == "drüse (2)"
 
 
-@pytest.mark.parametrize("name", ["plate 1, well A1 #2", "100%_50mM", "x" * 100, "Kru\u0308mel", "हिंदी", "A1.day7"])
+@pytest.mark.parametrize(
+    "name", ["plate 1, well A1 #2", "100%_50mM", "x" * 100, "Kru\u0308mel", "हिंदी", "A1.day7", "3.04\u202fPM"]
+)
 def test_a_name_that_can_stay_stays(name):
     """LabelMe looks for the outlines of an image under the image's own name."""
     assert distinct_stem(Path(f"a/{name}.jpg"), set()) == name

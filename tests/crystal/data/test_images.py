@@ -216,6 +216,11 @@ def test_exif_orientation(tmp_path, orientation, undo):
     exif[0x0112] = orientation
     Image.fromarray(upright).convert("RGBA").save(tmp_path / "a.png", exif=exif)
     assert np.array_equal(read_image(tmp_path / "a.png"), undo(upright))
+    deep = np.dstack([upright[..., ::-1], np.full(upright.shape[:2], 255, np.uint8)]).astype(np.uint16) * 257
+    png = cv2.imencode(".png", deep)[1].tobytes()
+    (tmp_path / "b.png").write_bytes(png[:33] + chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")) + png[33:])
+    assert np.array_equal(read_image(tmp_path / "b.png"), undo(decode_image(png, "b")))
+    assert np.abs(decode_image(png, "b").astype(int) - upright).max() <= 8, "all of its range"
 
 
 def test_the_unused_bytes_of_a_bitmap_are_no_alpha(tmp_path):

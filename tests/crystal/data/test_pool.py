@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -18,6 +19,11 @@ def answer(task):
     if task == "complain":
         raise ValueError("not this one")
     return task, os.getpid()
+
+
+def slow_answer(task):
+    time.sleep(0.05)  # so that all tasks are not on their way before the first is answered
+    return answer(task)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -37,22 +43,32 @@ def test_a_worker_that_dies_is_a_sentence():
 ABANDONED = """
 import os, sys
 from crystal.data.pool import in_processes
-from tests.crystal.data.test_pool import answer
+from tests.crystal.data.test_pool import slow_answer
 
 if __name__ == "__main__":
-    print(next(in_processes(answer, list(range(50)), 2))[1], flush=True)
+    results = in_processes(slow_answer, list(range(50)), 2)
+    print(next(results)[1], flush=True)
     os.kill(os.getpid(), 9)
 """
+
+
+def runs(pid):
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     (tmp_path / "abandoned.py").write_text(ABANDONED)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
-    done = subprocess.run(
-        [sys.executable, tmp_path / "abandoned.py"], env=environment, capture_output=True, text=True, check=False
-    )
-    worker = psutil.Process(int(done.stdout)) if psutil.pid_exists(int(done.stdout)) else None
-    assert worker is None or worker.wait(10) is None
+    said = tmp_path / "said"
+    with said.open("w") as file:  # not a pipe, which a worker that stays would keep open
+        subprocess.run([sys.executable, tmp_path / "abandoned.py"], env=environment, stdout=file, check=False)
+    worker = int(said.read_text())
+    deadline = time.monotonic() + 20
+    while runs(worker) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not runs(worker)
 
 
 def test_closing_early_leaves_nobody():

@@ -40,6 +40,9 @@ def test_the_examples_in_the_docstrings():
         ("plate7/A1.2", "plate7/A1"),
         ("plate8/A1.2", "plate8/A1"),
         ("plate1_a01_2", "plate1_a01"),
+        ("plate1_3d_B03", "plate1_3d_B03"),
+        ("exp_24h_01", "exp_24h_01"),
+        ("d1_r49284_ef", "d1_r49284_ef"),
         # no well: drops of their own
         ("drop_train_00012", "drop_train_00012"),
         ("data_marco_gsk_crystals_10", "data_marco_gsk_crystals_10"),

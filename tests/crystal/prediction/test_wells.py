@@ -25,6 +25,7 @@ PLATE = "RMM3_01_222_ROBO_Test1_Clon1_CI_0000CI022987_003_121121_{:02}_{:02}_{:0
         ("H12_subwell3_ef", ("H12", 3)),
         ("01A_d2", ("A1", 2)),
         ("d1_r49284_ef", None),
+        ("D1_r7036", ("D1", 1)),
         ("small_crystals_2", None),
         ("big_crystals_3", None),
         ("0000CI022987_003", None),
