@@ -52,7 +52,7 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # of EXIF's orientatio
     7: lambda image: np.rot90(image, 2).swapaxes(0, 1),
     8: lambda image: np.rot90(image, 1),
 }
-CLIP_LIMIT, TILES = 2.0, 8  # of CLAHE: the paper's section 2.2 leaves OpenCV's usual setting
+CLIP_LIMIT, TILES = 2.0, 8  # of CLAHE, which the paper does not give: OpenCV's usual setting
 TAIL = 0.001  # share of samples at either end that may be cut off when 16 bits become 8: hot and dead pixels
 
 warnings.filterwarnings("ignore", module="PIL")  # about damaged and large files, which end in an ImageError or are read

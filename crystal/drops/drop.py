@@ -9,13 +9,12 @@ visible part only. A crystal of which little is visible is marked as a crowd: fi
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from crystal.drops.camera import photograph
 from crystal.drops.contents import bubbles, litter, precipitate, skin
 from crystal.drops.crystals import KINDS, Look, Patch, cluster, draw_look, grow, hides_too_much, settle, transmit
-from crystal.drops.stage import COARSE, Stage, noise, step
+from crystal.drops.stage import COARSE, Stage, noise, step, tint_part
 from crystal.drops.wells import drop_in_well, open_well, round_well, square_well
 
 LEAST_VISIBLE_SHARE = 0.25  # below this share of its outline a crystal is ignored
@@ -100,13 +99,7 @@ def _paint(rng: np.random.Generator, stage: Stage, clear: np.ndarray, patch: Pat
     if stage.polarised and rng.random() < 0.8:  # birefringence: one colour a crystal
         hue = rng.uniform(0, 2 * np.pi) + np.array([0, 2, 4]) * np.pi / 3
         colour = 1 + rng.uniform(0.02, 0.12) * np.cos(hue)
-        coarse = tuple(slice(s.start // COARSE, s.stop // COARSE) for s in where)
-        cells = stage.tint[coarse]
-        if cells.size:
-            share = cv2.resize(patch.mask.astype(np.float32), cells.shape[1::-1], interpolation=cv2.INTER_AREA)[
-                ..., None
-            ]
-            cells *= 1 + share * (colour.astype(np.float32) - 1)
+        tint_part(stage, *where, patch.mask, colour)
 
 
 def _scatter(

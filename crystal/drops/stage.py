@@ -30,6 +30,20 @@ class Stage(NamedTuple):
     polarised: bool
 
 
+def tint_part(stage: Stage, rows: slice, columns: slice, share: np.ndarray, colour: np.ndarray) -> None:
+    """Multiply the tint in a part of the picture by an RGB `colour`, in place.
+
+    share: float32[ph, pw], 0 to 1, how much of the colour each pixel of the part takes; cells take the mean of theirs.
+    """
+    up, left = rows.start % COARSE, columns.start % COARSE
+    height, width = share.shape
+    # The part need not begin or end with a cell.
+    whole = np.pad(share.astype(np.float32), ((up, -(up + height) % COARSE), (left, -(left + width) % COARSE)))
+    small = cv2.resize(whole, (whole.shape[1] // COARSE, whole.shape[0] // COARSE), interpolation=cv2.INTER_AREA)
+    cells = stage.tint[rows.start // COARSE :, columns.start // COARSE :][: small.shape[0], : small.shape[1]]
+    cells *= 1 + small[..., None] * (colour - 1).astype(np.float32)
+
+
 def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     """A number from `low` to `high`, both positive, whose logarithm is uniform: as often small as large."""
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))

@@ -2,7 +2,7 @@
 
 Divide the image into tiles; equalise each tile's histogram, clipped beforehand so that noise in a flat tile is not
 amplified; and blend the grey-level curves of the four nearest tiles at each pixel, so that tile borders are invisible.
-The paper applies it before the network (section 2.2): uneven illumination reduces the contrast of crystals.
+The paper applies it before the network (figure 2): uneven illumination reduces the contrast of crystals.
 
 Source: Zuiderveld, "Contrast limited adaptive histogram equalization", Graphics Gems IV, 1994; rounding as in OpenCV's
 `clahe.cpp`, to a byte when a curve is stored and again after blending. For equality the blending weights are computed
@@ -126,7 +126,7 @@ def _clahe(image_u8: UInt8[Array, "h w"], clip_count: Int32[Array, ""], tiles: t
 def clahe(
     image_u8: UInt8[Array | np.ndarray, "h w"], *, clip_limit: float = 2.0, tiles: tuple[int, int] = (8, 8)
 ) -> UInt8[Array, "h w"]:
-    """Equalise a grey image tile by tile, with each histogram clipped (the paper's section 2.2).
+    """Equalise a grey image tile by tile, with each histogram clipped (the paper's figure 2).
 
     The histogram of a tile of `area` pixels is clipped at `max(floor(clip_limit * area / 256), 1)` per grey level and
     the excess is spread over all levels; then level v maps to `255 / area * (pixels up to v)`, rounded to a byte, and
@@ -166,7 +166,7 @@ def clahe(
 def clahe_rgb(
     image_u8: UInt8[Array | np.ndarray, "h w 3"], *, clip_limit: float = 2.0, tiles: tuple[int, int] = (8, 8)
 ) -> UInt8[Array, "h w 3"]:
-    """Apply `clahe` to the lightness of a colour image, L of LAB, so that hues stay (the paper's section 2.2).
+    """Apply `clahe` to the lightness of a colour image, L of LAB, so that hues stay (the paper's figure 2).
 
     Bit-identical to OpenCV's RGB -> LAB -> CLAHE on L -> RGB in eight bits (see `lab.py`).
 

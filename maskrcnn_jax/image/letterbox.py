@@ -1,7 +1,7 @@
 """Letterbox: fit an image of any size into one fixed size, and map boxes to it and back.
 
 The network compiles once per image size, so every image is scaled to fit, keeping its aspect ratio, and centred on
-black (Matterport's "square" mode; the paper trains at 512 x 512, section 3.1). NumPy on the host, before the network.
+black (Matterport's "square" mode; the paper trains at 512 x 512). NumPy on the host, before the network.
 
 Two ways to resample:
 

@@ -253,7 +253,7 @@ def _():
                 crystal that lies *in the proposal*. At inference the mask is predicted for the refined box: the boxes
                 are then better than those the mask head was trained on.
 
-                The output layers start with small random weights (Fast R-CNN, section 3.1), so that an untrained head
+                The output layers start with small random weights (Fast R-CNN, section 2.3), so that an untrained head
                 predicts about equal probabilities and deltas near zero. Large initial weights, or pixels that are not
                 normalised, are common causes of a **loss that is NaN at step 1**.
                 """

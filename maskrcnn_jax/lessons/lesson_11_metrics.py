@@ -327,7 +327,7 @@ def check_match(attempt):
     cases = []
     for found, real in (
         ([(0, 8), (0, 8), (12, 20)], [(0, 8), (12, 20)]),
-        ([(2, 10), (0, 8)], [(0, 8), (4, 12)]),
+        ([(2, 10), (0, 8)], [(0, 8), (5, 13)]),
         ([(0, 24), (14, 22)], [(2, 6), (14, 22)]),
     ):
         masks, crystals = (np.array([stripe(*s) for s in part])[:, None] for part in (found, real))

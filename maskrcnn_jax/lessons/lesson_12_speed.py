@@ -352,7 +352,7 @@ def _(my_masked_mean):
             ),
             mo.md(
                 "**3.** `my_flops(height, width, kernel, inputs, outputs, stride)`: the number of multiplications and "
-                "additions of a convolution with `inputs` and `outputs` channels and without bias, for an image whose "
+                "additions of a convolution with `inputs` and `outputs` channels and a bias, for an image whose "
                 "height and width are multiples of the stride."
             ),
         ]
@@ -404,7 +404,7 @@ def _(my_flops):
             show(check_flops(my_flops)),
             solution(
                 solve_flops,
-                "Each output value is a sum of `kernel * kernel * inputs` products: about as many additions "
+                "Each output value is a sum of `kernel * kernel * inputs` products and the bias: as many additions "
                 "as multiplications. There are `outputs` values per window. So a convolution at half the "
                 "resolution and twice as many channels costs as much as before.",
             ),

@@ -15,6 +15,7 @@ with app.setup:
     from crystal.data.segmentation import draw_cells
     from crystal.drops.drop import draw_drop
     from crystal.evaluation.metrics import mask_iou
+    from maskrcnn_jax.config import MaskRCNNConfig
     from maskrcnn_jax.lessons.drops import box_of, scene
     from maskrcnn_jax.lessons.exercise import grade, show, solution
     from maskrcnn_jax.lessons.guide import calls, start
@@ -259,7 +260,7 @@ def what_goes_wrong():
     sides, counts = sides_of_many()
     chart, axes = canvas()
     axes.hist(sides, np.geomspace(4, 256, 25).tolist(), histtype="stepfilled", color=BLUE, alpha=0.8)
-    for size in (12, 24, 48, 96, 192):
+    for size in MaskRCNNConfig.tiny().anchors.sizes:
         axes.axvline(size, color=VERMILLION, ls="--", lw=0.9)
     axes.text(12.5, axes.get_ylim()[1], "anchors of `tiny`", color=VERMILLION, fontsize=8, va="top")
     axes.set(xscale="log", xlabel="square root of the box's area, pixels", ylabel="crystals")

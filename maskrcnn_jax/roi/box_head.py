@@ -53,7 +53,7 @@ class BoxHead(nnx.Module):
 
         linear = partial(nnx.Linear, dtype=jnp.dtype(compute.dtype), promote_dtype=cast(Any, _promote), rngs=rngs)
         inputs, hidden = channels * config.size**2, config.hidden
-        # Standard deviations of He et al. 2015 before a ReLU, and of Fast R-CNN section 3.1 for the outputs.
+        # Standard deviations of He et al. 2015 before a ReLU, and of Fast R-CNN section 2.3 for the outputs.
         self.first = linear(inputs, hidden, kernel_init=normal_init(math.sqrt(2 / inputs)))
         self.second = linear(hidden, hidden, kernel_init=normal_init(math.sqrt(2 / hidden)))
         self.classes = linear(hidden, num_classes, kernel_init=normal_init(0.01))

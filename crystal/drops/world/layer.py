@@ -1,8 +1,9 @@
 """The crystals laid into a scene: who owns which pixel, and which of them nobody could outline.
 
 Of two crystals on the same pixel the later one lies on top and owns it, so masks of crystals are disjoint and show the
-visible part. A crystal becomes doubtful, and so a crowd, if it hardly changes the picture, is blurred beyond its own
-size, lies in a tangle, or is nearly covered: finding it counts neither for nor against.
+visible part. A crystal becomes doubtful, and so a crowd, if it hardly changes the picture, is blurred beyond a quarter
+of its width (a needle, lath or thin plate beyond all of it), lies in a tangle, or is nearly covered: finding it counts
+neither for nor against.
 """
 
 from typing import NamedTuple

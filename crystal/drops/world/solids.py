@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from crystal.drops.crystals import Look, grow, settle, transmit
-from crystal.drops.stage import COARSE, Stage, inside, log_uniform, noise
+from crystal.drops.stage import COARSE, Stage, inside, log_uniform, noise, tint_part
 from crystal.drops.world.layer import Layer
 
 HABITS = ("plate", "block", "prism", "bipyramid")
@@ -106,10 +106,7 @@ def tinge(rng: np.random.Generator, stage: Stage, rows: slice, columns: slice, m
     """Birefringence: a crystal's own faint colour, in place."""
     hue = rng.uniform(0, 2 * np.pi) + np.array([0, 2, 4]) * np.pi / 3
     colour = 1 + rng.uniform(0.02, 0.14) * np.cos(hue)
-    cells = stage.tint[rows.start // COARSE : rows.stop // COARSE, columns.start // COARSE : columns.stop // COARSE]
-    if cells.size:
-        share = cv2.resize(mask.astype(np.float32), cells.shape[1::-1], interpolation=cv2.INTER_AREA)
-        cells *= 1 + share[..., None] * (colour - 1).astype(np.float32)
+    tint_part(stage, rows, columns, mask, colour)
 
 
 def stain(stage: Stage, centre: np.ndarray, width: float, strength: float, rng: np.random.Generator) -> None:
@@ -125,9 +122,7 @@ def stain(stage: Stage, centre: np.ndarray, width: float, strength: float, rng: 
     cloud = np.exp(-(away**2)) * (1 + 0.25 * noise(rng, away.shape, max(0.12 * width, 2)))
     cloud = np.clip(cloud, 0, 1) * (stage.drop[rows, columns] > 0)
     stage.transmission[rows, columns] *= 1 - np.float32(strength) * cloud
-    cells = stage.tint[rows.start // COARSE : rows.stop // COARSE, columns.start // COARSE : columns.stop // COARSE]
-    share = cv2.resize(cloud.astype(np.float32), cells.shape[1::-1], interpolation=cv2.INTER_AREA)[..., None]
-    cells *= 1 - share * np.array([0.0, 0.12, 0.35], np.float32) * np.float32(strength)
+    tint_part(stage, rows, columns, cloud, 1 - strength * np.array([0.0, 0.12, 0.35]))
 
 
 def lay_few(rng: np.random.Generator, stage: Stage, layer: Layer, scale: float) -> None:

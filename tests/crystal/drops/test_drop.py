@@ -16,6 +16,7 @@ from crystal.drops import crystals as solids
 from crystal.drops import dataset as rendering
 from crystal.drops import drop as drawing
 from crystal.drops.drop import Drop, draw_drop
+from crystal.drops.stage import COARSE, Stage, tint_part
 from crystal.files import OutputError
 from tests.otsu import average_precision, otsu_components
 
@@ -363,3 +364,20 @@ def test_negative_numbers_are_refused(tmp_path):
     for settings in ({"plain": -1, "scenes": "world"}, {"plain": 1, "scenes": "simple"}):
         with pytest.raises(ValueError, match="plain is"):
             rendering.render_dataset(tmp_path / "out", train=1, val=0, **settings)
+
+
+def test_a_colour_lies_where_its_part_does():
+    """Parts that begin and end anywhere in a cell: nothing is shifted, and no colour is lost."""
+    shape, moved = (64, 96), []
+    for top in range(8, 16):
+        for left in range(20, 28):
+            stage = Stage(np.ones(shape, np.float32), np.ones((16, 24, 3), np.float32), np.ones(shape), True)
+            rows, columns = slice(top, top + 13), slice(left, left + 22)
+            tint_part(stage, rows, columns, np.ones((13, 22)), np.array([2.0, 1.0, 1.0]))
+            added = stage.tint[..., 0] - 1
+            assert added.sum() * COARSE**2 == pytest.approx(13 * 22)
+            y, x = np.mgrid[:16, :24] * COARSE + COARSE / 2
+            moved.append([(added * y).sum() / added.sum() - top - 6.5, (added * x).sum() / added.sum() - left - 11])
+            assert (stage.tint[..., 1:] == 1).all()
+    assert np.abs(np.mean(moved, 0)).max() < 0.05
+    assert np.abs(moved).max() < 0.3, "of a pixel, where a cell has four"
