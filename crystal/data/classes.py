@@ -13,6 +13,19 @@ from crystal.data.dataset import Split
 DROP = "drop"  # the class of the drops themselves, of a network that knows them
 
 
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip().casefold()
+
+
+def is_drop(name: str) -> bool:
+    """Whether a class of that name is the drop itself.
+
+    >>> is_drop("Drop"), is_drop("droplet")
+    (True, False)
+    """
+    return _plain(name) == DROP
+
+
 def index_of(name: str, classes: Sequence[tuple[int, str]]) -> int | None:
     """The index of the class of that name, background left out: the same name, else the only one that differs from it
     in upper and lower case or in surrounding spaces alone; None if there is none.
@@ -20,7 +33,7 @@ def index_of(name: str, classes: Sequence[tuple[int, str]]) -> int | None:
     >>> index_of("Crystal", ((0, "background"), (5, "salt"), (9, "crystal")))
     2
     """
-    for form in (lambda text: text, lambda text: unicodedata.normalize("NFC", text).strip().casefold()):
+    for form in (str, _plain):
         found = [index for index, (_, own) in enumerate(classes) if index and form(own) == form(name)]
         if len(found) == 1:
             return found[0]

@@ -194,9 +194,8 @@ def convert_dataset(
         splits = {
             split: [one for one, own in zip(images, assigned, strict=True) if own == split]
             for split, share in shares.items()
-            if share > 0 or split == "train"
+            if share > 0 or split in ("train", "val")
         }
-        splits = {split: own for split, own in splits.items() if own or split == "train"}
         categories = sorted({annotation["category_id"] for one in images for annotation in one.annotations})
         for split, own in splits.items() if images else ():
             _write_split(partial / split, new, own, categories)

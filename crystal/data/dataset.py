@@ -302,11 +302,13 @@ def raise_if_nothing_to_learn(split: Split) -> None:
 
 
 def left_out(split: Split) -> str:
-    """A sentence for the end of a job that names the first annotations that were left out; "" if there are none."""
-    problems = [problem for problem in split.problems if problem.effect is Effect.LEFT_OUT]
+    """A sentence for the end of a job that names the first annotations that were no objects in it, left out or ignored;
+    "" if there are none.
+    """
+    problems = [one for one in split.problems if one.effect in (Effect.LEFT_OUT, Effect.PLACE_IGNORED)]
     if not problems:
         return ""
-    first = "; ".join(str(problem).removesuffix(f"; {Effect.LEFT_OUT.words}") for problem in problems[:3])
+    first = "; ".join(str(problem).removesuffix(f"; {problem.effect.words}") for problem in problems[:3])
     count = f"{len(problems)} annotation(s) that cannot be used"
     return f"{split.source}: done without {count} ({first}); correct or remove them"
 

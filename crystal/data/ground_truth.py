@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crystal.console import printable
-from crystal.data.classes import DROP, index_of, names_of, with_classes_of
+from crystal.data.classes import index_of, is_drop, names_of, with_classes_of
 from crystal.data.coco_file import DatasetError
 from crystal.data.dataset import Instance, Record, read_instance, read_split
 from crystal.data.json_text import JsonError, parse_json
@@ -73,7 +73,7 @@ def _from_labelme(source: Path, record: Record, classes: Sequence[tuple[int, str
         problems += [f"{source}: object {number}: {text}" for text, _ in own]
         instances += [instance] if instance else []
     # A LabelMe file lists no classes. All but the drop, which hardly anybody outlines, were looked for.
-    drops = {index for index, (_, name) in enumerate(classes) if name == DROP}
+    drops = {index for index, (_, name) in enumerate(classes) if is_drop(name)}
     unlisted = frozenset(drops - {instance.category for instance in instances if not instance.crowd})
     return ImageGroundTruth(source, record._replace(instances=tuple(instances)), problems, unlisted)
 

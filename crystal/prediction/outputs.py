@@ -226,6 +226,10 @@ class OutputFolder:
             if self.write_page:
                 self.write_page(self._new / PAGE, page)
             overlays, old = self.out / "overlays", self._new / "old"
+            if self._replaces:
+                for earlier in (self.out / "labelme").glob("*.json"):
+                    if not is_edited(earlier):
+                        earlier.unlink()
             if self._replaces and overlays.exists():
                 os.replace(overlays, old)
             if self._replaces and self.resume is None:

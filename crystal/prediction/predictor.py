@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Int
 
-from crystal.data.classes import DROP
+from crystal.data.classes import is_drop
 from crystal.data.images import Image, apply_clahe, prepare
 from crystal.data.outlines import encode_patch, largest_part
 from crystal.prediction.context import in_context
@@ -279,7 +279,7 @@ class Predictor:
 
     def by_view(self, images: Iterable[Image]) -> Iterator[Joined]:
         """As a call, but with what was found in each of the `views`."""
-        drops = [index for index, (_, name) in enumerate(self.config.classes) if name == DROP]
+        drops = [index for index, (_, name) in enumerate(self.config.classes) if is_drop(name)]
         for shown, detections in self._detected(images):
             found = jax.device_get(detections)
             for slot, (box, view, whole) in enumerate(shown):

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from crystal.data.classes import DROP
+from crystal.data.classes import is_drop
 from crystal.data.coco_file import coco_annotation
 from crystal.data.outlines import Mask, contours, cut
 from crystal.prediction.drop_region import outside_drops
@@ -171,8 +171,8 @@ def drops_and_crystals(
 ) -> tuple[list[int], list[int]]:
     """Indices of the drops that reach the threshold, and of all crystals; both best first."""
     names = [classes[c][1] for c in prediction.classes]
-    drops = [i for i, name in enumerate(names) if name == DROP and prediction.scores[i] >= score_threshold]
-    return drops, [i for i, name in enumerate(names) if name != DROP]
+    drops = [i for i, name in enumerate(names) if is_drop(name) and prediction.scores[i] >= score_threshold]
+    return drops, [i for i, name in enumerate(names) if not is_drop(name)]
 
 
 def _crystal(
@@ -224,7 +224,7 @@ def measured(
     chosen = shown + others[:MOST_BELOW]
     rles, tolerance = prediction.rles, max(0.7, width / PICTURE_WIDTH / 2)
     outsiders = outside_drops([rles[i] for i in chosen], [rles[i] for i in drops])
-    knows_drops = any(name == DROP for _, name in classes)
+    knows_drops = any(is_drop(name) for _, name in classes)
     found = [
         _crystal(prediction, i, classes, bool(is_outside) if knows_drops else None, tolerance)
         for i, is_outside in zip(chosen, outsiders, strict=True)

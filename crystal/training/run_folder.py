@@ -92,9 +92,16 @@ def claim(out: Path, config: TrainConfig, init: str | None, data: dict[str, str]
         write_atomically(path, json.dumps(described, indent=1))
         return
     present["train"] |= {name: described["train"][name] for name in MAY_CHANGE}
-    if not (present.get("data") and described["data"]):
-        described["data"] = present.get("data")
+    # Compared are the splits that both know: a run of an earlier version did not note its validation split.
+    before = present.get("data") or {}
+    described["data"] = before | {split: value for split, value in described["data"].items() if split in before}
+    present["data"] = before
     differing = [k for key in ("train", "init", "data") for k in differences(present.get(key), described[key], key)]
+    if differing and all(name.startswith("data.") for name in differing):
+        raise RunError(
+            f"{out}: the data have changed since the run began ({', '.join(differing)}); choose another --out, and "
+            f"--init {out} to go on from its weights"
+        )
     if differing:
         raise RunError(
             f"{out} holds a run with other settings ({', '.join(differing[:6])}); choose another --out, or repeat the "

@@ -76,8 +76,11 @@ def train_command(options: Train) -> int:
         workers=config.workers,
         shard=(jax.process_index(), jax.process_count()),
     )
+    require_sizes(split.records)
     validate = _validation(data, config, crowds_as_objects=options.crowds_as_objects)
     contents = {"train": fingerprint(split)}
+    if validate is not None:  # what is the best so far depends on it
+        contents["val"] = fingerprint(load_split(data, "val", crowds_as_objects=options.crowds_as_objects))
     with contextlib.ExitStack() as lock:
         if processes.is_first():  # not earlier: what is refused above leaves no folder behind
             lock.enter_context(locked(out, resume=options.resume))
@@ -110,6 +113,7 @@ def _validation(data: Path, config: TrainConfig, *, crowds_as_objects: bool = Fa
     records = [r for r in split.records if any(not i.crowd for i in r.instances)][: config.validate_images]
     if not records:
         console.print(f"{without} no image of the split val has objects", markup=False)
+        warn(left_out(split))
         return None
     require_sizes(records)
     truths, zoom = [truth_of(record) for record in records], as_trained(config.model.image.zooms)

@@ -152,6 +152,16 @@ def test_a_class_that_the_file_does_not_list_is_not_judged(fixed, tmp_path, caps
     assert validate(fixed) == {"val_map": 0.5}
 
 
+def test_ground_truth_that_cannot_be_read_is_named(fixed, tmp_path, capsys):
+    write_val(tmp_path, CATEGORIES["the model's"], "crystal", "loop")
+    document = json.loads((tmp_path / "val.json").read_text())
+    document["annotations"][0] |= {"segmentation": [], "bbox": [5, 5, 10, 10]}
+    (tmp_path / "val.json").write_text(json.dumps(document))
+    measured(tmp_path)
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "done without 1 annotation(s) that cannot be used (a.png: annotation 1: there is no outline)" in said
+
+
 def test_zooms_and_what_coco_leaves_out_are_said(fixed, tmp_path, monkeypatch, capsys):
     write_val(tmp_path, CATEGORIES["the model's"], "crystal", "loop")
     measured(tmp_path)

@@ -79,6 +79,10 @@ def test_corrected_labelme_files_are_kept_and_untouched_ones_replaced(tmp_path):
     place.write_text(json.dumps(content))
     assert write(tmp_path / "out", image, disc()).edited == [place]
     assert json.loads(place.read_text()) == content
+    for name in ("b.png", "c.png"):
+        write(tmp_path / "out", tmp_path / name, disc())
+    found = sorted(path.name for path in place.parent.iterdir())
+    assert found == ["a.json", "c.json"], "b's is of an earlier run, and nobody edited it"
 
 
 def test_the_table_measures_a_tilted_rectangle(tmp_path):

@@ -32,8 +32,9 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
         claim(tmp_path, dataclasses.replace(CONFIG, batch_size=3), None)
     with pytest.raises(RunError, match="init"):
         claim(tmp_path, CONFIG, "elsewhere")
-    with pytest.raises(RunError, match=r"data\.train"):
+    with pytest.raises(RunError, match=r"the data have changed since the run began \(data\.train\); .*--init"):
         claim(tmp_path, CONFIG, None, {"train": "abd"})
+    claim(tmp_path, CONFIG, None, {"train": "abc", "val": "new"})  # of a run that noted no validation split
 
 
 def test_without_a_checkpoint_settings_can_be_corrected(tmp_path):
