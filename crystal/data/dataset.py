@@ -301,11 +301,13 @@ def raise_if_nothing_to_learn(split: Split) -> None:
         raise DatasetError(f"{split.source}: {reason}")
 
 
-def left_out(split: Split) -> str:
-    """A sentence for the end of a job that names the first annotations that were no objects in it, left out or ignored;
-    "" if there are none.
+def left_out(split: Split, *, measured: bool = False) -> str:
+    """A sentence for the end of a job that names the first annotations that were left out; "" if there are none.
+
+    Where the split is `measured` on, those whose place is ignored are among them: they can be neither found nor missed.
     """
-    problems = [one for one in split.problems if one.effect in (Effect.LEFT_OUT, Effect.PLACE_IGNORED)]
+    effects = (Effect.LEFT_OUT, Effect.PLACE_IGNORED) if measured else (Effect.LEFT_OUT,)
+    problems = [one for one in split.problems if one.effect in effects]
     if not problems:
         return ""
     first = "; ".join(str(problem).removesuffix(f"; {problem.effect.words}") for problem in problems[:3])

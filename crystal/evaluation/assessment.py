@@ -219,7 +219,7 @@ def evaluate_command(options: Evaluate) -> int:
         )
     if options.out is not None:
         write_atomically(options.out, json.dumps(without_nan(assessment.numbers), indent=1))
-    warn(left_out(held_out))
+    warn(left_out(held_out, measured=True))
     return 0
 
 

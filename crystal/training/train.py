@@ -113,7 +113,7 @@ def _validation(data: Path, config: TrainConfig, *, crowds_as_objects: bool = Fa
     records = [r for r in split.records if any(not i.crowd for i in r.instances)][: config.validate_images]
     if not records:
         console.print(f"{without} no image of the split val has objects", markup=False)
-        warn(left_out(split))
+        warn(left_out(split, measured=True))
         return None
     require_sizes(records)
     truths, zoom = [truth_of(record) for record in records], as_trained(config.model.image.zooms)
