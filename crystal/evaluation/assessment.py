@@ -11,7 +11,7 @@ from rich.table import Table
 from crystal.console import console, one_bar, warn
 from crystal.data.classes import with_classes_of
 from crystal.data.dataset import Record, Split, fits_pixels, left_out, load_split
-from crystal.data.images import stated_size
+from crystal.data.images import PNG_SIGNATURE, stated_size
 from crystal.data.preparation import read_record_image
 from crystal.data.segmentation import to_rle
 from crystal.evaluation.metrics import Instances, coco_metrics, empty_image_report, paper_map, precision_recall
@@ -91,13 +91,14 @@ def prediction_of(prediction: Prediction, unlisted: Collection[int] = ()) -> Ins
 def require_sizes(records: Sequence[Record]) -> None:
     """Check, before any long work, that images can be read and have the sizes that the annotations state.
 
-    Raises DatasetError or ImageError. Decoded are only those whose header does not tell.
+    Raises DatasetError or ImageError. Decoded are only those that their bytes do not show to be whole and of that size.
     """
     for record in records:
         with record.path.open("rb") as file:
             data = file.read()
+        whole = data.startswith(PNG_SIGNATURE) or (data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9"))
         rotated = b"Exif" in data[:4096]  # a header states the size before EXIF's rotation
-        if rotated or stated_size(data, record.path) != (record.height, record.width):
+        if not whole or rotated or stated_size(data, record.path) != (record.height, record.width):
             read_record_image(record)
 
 

@@ -198,13 +198,16 @@ def test_the_numbers_replace_no_file_of_another_kind(tmp_path):
         evaluate_command(Evaluate(tmp_path, tmp_path / "run", out=numbers))
 
 
-@pytest.mark.parametrize("how", ["another size", "turned", "turned by EXIF", "damaged"])
+@pytest.mark.parametrize("how", ["another size", "turned", "turned by EXIF", "damaged", "cut short"])
 def test_images_that_do_not_fit_are_named_before_any_prediction(fixed, tmp_path, monkeypatch, how):
     """By evaluation, and by training before it begins."""
     write_val(tmp_path, {"crystal": 1, "loop": 2}, "crystal")
     path = tmp_path / "val/images/a.png"
     if how == "damaged":
         path.write_bytes(b"no image")
+    elif how == "cut short":  # its header states the right size
+        noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+        path.write_bytes(cv2.imencode(".jpg", noise)[1].tobytes()[:-1000])
     elif how == "turned by EXIF":
         exif = Image.Exif()
         exif[0x0112] = 6
@@ -212,7 +215,9 @@ def test_images_that_do_not_fit_are_named_before_any_prediction(fixed, tmp_path,
     else:
         cv2.imwrite(str(path), np.zeros((80, 60, 3) if how == "turned" else (30, 40, 3), np.uint8))
     monkeypatch.setattr(assessment, "assess", lambda *_, **__: pytest.fail("predicted"))
-    message = r"a\.png" if how == "damaged" else r"a\.png: is \d+ x \d+ pixels .* but the annotations say 80 x 60"
+    message = r"a\.png: is \d+ x \d+ pixels .* but the annotations say 80 x 60"
+    if how in ("damaged", "cut short"):
+        message = r"a\.png: cannot be decoded"
     with pytest.raises(CrystalError, match=message):
         measured(tmp_path)
     with pytest.raises(CrystalError, match=message):
