@@ -97,20 +97,23 @@ def spellings(name: str) -> list[str]:
 def files_below(folder: Path, skip: Callable[[Path], object] = lambda folder: False) -> Iterator[Path]:
     """The files in a folder at any depth, in the order of their names; hidden ones are left out, in folders too.
 
-    Links to folders are followed, and each folder is entered once: links may lead in a circle.
+    Links to folders are followed, and each folder is entered once: links may lead in a circle. A folder that cannot be
+    listed is among the files, so that reading it names it.
 
     Args:
         folder: where to search.
         skip: whether to leave out a folder below it, with all that it holds.
     """
     seen: set[str] = set()
-    for where, folders, names in os.walk(folder, followlinks=True):
+    closed: list[Path] = []
+    for where, folders, names in os.walk(folder, followlinks=True, onerror=lambda e: closed.append(Path(e.filename))):
         real = os.path.realpath(where)
         visible = [] if real in seen else [name for name in sorted(folders) if not name.startswith(".")]
         folders[:] = [name for name in visible if not skip(Path(where, name))]
         if real not in seen:
             yield from (Path(where, name) for name in sorted(names) if not name.startswith("."))
         seen.add(real)
+    yield from closed
 
 
 class OutputError(CrystalError, RuntimeError):

@@ -253,8 +253,8 @@ def read_image(path: str | Path, page: Page = "sharpest") -> UInt8[np.ndarray, "
 
     Grey becomes three equal channels; a palette its colours; transparency lies over white; more than eight bits are
     scaled linearly so that the image's own range, but for a thousandth at either end, becomes 0..255; EXIF orientation
-    is applied. Of a TIFF file's fourth channel that is not said to be alpha
-    nothing is seen. Of animations the first picture is read.
+    is applied. Of a TIFF file's fourth channel that is not said to be alpha nothing is seen. Of animations the first
+    picture is read.
 
     Args:
         path: the file.
@@ -294,9 +294,9 @@ def find_images(paths: Iterable[str | Path], note: Callable[[str], object] = lam
     """The image files named, and those in the folders named, at any depth, in the order of their names.
 
     A file that is named is taken whatever its suffix; in folders only SUFFIXES count, hidden files do not. Each once.
-    Files of UNREAD_SUFFIXES and links that lead nowhere are among them, so that reading them names them. Links to
-    folders are followed. Overlays
-    of an earlier prediction and pictures that LabelMe drew of annotations are left out.
+    Files of UNREAD_SUFFIXES, links that lead nowhere and folders that cannot be listed are among them, so that reading
+    them names them. Links to folders are followed. Overlays of an earlier prediction and pictures that LabelMe drew of
+    annotations are left out.
 
     Args:
         paths: files and folders.
@@ -310,8 +310,8 @@ def find_images(paths: Iterable[str | Path], note: Callable[[str], object] = lam
     for path in map(Path, paths):
         if path.is_dir():
             below = files_below(path, lambda folder: _is_our_output(folder) and (ours.append(folder) or True))
-            named = sorted(p for p in below if p.suffix.lower() in (*SUFFIXES, *UNREAD_SUFFIXES))
-            inside = [p for p in named if p.is_file() or p.is_symlink()]
+            named = sorted(p for p in below if p.suffix.lower() in (*SUFFIXES, *UNREAD_SUFFIXES) or p.is_dir())
+            inside = [p for p in named if p.is_file() or p.is_symlink() or p.is_dir()]  # no pipe
             if not inside:
                 raise ImageError(f"{path}: the folder holds no image; expected files ending in {', '.join(SUFFIXES)}")
         elif path.exists():

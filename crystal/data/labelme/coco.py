@@ -194,13 +194,17 @@ def find_labelme(paths: Iterable[str | Path]) -> tuple[list[Path], list[Omission
         paths: files and folders; a file that is named is taken whatever its suffix. Hidden ones in folders are not.
 
     Returns:
-        The files, and a problem for each path that does not exist.
+        The files, and a problem for each path that does not exist and each folder that cannot be listed.
     """
     found: dict[Path, None] = {}
     problems = []
     for path in map(Path, paths):
         if path.is_dir():
-            found.update(dict.fromkeys(sorted(p for p in files_below(path) if p.suffix.lower() == ".json")))
+            for below in sorted(files_below(path)):
+                if below.is_dir():
+                    problems.append(Omission(below, None, "the folder cannot be listed; check its permissions"))
+                elif below.suffix.lower() == ".json":
+                    found[below] = None
         elif path.exists():
             found[path] = None
         else:

@@ -25,6 +25,7 @@ from crystal.data.images import (
     read_image,
     stated_size,
 )
+from crystal.data.labelme.coco import to_coco
 from maskrcnn_jax.image.clahe import clahe, clahe_rgb
 
 
@@ -384,6 +385,28 @@ def test_links_to_folders_are_followed_once(tmp_path):
     (tmp_path / "link").symlink_to(plates)
     assert len(find_images([tmp_path / "link"])) == 3
     assert len(find_images([plates, plates / "p1", elsewhere])) == 3
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    """In a search for pictures and in one for LabelMe files."""
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    (tmp_path / "a.png").touch()
+    listed = os.scandir
+
+    def scandir(path):
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert find_images([tmp_path]) == [tmp_path / "a.png", closed]
+    with pytest.raises(ImageError, match="closed: cannot be read"):
+        read_image(closed)
+    (document, problems) = to_coco(tmp_path)
+    assert not document["images"]
+    assert [problem.path for problem in problems] == [closed]
+    assert "cannot be listed" in str(problems[0])
 
 
 def test_find_images_finds_none(tmp_path):
