@@ -2,8 +2,9 @@
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import cv2
@@ -16,12 +17,13 @@ from crystal.data.outlines import cut, encode_patch, polygons
 from crystal.data.pool import in_processes
 from crystal.drops.drop import DrawnCrystal, Drop, draw_drop
 from crystal.drops.options import Render
+from crystal.drops.world.dense import draw_dense
 from crystal.drops.world.scene import Scene, SceneObject, draw_scene
 from crystal.files import explained_writing, folder_written_whole
 
 JPEG_QUALITY = 88
 SPLITS = ("train", "val")
-CATEGORIES = {"simple": ["crystal"], "world": ["crystal", "drop"]}
+CATEGORIES = {"simple": ["crystal"], "dense": ["crystal"], "world": ["crystal", "drop"]}
 INFO = {"description": "Crystallization drops drawn from a seed", "version": "1.0"}
 
 
@@ -56,8 +58,9 @@ def _render_one(task: tuple) -> tuple[dict, list[dict]]:
     folder, split, index, seed, light, height, width, scenes = task
     name = f"drop_{split}_{index + 1:05d}"
     where = (seed, SPLITS.index(split), index)
-    if scenes == "world":
-        drop = draw_scene(where, height=height, width=width, light=light)
+    if scenes in ("world", "dense"):
+        draw = draw_scene if scenes == "world" else draw_dense
+        drop = draw(where, height=height, width=width, light=light)
     else:
         crystals = 0 if scenes == "plain" and index % 3 == 0 else None
         drop = draw_drop(where, height=height or 800, width=width or 1000, light=light, crystals=crystals)
@@ -82,10 +85,10 @@ def render_dataset(
     val: int,
     seed: int = 0,
     light: float = 0.5,
-    scenes: Literal["world", "simple"] = "world",
+    scenes: Literal["world", "dense", "simple"] = "world",
     height: int | None = None,
     width: int | None = None,
-    plain: int = 0,
+    more: Mapping[Literal["plain", "dense"], int] = MappingProxyType({}),
     workers: int = 2,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> None:
@@ -102,11 +105,12 @@ def render_dataset(
         seed: 0 or more.
         light: 0 = even, contrasty, to 1 = dim, uneven, faint.
         scenes: "world" is drawn after real photographs and has crystals and drops as its objects (`draw_scene`);
-            "simple" has one drop a picture and crystals as its objects (`draw_drop`).
+            the others have crystals alone: "dense" is a dish full of them (`draw_dense`), "simple" one clear drop
+            (`draw_drop`).
         height: of the images, in pixels; None for what the world's cameras have, and for 800 of simple drops.
         width: of the images, in pixels; None for what the world's cameras have, and for 1000 of simple drops.
-        plain: number of drops as of "simple" scenes that follow the world's in training, with the drop as an object;
-            every third is without crystals.
+        more: how many of other kinds follow the world's scenes in training: "plain" are simple scenes with the drop as
+            an object, every third without crystals.
         workers: processes that draw; 1 draws in this one.
         progress: called as progress(done, total) after each image.
 
@@ -116,14 +120,15 @@ def render_dataset(
     """
     if train < 0 or val < 0:
         raise ValueError(f"train is {train} and val is {val}; neither can be negative")
-    if plain < 0 or (plain and scenes != "world"):
-        raise ValueError(f"plain is {plain}; give 0 or more, and 0 with simple scenes, which have no drops as objects")
+    if min(more.values(), default=0) < 0 or (more and scenes != "world"):
+        raise ValueError(f"more is {dict(more)}; give 0 or more, and none but after scenes of the world")
+    others = [kind for kind, number in more.items() for _ in range(number)]
     with folder_written_whole(out) as partial:
         tasks = []
         for split, number in zip(SPLITS, (train, val), strict=True):
             folder = partial / split / "images"
             folder.mkdir(parents=True)
-            kinds = [scenes] * number + ["plain"] * (plain if split == "train" else 0)
+            kinds = [scenes] * number + (others if split == "train" else [])
             tasks += [(folder, split, index, seed, light, height, width, kind) for index, kind in enumerate(kinds)]
         results = []
         # Closed at once, so that no worker outlives a Ctrl-C.
@@ -131,7 +136,7 @@ def render_dataset(
             for result in drawn:
                 results.append(result)
                 progress(len(results), len(tasks))
-        for split, part in zip(SPLITS, (results[: train + plain], results[train + plain :]), strict=True):
+        for split, part in zip(SPLITS, (results[: len(results) - val], results[len(results) - val :]), strict=True):
             info = {**INFO, "seed": seed, "light": light}
             info |= {} if scenes == "simple" else {"scenes": scenes}
             document = coco_document(part, CATEGORIES[scenes], **info)

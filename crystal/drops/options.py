@@ -21,10 +21,10 @@ class Render:
     """Equal seeds give equal files."""
     light: float = 0.5
     """How bad the light is, 0 to 1; masks do not depend on it."""
-    scenes: Literal["world", "simple"] = "world"
+    scenes: Literal["world", "dense", "simple"] = "world"
     """`world` is drawn after real photographs: many cameras and plates, crystals from faint needles to showers, much
-    that is none, drops without crystals, and drops as objects of their own; `simple` has clear crystals in a drop of
-    1000x800 pixels."""
+    that is none, drops without crystals, and drops as objects of their own; `dense` is a microscope's view of crystals
+    all over the picture; `simple` has clear crystals in a drop of 1000x800 pixels."""
 
     def __post_init__(self) -> None:
         for name, value in (("--train", self.train), ("--val", self.val), ("--seed", self.seed)):

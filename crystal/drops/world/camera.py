@@ -21,6 +21,23 @@ CASTS = (
 )
 
 
+def begin(
+    seed: int | tuple[int, ...], height: int | None, width: int | None, light: float
+) -> tuple[np.random.Generator, np.random.Generator, tuple[int, int]]:
+    """The chances of what lies before the camera, those of the camera, and the (height, width) of the picture.
+
+    Raises:
+        ValueError: light is not within 0 and 1, or only one of height and width is given.
+    """
+    if not 0 <= light <= 1:
+        raise ValueError(f"light is {light}; it goes from 0 (even, contrasty) to 1 (dim, uneven, faint)")
+    if (height is None) != (width is None):
+        raise ValueError(f"height is {height} and width is {width}; give both or neither")
+    rng, optics = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
+    chosen = SIZES[int(rng.choice(len(SIZES), p=SIZE_SHARES))]
+    return rng, optics, chosen if height is None or width is None else (height, width)
+
+
 def draw_tint(rng: np.random.Generator, shape: tuple[int, int], style: str) -> np.ndarray:
     """The colour of the light, float32[h/4, w/4, 3] RGB: "grey", "tinted", or "polarised", pink to green over it."""
     coarse = (-(-shape[0] // COARSE), -(-shape[1] // COARSE))

@@ -167,13 +167,7 @@ def draw_scene(
     Raises:
         ValueError: light is out of range, or only one of height and width is given.
     """
-    if not 0 <= light <= 1:
-        raise ValueError(f"light is {light}; it goes from 0 (even, contrasty) to 1 (dim, uneven, faint)")
-    if (height is None) != (width is None):
-        raise ValueError(f"height is {height} and width is {width}; give both or neither")
-    rng, optics = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
-    chosen = camera.SIZES[int(rng.choice(len(camera.SIZES), p=camera.SIZE_SHARES))]
-    shape = chosen if height is None or width is None else (height, width)
+    rng, optics, shape = camera.begin(seed, height, width, light)
     # Some imagers look closer: what others show as a whole fills several of their pictures.
     closer = log_uniform(rng, 1, 2.2) if rng.random() < 0.3 else 1.0
     scale = min(shape[0] / 960, shape[1] / 1280) * closer

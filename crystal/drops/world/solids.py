@@ -32,7 +32,7 @@ def draw_look(rng: np.random.Generator, scale: float) -> Look:
     )
 
 
-def _flaws(rng: np.random.Generator, light: np.ndarray, mask: np.ndarray, size: float) -> None:
+def flaws(rng: np.random.Generator, light: np.ndarray, mask: np.ndarray, size: float) -> None:
     """Uneven glass, and now and then a hollow with a dark ring, in place."""
     light *= np.where(mask, 1 + rng.uniform(0, 0.09) * noise(rng, mask.shape, max(0.2 * size, 3)), 1)
     if size > 40 and rng.random() < 0.2:
@@ -89,7 +89,7 @@ def lay_solid(
         bias=look.bias * rng.uniform(0.6, 1.4) + rng.normal(0, 0.08, 2),
     )
     light = transmit(rng, [part], centre, (columns.start, rows.start), mask.shape, own)
-    _flaws(rng, light, mask, size)
+    flaws(rng, light, mask, size)
     if cut is not None:
         allowed = cut[rows, columns]
         light, mask = np.where(allowed, light, 1), mask & allowed

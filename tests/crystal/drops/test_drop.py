@@ -17,6 +17,7 @@ from crystal.drops import dataset as rendering
 from crystal.drops import drop as drawing
 from crystal.drops.drop import Drop, draw_drop
 from crystal.drops.stage import COARSE, Stage, tint_part
+from crystal.drops.world.dense import draw_dense
 from crystal.files import OutputError
 from tests.otsu import average_precision, otsu_components
 
@@ -104,8 +105,10 @@ def test_crystals_lie_in_the_liquid(drops):
     assert all(0.1 < drop.liquid.mean() < 0.95 for drop in drops)
 
 
-def test_plain_drops_follow_the_others_and_are_objects(tmp_path):
-    rendering.render_dataset(tmp_path / "out", train=1, val=1, plain=2, seed=4, workers=1, **SMALL)
+def test_other_kinds_follow_and_plain_drops_are_objects(tmp_path):
+    rendering.render_dataset(
+        tmp_path / "out", train=1, val=1, more={"plain": 2, "dense": 1}, seed=4, workers=1, **SMALL
+    )
     training = COCO(tmp_path / "out" / "train.json")
     assert [image["file_name"][-9:-4] for image in training.loadImgs([1, 2, 3])] == ["00001", "00002", "00003"]
     for number in (2, 3):
@@ -114,6 +117,10 @@ def test_plain_drops_follow_the_others_and_are_objects(tmp_path):
         names = [training.cats[annotation["category_id"]]["name"] for annotation in drawn]
         assert names == ["drop", *["crystal"] * len(wanted.instances)]
         assert np.mean(training.annToMask(drawn[0]) != wanted.liquid) < 0.002  # COCO draws borders its own way
+    drawn = training.loadAnns(training.getAnnIds(imgIds=[4]))
+    assert len(drawn) == len(draw_dense((4, 0, 3), **SMALL).instances)
+    assert {training.cats[annotation["category_id"]]["name"] for annotation in drawn} == {"crystal"}
+    assert len(COCO(tmp_path / "out" / "val.json").imgs) == 1
 
 
 def test_a_drawn_count_is_found_in_the_drop(drops):
@@ -361,8 +368,8 @@ def test_a_full_disk_names_the_file(monkeypatch, tmp_path):
 def test_negative_numbers_are_refused(tmp_path):
     with pytest.raises(ValueError, match="val is -1"):
         render_dataset(tmp_path / "out", train=1, val=-1)
-    for settings in ({"plain": -1, "scenes": "world"}, {"plain": 1, "scenes": "simple"}):
-        with pytest.raises(ValueError, match="plain is"):
+    for settings in ({"more": {"plain": -1}}, {"more": {"dense": 1}, "scenes": "simple"}):
+        with pytest.raises(ValueError, match="more is"):
             rendering.render_dataset(tmp_path / "out", train=1, val=0, **settings)
 
 
