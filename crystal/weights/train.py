@@ -1,7 +1,8 @@
 """Make the weights of `crystal predict` again: `python -m crystal.weights.train --out FOLDER`.
 
-Draws scenes after real photographs (`crystal render`) and plainer drops, whose crystals are larger, and trains `tiny`
-on them from ordinary shapes, as `crystal train` does. Saved in half precision. No photograph is trained on.
+Draws scenes after real photographs (`crystal render`), plainer drops, whose crystals are larger, and dishes full of
+crystals, and trains `tiny` on them from ordinary shapes, as `crystal train` does. Saved in half precision. No
+photograph is trained on.
 """
 
 from pathlib import Path
@@ -39,9 +40,11 @@ def main(
     work: Path = Path("runs/weights"),
     scenes: int = 4000,
     plain: int = 1600,
+    dense: int = 1500,
     steps: int = 7_000,
     clahe: bool = False,
     seed: int = 33,
+    init: str = "shapes",
 ) -> None:
     """Draw, train, save. An interrupted training in `work` is resumed; `out` is written at the end.
 
@@ -52,23 +55,25 @@ def main(
         work: the scenes and the run.
         scenes: how many to train on; a twentieth more are for validation.
         plain: how many plainer drops to train on as well.
+        dense: and how many dishes full of crystals.
         steps: of the training, eight views each.
         clahe: equalise the images before the network.
         seed: of the scenes; that of the training is 0.
+        init: what the training starts from; with `crystal` the weights of the package are trained on.
     """
     drops, run = work / "scenes", work / "run"
     if not drops.exists():
         validation = scenes // VALIDATION
-        with one_bar("drawing scenes", scenes + plain + validation) as bar:
+        with one_bar("drawing scenes", scenes + plain + dense + validation) as bar:
             render_dataset(
                 drops,
                 train=scenes,
                 val=validation,
                 seed=seed,
-                plain=plain,
+                more={"plain": plain, "dense": dense},
                 progress=lambda done, total: bar(done),
             )
-    train_command(Train(drops, run, init="shapes", steps=steps, clahe=clahe, set=(SETTING,)))
+    train_command(Train(drops, run, init=init, steps=steps, clahe=clahe, set=(SETTING,)))
     draw_curves(run, work / "curves.svg")
     save_for_package(load_run(run), out)
 

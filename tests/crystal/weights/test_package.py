@@ -32,7 +32,7 @@ def test_they_find_drops_and_crystals_of_scenes_that_they_have_not_seen(tmp_path
 
 @pytest.mark.slow
 def test_their_command_makes_such_weights(tmp_path):
-    train.main(tmp_path / "made", tmp_path / "work", scenes=8, plain=2, steps=1)
+    train.main(tmp_path / "made", tmp_path / "work", scenes=8, plain=2, dense=2, steps=1)
     assert checkpoint.load_config(tmp_path / "made").classes == CLASSES
     model = checkpoint.load(tmp_path / "made")
     kernel = model.box_head.classes.kernel[...]
