@@ -42,7 +42,9 @@ def _lay(stage: Stage, rows: slice, columns: slice, mask: np.ndarray, light: np.
     return _Laid(rows, columns, mask, kind, float(np.abs(part - before)[mask].mean()))
 
 
-def _solid(rng: np.random.Generator, stage: Stage, kind: str, centre: np.ndarray, size: float, scale: float):
+def _solid(
+    rng: np.random.Generator, stage: Stage, kind: str, centre: np.ndarray, size: float, scale: float
+) -> _Laid | None:
     """One solid `size` pixels long at `centre` (x, y); None where nothing of it is in the picture."""
     part = grow(rng, kind, size)
     patch = settle(rng, [part], centre, stage.transmission.shape)
@@ -61,11 +63,13 @@ def _solid(rng: np.random.Generator, stage: Stage, kind: str, centre: np.ndarray
     return _lay(stage, patch.rows, patch.columns, patch.mask, light, kind)
 
 
-def _lath(rng: np.random.Generator, stage: Stage, centre: np.ndarray, length: float, width: float, scale: float):
+def _lath(
+    rng: np.random.Generator, stage: Stage, centre: np.ndarray, length: float, width: float, scale: float
+) -> _Laid | None:
     """A striped bar `length` x `width` pixels at `centre` (x, y); None where nothing of it is in the picture."""
-    heading = rng.uniform(0, np.pi)
+    heading, slant = rng.uniform(0, np.pi), rng.uniform(-0.8, 0.8)
     along = np.array([np.cos(heading), np.sin(heading)])
-    reach = np.abs(along) * length / 2 + np.abs(along[::-1]) * width / 2 + 6 * scale
+    reach = np.abs(along) * (length + abs(slant) * width) / 2 + np.abs(along[::-1]) * width / 2 + 6 * scale
     height, wide = stage.transmission.shape
     low = np.clip(np.floor(centre - reach).astype(int), 0, [wide, height])
     high = np.clip(np.ceil(centre + reach).astype(int), 0, [wide, height])
@@ -75,7 +79,7 @@ def _lath(rng: np.random.Generator, stage: Stage, centre: np.ndarray, length: fl
     u, v = x * along[0] + y * along[1], y * along[0] - x * along[1]
     # Narrower towards its ends, which are cut at an angle.
     half = 0.5 * width * (1 - rng.uniform(0, 0.6) * np.abs(2 * u / length) ** rng.choice([1, 3]))
-    ends = 0.5 * length - np.abs(u + rng.uniform(-0.8, 0.8) * v)
+    ends = 0.5 * length - np.abs(u + slant * v)
     depth = np.minimum(half - np.abs(v), ends)  # pixels inside its outline
     mask = depth > 0
     if not mask.any():
