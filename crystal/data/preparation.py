@@ -37,18 +37,27 @@ class Batch(NamedTuple):
 
 
 class Source(NamedTuple):
-    """An image as it lies in the cache: boxes in its own pixels, masks as bits."""
+    """An image as it lies in the cache: boxes in its own pixels, masks as bits, each drawn when it is first seen."""
 
     image: UInt8[np.ndarray, "h w 3"]
     boxes: Float[np.ndarray, "n 4"]
     classes: Int32[np.ndarray, " n"]
-    masks: UInt8[np.ndarray, "n bytes"]
     crowd: Bool[np.ndarray, " n"]
-    image_id: int
+    record: Record
+    mask_size: int
+    drawn: dict[int, UInt8[np.ndarray, " bytes"]]
 
     @property
     def bytes(self) -> int:
-        return self.image.nbytes + self.masks.nbytes + 1000  # for the rest
+        """With all masks."""
+        return self.image.nbytes + len(self.boxes) * self.mask_size**2 // 8 + 1000  # for the rest
+
+    def mask(self, number: int) -> UInt8[np.ndarray, "m m"]:
+        """Of one object, relative to its box."""
+        m, record = self.mask_size, self.record
+        if number not in self.drawn:
+            self.drawn[number] = np.packbits(box_mask(record.instances[number], record.height, record.width, m))
+        return np.unpackbits(self.drawn[number], count=m * m).reshape(m, m)
 
 
 class Example(NamedTuple):
@@ -174,15 +183,14 @@ class Sources:
         if place.resized[0] < height:
             image = resize(image, place.resized)
         ratio = np.array([image.shape[1] / width, image.shape[0] / height] * 2)
-        empty = np.zeros((self.mask_size, self.mask_size), np.uint8)  # a crowd's mask is not used
-        masks = [empty if i.crowd else box_mask(i, height, width, self.mask_size) for i in record.instances]
         return Source(
             image=image,
             boxes=np.array([i.box for i in record.instances], np.float64).reshape(-1, 4) * ratio,
             classes=np.array([i.category for i in record.instances], np.int32),
-            masks=np.packbits(np.array(masks, np.uint8).reshape(len(masks), self.mask_size**2), axis=1),
             crowd=np.array([i.crowd for i in record.instances], bool),
-            image_id=record.image_id,
+            record=record,
+            mask_size=self.mask_size,
+            drawn={},
         )
 
     def __getitem__(self, index: int) -> Source:
@@ -215,11 +223,13 @@ class Vary:
         crop = draw_crop(rng, height, width, self.size, self.zooms, source.boxes[~source.crowd])
         part = source.image[crop.top : crop.bottom, crop.left : crop.right]
         image, place = letterbox(part, self.size, resize=resize)
-        numbers, boxes, masks, crowd = self._seen(source, crop)
+        numbers, boxes, parts, crowd = self._seen(source, crop)
         chosen, boxes, crowd = fill_slots(boxes, crowd, self.slots)
+        numbers = numbers[chosen]
         boxes = place.to_letterbox(boxes - np.tile(crop[:2], 2)).astype(np.float32)
-        masks = masks[chosen]
-        masks[crowd] = 0
+        masks = np.zeros((len(numbers), self.mask_size, self.mask_size), np.uint8)  # a crowd's stays empty
+        for k in np.flatnonzero(~crowd):
+            masks[k] = parts[numbers[k]] if numbers[k] in parts else source.mask(numbers[k])
         view = View(image, boxes, masks, place.window.astype(np.float32))
         if self.how:
             view = augment(view, rng, self.how)
@@ -227,26 +237,27 @@ class Vary:
             image=view.image,
             window=view.window,
             boxes=view.boxes,
-            classes=source.classes[numbers[chosen]],
+            classes=source.classes[numbers],
             masks=view.masks,
             crowd=crowd,
-            image_id=source.image_id,
+            image_id=source.record.image_id,
         )
 
-    def _seen(self, source: Source, crop: Crop) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """What a crop shows of the objects: their indices, boxes [n, 4] in the source, masks [n, m, m], crowd [n]."""
+    def _seen(self, source: Source, crop: Crop) -> tuple[np.ndarray, np.ndarray, dict[int, np.ndarray], np.ndarray]:
+        """What a crop shows of the objects: their indices, boxes [n, 4] in the source, masks by index of those that it
+        cuts, crowd [n].
+        """
         low, high = np.array(crop[:2]), np.array(crop[2:])
         meets = np.flatnonzero(((source.boxes[:, :2] < high) & (source.boxes[:, 2:] > low)).all(1))
-        m, boxes, crowd = self.mask_size, source.boxes[meets].copy(), source.crowd[meets].copy()
-        masks = np.unpackbits(source.masks[meets], axis=1, count=m * m).reshape(-1, m, m)
+        boxes, crowd = source.boxes[meets].copy(), source.crowd[meets].copy()
         cut = ((boxes[:, :2] < low) | (boxes[:, 2:] > high)).any(1)
-        shares = np.ones(len(meets))
+        shares, parts = np.ones(len(meets)), {}
         for k in np.flatnonzero(cut & ~crowd):
-            boxes[k], masks[k], shares[k] = visible_part(boxes[k], masks[k], crop)
+            boxes[k], parts[meets[k]], shares[k] = visible_part(boxes[k], source.mask(meets[k]), crop)
         boxes = np.clip(boxes, np.tile(low, 2), np.tile(high, 2))
         crowd |= shares < LEAST_VISIBLE
         kept = shares > 0
-        return meets[kept], boxes[kept], masks[kept], crowd[kept]
+        return meets[kept], boxes[kept], parts, crowd[kept]
 
 
 class Collate:

@@ -51,6 +51,11 @@ def shown(record: Record, *, slots: int = 4, seed: int = 0, **changes) -> Exampl
     return vary(slots=slots, **changes)(sources([record], **changes)[0], np.random.default_rng(seed))
 
 
+def copied(source) -> list[np.ndarray]:
+    arrays = [source.image, source.boxes, source.classes, source.crowd]
+    return [np.copy(a) for a in (*arrays, *(source.mask(k) for k in np.flatnonzero(~source.crowd)))]
+
+
 @pytest.mark.parametrize(("cache_bytes", "reads"), [(2**20, 3), (40 * 60 * 3 + 2000, 5), (0, 6)])
 def test_an_image_is_read_once_as_long_as_there_is_room(records, monkeypatch, cache_bytes, reads):
     read = []
@@ -60,7 +65,7 @@ def test_an_image_is_read_once_as_long_as_there_is_room(records, monkeypatch, ca
     rounds = [[kept[k] for k in range(3)] for _ in range(2)]
     assert len(read) == reads
     for first, second in zip(*rounds, strict=True):
-        assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+        assert all(np.array_equal(a, b) for a, b in zip(copied(first), copied(second), strict=True))
 
 
 def test_boxes_are_in_the_letterbox_and_a_crowd_has_no_mask(records):
@@ -75,11 +80,18 @@ def test_boxes_are_in_the_letterbox_and_a_crowd_has_no_mask(records):
 
 def test_variations_leave_the_kept_source_alone(records):
     kept = sources(records, zooms=(1.0, 2.0))
-    before = [np.copy(a) for a in kept[2]]
+    before = copied(kept[2])
     varied = vary(Augmentation(tone=1.0, noise=1.0, gradient=1.0, blur=1.0, mirror=1.0), zooms=(1.0, 2.0))
     for seed in range(5):
         varied(kept[2], np.random.default_rng(seed))
-    assert all(np.array_equal(a, b) for a, b in zip(kept[2], before, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(copied(kept[2]), before, strict=True))
+
+
+def test_masks_are_drawn_when_a_view_shows_them(records):
+    source = sources(records)[2]
+    assert not source.drawn
+    vary()(source, np.random.default_rng(0))
+    assert list(source.drawn) == np.flatnonzero(~source.crowd).tolist()
 
 
 def test_slots(records):
