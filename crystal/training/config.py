@@ -126,7 +126,7 @@ class TrainConfig:
         """Two million parameters, for two CPU cores. `crystal demo` trains it twice, from `--init shapes`."""
         return cls(
             model=MaskRCNNConfig.tiny(),
-            phases=(Phase("all", 2300, 1.5e-3),),
+            phases=(Phase("all", 2150, 1.5e-3),),
             optimizer="adamw",
             weight_decay=1e-2,
             decay="cosine",

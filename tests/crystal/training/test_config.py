@@ -70,7 +70,7 @@ def test_what_is_unknown_or_of_another_type_is_refused(assignment, named):
         ("phases.0.learning_rate=0", "above 0"),
         ("phases.0.steps=0", "at least 1"),
         ("accumulate=0", "at least 1"),
-        ("accumulate=2301", "accumulate 2301: a phase has only 2300 steps; choose at most 2300"),
+        ("accumulate=2151", "accumulate 2151: a phase has only 2150 steps; choose at most 2150"),
         ("ema_decay=1.1", "from 0 to 1"),
         ("rpn.proposals.nms_iou=7", "from 0 to 1"),
         ("rpn.proposals.before_nms=(0, 10)", "at least 1"),
