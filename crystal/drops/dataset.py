@@ -156,5 +156,5 @@ def render_command(options: Render) -> int:
             scenes=options.scenes,
             progress=lambda done, total: bar(done),
         )
-    console.print(f"{options.out}: {train} + {val} drops")
+    console.print(f"{options.out}: {train} + {val} images")
     return 0
