@@ -159,7 +159,7 @@ FAULTS = (
     Fault("objects cut by a tile reported", "maskrcnn_jax/image/tiles.py",
           "clear = boxes * (1, 1, -1, -1) - (x1, y1, -x2, -y2) >= np.tile(margin * sides, 2)",
           "clear = np.ones(boxes.shape, bool)", f"{TESTS}/image/test_tiles.py"),
-    Fault("what lies in a better mask kept", "crystal/prediction/merging.py",
+    Fault("what lies in a better mask fully trusted", "crystal/prediction/merging.py",
           "inside_threshold * np.minimum(areas[i], areas[near])", "inside_threshold * areas.max() + 1",
           "tests/crystal/prediction/test_merging.py"),
     Fault("colours of Detectron2 not reversed", "maskrcnn_jax/convert/detectron2.py",

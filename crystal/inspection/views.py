@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from crystal.data.images import Image
 from crystal.prediction.predictor import Joined, Prediction, Predictor
@@ -17,15 +17,13 @@ class FollowedViews(NamedTuple):
         views: zoom by zoom, the whole image first.
         found: of each view, in pixels of the file.
         origin: of the detections of all views, one view after the other: the number of the view.
-        kept: of the same, whether merging kept it; the others are duplicates of better ones.
-        prediction: the detections kept, best first.
+        prediction: what merging kept of them, best first; the others are duplicates of better ones.
         source: of each detection of `prediction`: its number among those of all views.
     """
 
     views: list[View]
     found: list[Prediction]
     origin: Int[np.ndarray, " n"]
-    kept: Bool[np.ndarray, " n"]
     prediction: Prediction
     source: Int[np.ndarray, " k"]
 
@@ -39,8 +37,6 @@ def follow_views(predictor: Predictor, image: Image) -> FollowedViews:
     """
     joined: Joined = next(iter(predictor.by_view([image])))
     counts = [len(one.scores) for one in joined.found]
-    kept = np.zeros(sum(counts), bool)
-    kept[joined.kept] = True
     origin = np.repeat(np.arange(len(counts)), counts)
     views = predictor.views(*image.shape[:2])
-    return FollowedViews(views, joined.found, origin, kept, joined.prediction, joined.kept)
+    return FollowedViews(views, joined.found, origin, joined.prediction, joined.kept)

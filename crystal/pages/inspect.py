@@ -19,6 +19,7 @@ from crystal.pages.inspect_views import views
 from crystal.pages.page import ENVIRONMENT, write_page
 from crystal.prediction.compilation_cache import use_compilation_cache
 from crystal.prediction.context import LEAST, SURE
+from crystal.prediction.merging import INSIDE_WEIGHT
 from crystal.prediction.package_weights import CRYSTAL
 from crystal.prediction.predictor import Predictor
 from crystal.prediction.trained_model import load_run
@@ -79,6 +80,7 @@ def image_part(
             zoom for zoom in sorted({view.zoom for view in followed.views}) if trust(zoom, config.image.zooms) < 1
         ],
         trust=UNTRAINED,
+        inside=INSIDE_WEIGHT,
         context=(SURE, LEAST),
         score=score,
         **{section.__name__: section(inspection) for section in SECTIONS},

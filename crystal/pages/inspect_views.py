@@ -96,14 +96,15 @@ def views(
     rles = [rle for one in followed.found for rle in one.rles]
     shown = np.concatenate([one.scores for one in followed.found]) >= score
     final = followed.prediction
+    kept = np.isin(np.arange(len(rles)), followed.source[final.scores >= score])
     numbers, drops, outside = _result(final, classes, score)
     number = {int(followed.source[i]): text for i, text in numbers.items()}
     whole = MEDIUM / image.shape[1]
 
     def of(chosen: np.ndarray) -> dict[str, Any]:
         """What to draw of some detections; the duplicates first, so that they lie below."""
-        order = sorted(np.flatnonzero(chosen).tolist(), key=lambda i: bool(followed.kept[i]))
-        colours = [ORANGE if followed.kept[i] else SKY for i in order]
+        order = sorted(np.flatnonzero(chosen).tolist(), key=lambda i: bool(kept[i]))
+        colours = [ORANGE if kept[i] else SKY for i in order]
         return {"rles": [rles[i] for i in order], "labels": [number.get(i, "") for i in order], "colours": colours}
 
     zooms = []
@@ -119,11 +120,11 @@ def views(
                 "sides": (first.width, first.height),
                 "scale": fit(first.height, first.width, size).scale,
                 "found": int(here.sum()),
-                "kept": int((here & followed.kept).sum()),
+                "kept": int((here & kept).sum()),
                 "picture": _grid(outlines, [followed.views[n] for n in own], whole),
             }
         )
-    gave = np.bincount(followed.origin[shown & followed.kept], minlength=len(followed.views))
+    gave = np.bincount(followed.origin[shown & kept], minlength=len(followed.views))
     best = [n for n in np.argsort(-gave, kind="stable").tolist() if gave[n] and followed.views[n].zoom > 1][:TILES]
     return {
         "zooms": zooms,

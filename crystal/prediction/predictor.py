@@ -128,11 +128,10 @@ def joined(found: list[Prediction]) -> Joined:
         np.concatenate([getattr(one, name) for one in found]) for name in ("boxes", "scores", "classes", "zooms")
     )
     rles = [rle for one in found for rle in one.rles]
-    kept = np.argsort(-scores, kind="stable")
-    if len(found) > 1:
-        kept = merge(rles, scores, classes, np.repeat(np.arange(len(found)), [len(one.scores) for one in found]))
+    origin = np.repeat(np.arange(len(found)), [len(one.scores) for one in found])
+    kept, scores = merge(rles, scores, classes, origin)
     complete_from = max(one.complete_from for one in found)
-    rest = Prediction(boxes[kept], scores[kept], classes[kept], [rles[i] for i in kept], zooms[kept], complete_from)
+    rest = Prediction(boxes[kept], scores, classes[kept], [rles[i] for i in kept], zooms[kept], complete_from)
     return Joined(found, kept, rest)
 
 

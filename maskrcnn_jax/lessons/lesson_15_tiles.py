@@ -16,7 +16,7 @@ with app.setup:
     from crystal.data.images import prepare
     from crystal.data.outlines import cut, encode_patch
     from crystal.evaluation.metrics import match
-    from crystal.prediction.merging import merge
+    from crystal.prediction.merging import INSIDE_WEIGHT, merge
     from crystal.prediction.predictor import joined, to_original
     from crystal.prediction.zooms import UNTRAINED, trust
     from maskrcnn_jax.image.letterbox import fit
@@ -307,15 +307,18 @@ def _():
                 ## What goes wrong without merging
 
                 The views of zooms 1 and 2 together report {before_and_after_merging((1, 2))[0]} detections of any
-                score. The same crystal is found in the whole, in a tile, and in its neighbour; when each crystal is
-                reported once, {before_and_after_merging((1, 2))[1]} are left. Two rules do that:
+                score. The same crystal is found in the whole, in a tile, and in its neighbour; without such duplicates,
+                {before_and_after_merging((1, 2))[1]} are left. Two rules do that:
 
                 - A tile reports only what it *owns*: detections that its inner borders do not cut. A crystal no
                   larger than what neighbours share that is cut in one tile lies whole in the next.
-                - Of detections from *different* views whose masks overlap with an IoU of 0.5 or more, or of which one
-                  lies inside the other by 70 %, only the one of highest score is kept. Masks decide and not boxes,
-                  since the boxes of two needles that cross overlap strongly. Detections of the *same* view are never
-                  duplicates here: the network saw both, and NMS has already decided (lesson 09).
+                - Of detections from *different* views whose masks overlap with an IoU of 0.5 or more, only the one of
+                  highest score is kept. Masks decide and not boxes, since the boxes of two needles that cross overlap
+                  strongly. Detections of the *same* view are never duplicates here: the network saw both, and NMS has
+                  already decided (lesson 09).
+
+                Where one lies inside another by 70 %, it may be a facet, or a small crystal on a large one. The one of
+                lower score stays, but its score counts {INSIDE_WEIGHT:g} times.
                 """
             ),
             mo.md(
@@ -443,8 +446,8 @@ def check_merge(attempt):
         rles = [encode_patch(*cut(bar), height=1, width=24) for bar in bars]
         shared = (bars[:, None] & bars[None]).sum((2, 3)) / (bars[:, None] | bars[None]).sum((2, 3))
         scores, classes = np.linspace(0.9, 0.5, len(spans)), np.ones(len(spans), int)
-        right = merge(rles, scores, classes, np.array(numbers), iou_threshold=0.5, inside_threshold=1.0)
-        cases.append(((shared.round(3).tolist(), numbers), right))
+        right = merge(rles, scores, classes, np.array(numbers), iou_threshold=0.5, inside_weight=1.0)
+        cases.append(((shared.round(3).tolist(), numbers), right.kept))
     return grade(attempt, cases, hint="As NMS (lesson 06), but a detection never removes one of its own view.")
 
 

@@ -19,17 +19,18 @@ def encoded(masks):
 
 
 def merged_masks(masks, scores, classes, seen_in, iou_threshold, inside_threshold):
-    """`merge` on whole masks, pair by pair."""
-    kept = []
+    """`merge` on whole masks, pair by pair: (index, score) of what is kept."""
+    kept = {}
     for i in sorted(range(len(masks)), key=lambda i: (-scores[i], i)):
+        same = inside = False
         for k in kept:
-            shared, a, b = (masks[i] & masks[k]).sum(), masks[i].sum(), masks[k].sum()
-            alike = shared >= iou_threshold * (a + b - shared) or shared >= inside_threshold * min(a, b)
-            if alike and classes[i] == classes[k] and seen_in[i] != seen_in[k]:
-                break
-        else:
-            kept.append(i)
-    return kept
+            if classes[i] == classes[k] and seen_in[i] != seen_in[k]:
+                shared, a, b = (masks[i] & masks[k]).sum(), masks[i].sum(), masks[k].sum()
+                same = same or shared >= iou_threshold * (a + b - shared)
+                inside = inside or shared >= inside_threshold * min(a, b)
+        if not same:
+            kept[i] = scores[i] * 0.4 if inside else scores[i]
+    return sorted(kept.items(), key=lambda pair: -pair[1])
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -45,22 +46,25 @@ def test_as_pair_by_pair(seed):
     scores, classes, seen_in = rng.integers(1, 6, count) / 5, rng.integers(1, 3, count), rng.integers(0, 3, count)
     iou, inside = rng.choice([0.3, 0.5, 0.8]), rng.choice([0.5, 0.7, 1.0])
     found = merge(encoded(masks), scores, classes, seen_in, iou_threshold=iou, inside_threshold=inside)
-    assert found.tolist() == merged_masks(masks, scores, classes, seen_in, iou, inside)
+    assert list(zip(*found, strict=True)) == merged_masks(masks, scores, classes, seen_in, iou, inside)
 
 
-def test_needles_that_cross_are_two_and_a_facet_goes():
+def test_needles_that_cross_are_two_and_a_facet_is_doubted():
     masks = np.zeros((3, 40, 40), bool)
     masks[0, 18:21], masks[1, :, 18:21], masks[2, 18:21, 5:15] = True, True, True
     found = merge(encoded(masks), np.array([0.5, 0.9, 0.8]), np.ones(3, int), np.array([0, 1, 2]))
-    assert found.tolist() == [1, 2]  # the facet is better than the needle that it is a part of
-    assert merge(encoded(masks), np.array([0.9, 0.8, 0.5]), np.ones(3, int), np.array([0, 1, 2])).tolist() == [0, 1]
+    assert found.kept.tolist() == [1, 2, 0]  # the facet is better than the needle that it is a part of
+    np.testing.assert_allclose(found.scores, [0.9, 0.8, 0.2])
+    found = merge(encoded(masks), np.array([0.9, 0.8, 0.5]), np.ones(3, int), np.array([0, 1, 2]))
+    assert found.kept.tolist() == [0, 1, 2]
+    np.testing.assert_allclose(found.scores, [0.9, 0.8, 0.2])
 
 
 def test_more_masks_than_pycocotools_counts_at_once():
     masks = np.zeros((300, 30, 40), bool)
     for i, mask in enumerate(masks):
         mask[i // 20 * 2, i % 20 * 2] = True
-    assert len(merge(encoded(masks), np.linspace(1, 0.5, 300), np.ones(300, int), np.arange(300))) == 300
+    assert len(merge(encoded(masks), np.linspace(1, 0.5, 300), np.ones(300, int), np.arange(300)).kept) == 300
 
 
 def ideal_detections(view, place, boxes):
