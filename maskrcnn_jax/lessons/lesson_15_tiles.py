@@ -43,7 +43,7 @@ with app.setup:
     SEED, CRYSTALS = 9, 40
     ZOOMS = {"1": (1,), "1, 2": (1, 2), "1, 2, 3": (1, 2, 3)}
     # Zooms, crystals found and false ones, of six real photographs (docs/how_to/small_crystals.md, without CLAHE).
-    REAL, IN_ALL = (("1", 15, 10), ("1, 1.7", 20, 16), ("1, 1.7, 3.2", 31, 33), ("1, 1.7, 3.2, 6.2", 75, 82)), 249
+    REAL, IN_ALL = (("1", 14, 9), ("1, 1.7", 20, 15), ("1, 1.7, 3.2", 26, 26), ("1, 1.7, 3.2, 6.2", 72, 68)), 249
 
 
 @app.cell(hide_code=True)
