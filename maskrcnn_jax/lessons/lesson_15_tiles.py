@@ -255,9 +255,10 @@ def found_and_false(zooms, score=0.4):
 
 
 @app.function(hide_code=True)
-def before_and_after_merging(zooms):
-    """How many detections the views report together, and how many are left."""
-    return sum(len(prediction.scores) for zoom in zooms for prediction in found_at(zoom)), len(merged(zooms).scores)
+def before_and_after_merging(zooms, score=0.2):
+    """How many detections of at least this score the views report together, and how many of these are left."""
+    before = [prediction.scores for zoom in zooms for prediction in found_at(zoom)]
+    return int((np.concatenate(before) >= score).sum()), int((merged(zooms).scores >= score).sum())
 
 
 @app.function(hide_code=True)
@@ -306,9 +307,9 @@ def _():
                 f"""
                 ## What goes wrong without merging
 
-                The views of zooms 1 and 2 together report {before_and_after_merging((1, 2))[0]} detections of any
-                score. The same crystal is found in the whole, in a tile, and in its neighbour; without such duplicates,
-                {before_and_after_merging((1, 2))[1]} are left. Two rules do that:
+                The views of zooms 1 and 2 together report {before_and_after_merging((1, 2))[0]} detections of a
+                score of 0.2 or more. The same crystal is found in the whole, in a tile, and in its neighbour; when each
+                crystal is reported once, {before_and_after_merging((1, 2))[1]} are left. Two rules do that:
 
                 - A tile reports only what it *owns*: detections that its inner borders do not cut. A crystal no
                   larger than what neighbours share that is cut in one tile lies whole in the next.

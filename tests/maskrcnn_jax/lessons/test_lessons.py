@@ -214,7 +214,7 @@ def test_tiles_find_more_of_small_crystals_as_measured_on_real_ones():
     assert [of.tiles_at(zoom) for zoom in (2, 4, 8)] == [9, 25, 121]
     assert of.found_and_false((1, 2))[0] > of.found_and_false((1,))[0]
     before, after = of.before_and_after_merging((1, 2))
-    assert before > 1.5 * after
+    assert before > 2 * after
     rules = inspect.signature(merge).parameters
     assert (rules["iou_threshold"].default, rules["inside_threshold"].default) == (0.5, 0.7)
     page = (ROOT / "docs" / "how_to" / "small_crystals.md").read_text()
